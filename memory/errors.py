@@ -1,0 +1,101 @@
+"""Every error that a caller can meet. Each says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class CoinswarmError(Exception):
+    """Base of all errors raised on purpose by this project.
+
+    Parameters
+    ----------
+    message
+        What is wrong, naming the value.
+    remedy
+        What the reader can do about it, as one sentence.
+    """
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message} {remedy}")
+
+
+# --- input ---------------------------------------------------------------------------------------------------
+
+
+class InvalidRecordError(CoinswarmError, ValueError):
+    """A record, or a field of one, that must not be stored."""
+
+    def __init__(self, message: str, *, remedy: str, field: str) -> None:
+        self.field = field
+        super().__init__(message, remedy=remedy)
+
+
+class InvalidQueryError(CoinswarmError, ValueError):
+    """An argument of a query that cannot be answered; raised before anything is sent."""
+
+    def __init__(self, message: str, *, remedy: str, argument: str) -> None:
+        self.argument = argument
+        super().__init__(message, remedy=remedy)
+
+
+class ConflictingRecordError(CoinswarmError):
+    """Other content under a memory id that is stored already."""
+
+
+class MarketDataError(CoinswarmError, ValueError):
+    """A candle file, or a span of it, that cannot be used."""
+
+
+class EncoderError(CoinswarmError, ValueError):
+    """An encoder that does not fit the data, or was not known yet at the time asked for."""
+
+
+class WindowError(CoinswarmError, ValueError):
+    """A span that is not a window of the namespace's grid, or a window without data."""
+
+
+# --- servers -------------------------------------------------------------------------------------------------
+
+
+class ServerUnsuitableError(CoinswarmError):
+    """A configured Redis or Postgres that lacks what is needed (search, version, mode)."""
+
+
+class StoreUnavailableError(CoinswarmError):
+    """Redis or Postgres cannot be reached."""
+
+
+class EmbeddedServerError(CoinswarmError):
+    """An embedded server that does not start or stop as it should."""
+
+
+class UnsupportedPlatformError(EmbeddedServerError):
+    """No wheel with the servers exists for this platform, or it is not installed."""
+
+
+class HomeTooNewError(EmbeddedServerError):
+    """A home written by a newer version."""
+
+
+# --- consolidation -------------------------------------------------------------------------------------------
+
+
+class LedgerTooNewError(CoinswarmError):
+    """A ledger whose schema is newer than this version of the software."""
+
+
+class NamespaceBusyError(CoinswarmError):
+    """Another run holds the namespace."""
+
+
+class FencedOutError(CoinswarmError):
+    """A run whose fencing token has been overtaken: it must not write any more."""
+
+
+class SealedWindowError(CoinswarmError):
+    """A window with neither complete experiences nor an archive; its summaries stand."""
+
+
+class ArchiveError(CoinswarmError):
+    """An archived window that is missing or does not match its content hash."""

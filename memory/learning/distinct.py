@@ -1,0 +1,95 @@
+"""Distinct states in canonical order: what clustering works on.
+
+Ten agents that act in the same minute share one state. Clustered as ten experiences, that minute would look like a
+recurring pattern of its own, so experiences are collapsed to (product, decision time) first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.errors import InvalidRecordError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctStates:
+    """Which rows are which state.
+
+    Attributes
+    ----------
+    first_row
+        (states,) int64: for each distinct state, in canonical order, the first input row that shows it.
+    state_of_row
+        (rows,) int64: for each input row, the position of its state in canonical order.
+    counts
+        (states,) int64: how many input rows show each state.
+    """
+
+    first_row: IntArray
+    state_of_row: IntArray
+    counts: IntArray
+
+
+def canonical_order(keys: Sequence[npt.ArrayLike]) -> IntArray:
+    """Order of rows by their keys, the first key counting most; equal keys keep the input's order.
+
+    The canonical order of states is that of (product id, timestamp): `canonical_order((products, timestamps_ms))`.
+    Text is compared by code point, so the order does not depend on any locale.
+
+    Parameters
+    ----------
+    keys
+        One or more one-dimensional arrays of equal length.
+
+    Returns
+    -------
+    (rows,) int64 positions; `rows[order]` is in canonical order. Cost: O(n log n).
+    """
+    columns = [np.asarray(column) for column in keys]
+    if not columns or any(column.ndim != 1 or len(column) != len(columns[0]) for column in columns):
+        shapes = [column.shape for column in columns]
+        raise InvalidRecordError(
+            f"keys have the shapes {shapes}.",
+            remedy="Give one or more one-dimensional arrays of equal length, such as (product_ids, timestamps_ms).",
+            field="keys",
+        )
+    return np.lexsort(tuple(reversed(columns))).astype(np.int64)
+
+
+def distinct_states(product_ids: npt.ArrayLike, timestamps_ms: npt.ArrayLike) -> DistinctStates:
+    """Collapse rows (experiences) to distinct states, sorted by (product id, timestamp).
+
+    Parameters
+    ----------
+    product_ids
+        (rows,) text.
+    timestamps_ms
+        (rows,) decision times in milliseconds since 1970.
+
+    Returns
+    -------
+    `DistinctStates`. The states, their order and `counts` do not depend on the order of the rows; `first_row` names
+    the earliest row of the given order. Cost: O(n log n).
+    """
+    products = np.asarray(product_ids)
+    timestamps = np.asarray(timestamps_ms)
+    order = canonical_order((products, timestamps))
+    if not len(order):
+        empty = np.zeros(0, dtype=np.int64)
+        return DistinctStates(first_row=empty, state_of_row=empty.copy(), counts=empty.copy())
+    sorted_products, sorted_timestamps = products[order], timestamps[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (sorted_products[1:] != sorted_products[:-1]) | (sorted_timestamps[1:] != sorted_timestamps[:-1])
+    state_of_row = np.empty(len(order), dtype=np.int64)
+    state_of_row[order] = np.cumsum(begins) - 1
+    return DistinctStates(
+        first_row=order[begins],
+        state_of_row=state_of_row,
+        counts=np.bincount(state_of_row).astype(np.int64),
+    )

@@ -1,0 +1,57 @@
+"""Partitions: the parts of a window that are clustered each on its own.
+
+A partition key is (encoder, source, regime). Regimes with too few states are pooled into one MIXED partition, because
+very small partitions fragment: one true pattern comes out as several.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.records import MIXED
+
+MIN_PARTITION_STATES = 300
+"""Fewer states than this are pooled: at 300, a cluster of the least size is about 3 % of its partition."""
+
+
+def assign_partitions(regimes: npt.ArrayLike, *, min_states: int = MIN_PARTITION_STATES) -> npt.NDArray[np.str_]:
+    """Partition of each distinct state of one window, one encoder and one source.
+
+    Parameters
+    ----------
+    regimes
+        (states,) regime labels of distinct states.
+    min_states
+        Regimes with fewer states are pooled into `MIXED`.
+
+    Returns
+    -------
+    (states,) text: the state's own regime, or `MIXED`. MIXED may itself hold fewer than `min_states`; it is then
+    clustered all the same, since adding it to a large regime would blur that regime's patterns. No state is left
+    out. Depends on the counts alone, not on the order. Cost: O(n log n).
+    """
+    labels = np.asarray(regimes, dtype=np.str_)
+    width = max(labels.dtype.itemsize // 4, len(MIXED))
+    partitions = labels.astype(f"<U{width}")
+    if not len(labels):
+        return partitions
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    partitions[counts[inverse] < min_states] = MIXED
+    return partitions
+
+
+def partition_seed(*parts: str) -> int:
+    """Seed of a partition's random choices: 63 bits of BLAKE2b over what names it.
+
+    The same partition of the same window has the same seed everywhere and always; different ones are independent.
+
+    Parameters
+    ----------
+    parts
+        What names the partition: window, encoder, source, regime.
+    """
+    digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,95 @@
+"""Everything that can be configured, read from ``COINSWARM_*`` environment variables.
+
+``Settings()`` reads the environment; keyword arguments win over it. A field's description is what the command
+line, the docs and the forms show.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+NAMESPACE_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
+
+
+class Settings(BaseSettings):
+    """Settings of one process."""
+
+    model_config = SettingsConfigDict(env_prefix="COINSWARM_", frozen=True, extra="ignore")
+
+    home: Path = Field(
+        default=Path("~/.coinswarm"),
+        description="Where the embedded servers, the archive and the reports live.",
+    )
+    namespace: str = Field(default="default", description="Name of the memory: all keys start with it.")
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis with search (redis://, rediss:// or unix://); embedded where empty."
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="Postgres of the ledger (postgresql://...); embedded where empty."
+    )
+    prefect_api_url: str | None = Field(
+        default=None, description="API of a running Prefect server; an embedded one is started where empty."
+    )
+    archive_url: str | None = Field(
+        default=None,
+        description="Where consolidated windows are archived (any fsspec URL); under the home where empty.",
+    )
+    history: Path | None = Field(default=None, description="Folder of larger market history.")
+
+    # Redis
+    vector_algorithm: str = Field(
+        default="FLAT", pattern="^(FLAT|HNSW)$", description="FLAT is exact; HNSW is for very large scopes."
+    )
+    vector_type: str = Field(
+        default="FLOAT32", pattern="^(FLOAT32|FLOAT16)$", description="FLOAT16 halves the memory of the vectors."
+    )
+    redis_max_connections: int = Field(default=16, ge=1, le=512, description="Connections of one client's pool.")
+    redis_timeout_s: float = Field(default=5.0, gt=0, description="Longest wait for Redis before an error, seconds.")
+    max_top_k: int = Field(default=1000, ge=1, le=10_000, description="Largest number of results of one query.")
+    episodic_retention_days: int = Field(
+        default=90, ge=1, description="Experiences older than this are pruned once their window is archived."
+    )
+    dead_letter_limit: int = Field(default=100_000, ge=1, description="Dead letters kept, oldest dropped first.")
+
+    # Acting
+    cost_bp: float = Field(
+        default=2.0, ge=0, description="Trading cost a side in basis points, beside half the spread."
+    )
+
+    # Nightly
+    lock_wait_s: float = Field(
+        default=600.0, ge=0, description="How long a run waits for another run of the namespace, seconds."
+    )
+    lease_s: float = Field(
+        default=300.0, gt=0, description="A run whose heartbeat is older than this is taken for dead."
+    )
+    publication_lag_s: float = Field(
+        default=0.0, ge=0, description="Seconds after a window's end before its knowledge counts as known."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+
+    @field_validator("home")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("namespace")
+    @classmethod
+    def _check_namespace(cls, value: str) -> str:
+        if not NAMESPACE_PATTERN.fullmatch(value):
+            raise ValueError(f"namespace {value!r} must be 1 to 32 of a-z, 0-9 and '-': choose such a name")
+        return value
+
+    @property
+    def archive_location(self) -> str:
+        """fsspec URL of the archive."""
+        return self.archive_url or f"file://{self.home / 'archive'}"
+
+    @property
+    def reports_path(self) -> Path:
+        """Folder of the HTML reports."""
+        return self.home / "reports"

@@ -1,0 +1,96 @@
+"""Fixtures that every room uses: real Redis and Postgres, started once for the whole run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memory import embedded
+
+if TYPE_CHECKING:
+    from memory import MemoryConnection
+    from memory.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the servers of this test run listen."""
+
+    redis_url: str
+    database_url: str
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Redis with search and Postgres: those that COINSWARM_*_URL name, else embedded ones in a home of their own."""
+    redis_url, database_url = os.environ.get("COINSWARM_REDIS_URL"), os.environ.get("COINSWARM_DATABASE_URL")
+    home = Path(tempfile.mkdtemp(prefix="coinswarm-test-"))
+    try:
+        if redis_url and database_url:
+            yield Servers(redis_url, database_url, home)
+            return
+        with embedded.open_session(home, ("redis", "postgres")) as session:
+            assert session.endpoints.redis_url is not None
+            assert session.endpoints.database_url is not None
+            yield Servers(session.endpoints.redis_url, session.endpoints.database_url, home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that nobody else uses."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def mem(servers: Servers, namespace: str) -> AsyncIterator[MemoryConnection]:
+    """An open memory on the shared Redis, in a namespace of its own."""
+    import memory
+
+    async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as connection:
+        yield connection
+
+
+@pytest.fixture
+def ledger(servers: Servers) -> Iterator[Ledger]:
+    """The ledger on the shared Postgres, migrated."""
+    from memory.ledger import Ledger
+
+    with Ledger.open(servers.database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """A fresh, empty database on the shared Postgres."""
+    import sqlalchemy as sa
+
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    admin = sa.create_engine(servers.database_url, isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+        yield sa.make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
+        with admin.connect() as connection:
+            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    finally:
+        admin.dispose()
+
+
+@pytest.fixture(scope="session")
+def history() -> Path:
+    """Folder of the larger market history, or a skip that says how to get it."""
+    folder = os.environ.get("COINSWARM_HISTORY")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("COINSWARM_HISTORY names no folder of market history")
+    return Path(folder)
