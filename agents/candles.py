@@ -27,6 +27,9 @@ REQUIRED_COLUMNS = ("timestamp", *PRICE_COLUMNS, "volume")
 QUOTE_COLUMNS = ("bid", "ask", "bid_size", "ask_size")
 """Best quote as of the bar's end; optional, and null where there was none."""
 
+STEPS_TO_JUDGE = 10
+"""Fewer candles than this say nothing about the length of a bar."""
+
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -200,7 +203,9 @@ def _numbers(column: pl.Series, file: CandleFile) -> FloatArray:
         )
     if column.name not in QUOTE_COLUMNS and column.null_count():
         row = int(column.is_null().arg_true()[0])
-        raise _refuse(file, row, f"{column.name} is null", "Leave bars without trades out; do not fill them with nulls.")
+        raise _refuse(
+            file, row, f"{column.name} is null", "Leave bars without trades out; do not fill them with nulls."
+        )
     return np.ascontiguousarray(column.cast(pl.Float64).fill_null(np.nan).to_numpy(), dtype=np.float64)
 
 
@@ -222,15 +227,12 @@ def _check_timestamps(open_ms: IntArray, file: CandleFile) -> None:
             f"timestamp {from_ms(int(open_ms[row])).isoformat()} is not the open of a bar of {file.bar_ms // 1000} s",
             "Align the candles to their bar length, or correct the bar length in the file's name.",
         )
-    if len(steps):
-        lengths, counts = np.unique(steps, return_counts=True)
-        usual = int(lengths[np.argmax(counts)])
-        if usual != file.bar_ms:
-            raise MarketDataError(
-                f"{file.path} is named as bars of {file.bar_ms // 1000} s, but its candles are usually "
-                f"{usual // 1000} s apart.",
-                remedy="Correct the bar length in the file's name.",
-            )
+    if len(steps) >= STEPS_TO_JUDGE and not (steps == file.bar_ms).any():
+        raise MarketDataError(
+            f"{file.path} is named as bars of {file.bar_ms // 1000} s, but no two of its candles are that close: "
+            f"the closest are {int(steps.min()) // 1000} s apart.",
+            remedy="Correct the bar length in the file's name.",
+        )
 
 
 def _check_values(columns: dict[str, FloatArray], file: CandleFile) -> None:

@@ -135,8 +135,13 @@ class Market:
         files = [CandleFile.of(path) for path in matches if path.name.split("_")[2].removesuffix(".parquet") == bar]
         chosen = [file for file in files if file.exchange == exchange]
         if not chosen:
-            known = sorted({f"{file.exchange} {path.name.split('_')[2].removesuffix('.parquet')}"
-                            for path in matches for file in [CandleFile.of(path)]})
+            known = sorted(
+                {
+                    f"{file.exchange} {path.name.split('_')[2].removesuffix('.parquet')}"
+                    for path in matches
+                    for file in [CandleFile.of(path)]
+                }
+            )
             raise MarketDataError(
                 f"{root} holds no bars of {bar} of exchange {exchange!r}.",
                 remedy=f"It holds {', '.join(known)}." if known else "It holds no candle file: set COINSWARM_HISTORY.",
@@ -180,13 +185,17 @@ class Market:
         """What makes it this market, for run ids. Products are absent: each is replayed independently."""
         return {"name": self.name, "bar_ms": self.bar_ms}
 
+    def has_decisions(self, start: datetime, end: datetime) -> bool:
+        """Whether some product has a decision time after `start` and before `end`: one at `start` ends an older bar."""
+        span = [to_ms(start) + 1, to_ms(end)]
+        return any(
+            first < last for first, last in (np.searchsorted(item.decision_ms, span) for item in self.products.values())
+        )
+
     def check_span(self, start: datetime, end: datetime) -> None:
-        """MarketDataError unless some product has a decision time in [start, end)."""
-        start_ms, end_ms = to_ms(start), to_ms(end)
-        for item in self.products.values():
-            first, last = np.searchsorted(item.decision_ms, [start_ms, end_ms])
-            if first < last:
-                return
+        """MarketDataError unless some product has a decision time after `start` and before `end`."""
+        if self.has_decisions(start, end):
+            return
         spans = "; ".join(
             f"{item.product_id} from {item.first_decision:%Y-%m-%d %H:%M} to {item.last_decision:%Y-%m-%d %H:%M}"
             for item in self.products.values()

@@ -1,0 +1,99 @@
+"""The memory of multi-agent trading systems: episodic memory in Redis, semantic memory learned from it every night.
+
+.. code-block:: python
+
+    import memory
+
+    async with memory.connect() as mem:
+        await mem.episodic.add(experience)
+        hits = await mem.retrieval.retrieve_similar_experiences(state_vector, product_id="BTC-USDT", top_k=10)
+
+Names are loaded when first used, so that ``import memory`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memory.connection import MemoryConnection, PastMemory, connect
+    from memory.records import (
+        Action,
+        CorrelationMemory,
+        EpisodicMemory,
+        MarketPhase,
+        PatternMemory,
+        PerformanceMetrics,
+        Regime,
+        RegimeMemory,
+        SemanticMemory,
+        SemanticType,
+        Side,
+        StrategyMemory,
+    )
+    from memory.retrieval.service import Hit, MemoryRetrievalService, PatternHit
+    from memory.settings import Settings
+    from memory.store.episodic import StoreReport
+    from memory.window import Window
+
+_HOMES = {
+    "connect": "memory.connection",
+    "MemoryConnection": "memory.connection",
+    "PastMemory": "memory.connection",
+    "Action": "memory.records",
+    "CorrelationMemory": "memory.records",
+    "EpisodicMemory": "memory.records",
+    "MarketPhase": "memory.records",
+    "PatternMemory": "memory.records",
+    "PerformanceMetrics": "memory.records",
+    "Regime": "memory.records",
+    "RegimeMemory": "memory.records",
+    "SemanticMemory": "memory.records",
+    "SemanticType": "memory.records",
+    "Side": "memory.records",
+    "StrategyMemory": "memory.records",
+    "Hit": "memory.retrieval.service",
+    "MemoryRetrievalService": "memory.retrieval.service",
+    "PatternHit": "memory.retrieval.service",
+    "Settings": "memory.settings",
+    "StoreReport": "memory.store.episodic",
+    "Window": "memory.window",
+}
+
+__all__ = [
+    "Action",
+    "CorrelationMemory",
+    "EpisodicMemory",
+    "Hit",
+    "MarketPhase",
+    "MemoryConnection",
+    "MemoryRetrievalService",
+    "PastMemory",
+    "PatternHit",
+    "PatternMemory",
+    "PerformanceMetrics",
+    "Regime",
+    "RegimeMemory",
+    "SemanticMemory",
+    "SemanticType",
+    "Settings",
+    "Side",
+    "StoreReport",
+    "StrategyMemory",
+    "Window",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'memory' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -93,6 +93,10 @@ class FencedOutError(CoinswarmError):
     """A run whose fencing token has been overtaken: it must not write any more."""
 
 
+class IncompleteGenerationError(CoinswarmError):
+    """A generation of a window that names summaries which are not there."""
+
+
 class SealedWindowError(CoinswarmError):
     """A window with neither complete experiences nor an archive; its summaries stand."""
 

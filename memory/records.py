@@ -344,6 +344,9 @@ class RegimeMemory(SemanticBase):
     step_probability: dict[str, float]
     step_s: float
     spells: int
+    source: str = "live"
+    path_probability: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Next regime given the one before this, as well: {before: {next: probability}}."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -371,6 +374,7 @@ class CorrelationMemory(SemanticBase):
     interval: Interval | None
     n: int
     claimed: bool
+    source: str = "live"
 
 
 SemanticMemory = PatternMemory | RegimeMemory | StrategyMemory | CorrelationMemory
@@ -482,6 +486,10 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
     InvalidRecordError
         Names the field, the value and the remedy. Cost: about 15 microseconds.
     """
+    if not isinstance(memory, EpisodicMemory):
+        raise InvalidRecordError(
+            f"{type(memory).__name__} is no experience.", remedy="Store EpisodicMemory records.", field="memory"
+        )
     validate_identifier(memory.agent_id, "agent_id")
     validate_identifier(memory.product_id, "product_id")
     validate_identifier(memory.run_id, "run_id")
@@ -520,6 +528,16 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
             remedy="Say when the return was known, so that earlier queries do not see it.",
             field="return_known_at",
         )
+    if isinstance(memory.terminal, np.bool_):
+        memory.terminal = bool(memory.terminal)
+    for name, kind in _CONTAINERS:
+        value = getattr(memory, name)
+        if not isinstance(value, kind):
+            raise InvalidRecordError(
+                f"{name} {_shown(value)} is {type(value).__name__}.",
+                remedy=f"Use a {kind[0].__name__}.",
+                field=name,
+            )
     for name, value in memory.features.items():
         validate_identifier(name, "features")
         memory.features[name] = validate_number(value, f"features[{name}]")
@@ -548,6 +566,12 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
     return memory
 
 
+_CONTAINERS: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("terminal", (bool,)),
+    ("features", (dict,)),
+    ("other_agent_actions", (dict,)),
+    ("pattern_ids", (tuple, list)),
+)
 _OPTIONAL_NUMBERS: tuple[tuple[str, float, float], ...] = (
     ("price", 0.0, math.inf),
     ("spread", 0.0, math.inf),

@@ -217,7 +217,7 @@ class Home:
 
 
 def runtime_directory(home: Home, environment: Mapping[str, str]) -> Path:
-    """Return the directory for the sockets of ``home``: short whatever the length of the home's path, the same each time.
+    """Return the directory for the sockets of ``home``: the same each time, and short however long the home's path.
 
     It lies in XDG_RUNTIME_DIR, where that is the caller's own, else in the temporary directory.
     """

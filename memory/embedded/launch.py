@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import os
 import pwd
+import signal
 import sys
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def die_with_parent(parent: int, signal_number: int) -> None:
         raise SystemExit(EXIT_PARENT_GONE)
 
 
+def forget_signal_choices() -> None:
+    """Give every signal its default effect: a shell's background jobs ignore SIGINT, which would be inherited."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main(arguments: list[str]) -> None:
     """Prepare this process as the options say, and replace it by the program that follows ``--``."""
     parser = argparse.ArgumentParser(prog="launch.py")
@@ -91,6 +99,7 @@ def main(arguments: list[str]) -> None:
         os.setsid()
     if options.parent is not None:
         die_with_parent(options.parent, options.death_signal)
+    forget_signal_choices()
     os.execv(options.program[0], options.program)  # noqa: S606  # replaces this process on purpose
 
 

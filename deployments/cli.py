@@ -1,0 +1,133 @@
+"""The command line: `coinswarm demo | run | status | patterns | report | encoder`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployments import commands
+from deployments.console import Console, ExitCode
+from flows import FLOWS
+from memory.errors import CoinswarmError
+
+app = typer.Typer(
+    name="coinswarm",
+    help="The memory of multi-agent trading systems: record, consolidate every night, ask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FLOW_HELP = "One of: " + ", ".join(FLOWS)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of flows and tasks.")]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Name of the memory; COINSWARM_NAMESPACE where empty.")
+]
+
+
+def _date(text: str | None, option: str) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a date; write it like 2021-06-17.", param_hint=option) from None
+
+
+@app.command()
+def demo(
+    nights: Annotated[int, typer.Option(min=1, max=23, help="Sample nights, from 2021-06-17.")] = 5,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Name of the memory.")] = "demo",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Replay sample days of real market history and run each night's job; prints where the report is."""
+    console = Console(as_json=as_json, verbose=verbose)
+    console.result(commands.demo(nights, namespace, console), commands.show_demo)
+
+
+@app.command()
+def run(
+    flow: Annotated[str, typer.Argument(help=FLOW_HELP, metavar="FLOW")],
+    day: Annotated[str | None, typer.Option("--date", help="UTC date of the window, such as 2021-06-17.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First date of a range.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last date of a range.")] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="A parameter of the flow, as name=value.")
+    ] = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a flow now, for one date or a range; the last full UTC day where no date is given."""
+    console = Console(as_json=as_json, verbose=verbose)
+    dates = (_date(day, "--date"), _date(first, "--from"), _date(last, "--to"))
+    result = commands.run_flow(flow, *dates, parameters or [], namespace, console)
+    console.result(result, commands.show_flow_result)
+
+
+@app.command()
+def status(namespace: Namespace = None, as_json: Json = False) -> None:
+    """What the memory holds, which servers run, how the last runs ended."""
+    console = Console(as_json=as_json)
+    console.result(commands.status(namespace), commands.show_status)
+
+
+@app.command()
+def patterns(
+    namespace: Namespace = None,
+    as_of: Annotated[
+        datetime | None, typer.Option(help="Patterns as they were known at this UTC time.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Patterns to show in the table.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """The current patterns, strongest first; with --json all of them in full."""
+    console = Console(as_json=as_json)
+    found = commands.patterns(namespace, as_of)
+    console.result(found, lambda rows, out: commands.show_patterns(rows, out, limit))
+
+
+@app.command()
+def report(
+    day: Annotated[str | None, typer.Option("--date", help="Window of the report; the newest where empty.")] = None,
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """Write the HTML report of a consolidated window again, and print its path."""
+    console = Console(as_json=as_json)
+    console.result(commands.report(namespace, _date(day, "--date")), commands.show_path)
+
+
+@app.command(name="fit-encoder")
+def fit_encoder(
+    market: Annotated[str, typer.Option(help="binance, coinbase, a path, or history:NAME.")],
+    until: Annotated[str, typer.Option(help="Fit on candles before this UTC date; earlier replays refuse it.")],
+    since: Annotated[str | None, typer.Option(help="Fit on candles from this UTC date on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; the home's encoders folder where empty.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit an encoder and regime thresholds on a market's past, for replays that the shipped ones are too new for."""
+    console = Console(as_json=as_json)
+    until_date = _date(until, "--until")
+    if until_date is None:
+        raise typer.BadParameter("a date is needed, such as 2018-04-01.", param_hint="--until")
+    console.result(commands.fit_encoder(market, until_date, _date(since, "--since"), out), commands.show_path)
+
+
+def run_cli() -> None:
+    """Run the command line; errors end in one line that says what to do, and an exit code that is not 0."""
+    try:
+        app()
+    except CoinswarmError as error:
+        print(f"coinswarm: {error}", file=sys.stderr)
+        sys.exit(ExitCode.FAILED)
+    except KeyboardInterrupt:
+        print("coinswarm: interrupted; run the same command again to take up where it stopped.", file=sys.stderr)
+        sys.exit(ExitCode.INTERRUPTED)

@@ -1,0 +1,129 @@
+"""How the command line speaks: tables and progress on a terminal, plain lines elsewhere, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tasks.progress import STEPS_LOGGER
+
+Value = TypeVar("Value")
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line beside 0."""
+
+    FAILED = 1
+    USAGE = 2
+    SHADOWED = 3
+    INTERRUPTED = 130
+
+
+class Console:
+    """Output of one command: results go to stdout, everything else to stderr.
+
+    Parameters
+    ----------
+    as_json
+        Print the result as one JSON object and nothing else on stdout.
+    verbose
+        Let the logs of flows and tasks through.
+    """
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.verbose = verbose
+        self.out = rich.console.Console()
+        self.err = rich.console.Console(stderr=True)
+
+    def result(self, value: Value, show: Callable[[Value, rich.console.Console], None]) -> None:
+        """Print the result of the command."""
+        if self.as_json:
+            json.dump(value, sys.stdout, default=str, allow_nan=False)
+            sys.stdout.write("\n")
+        else:
+            show(value, self.out)
+
+    def say(self, text: str) -> None:
+        """A line for the person who waits."""
+        self.err.print(text, highlight=False)
+
+    @contextmanager
+    def steps(self, title: str, total: int | None = None) -> Iterator[None]:
+        """Show the steps that flows and tasks announce (`tasks.progress.step`) while the block runs."""
+        if self.as_json and not self.err.is_terminal:
+            yield
+            return
+        if self.err.is_terminal:
+            with _TerminalSteps(self.err, title, total).listening():
+                yield
+        else:
+            self.say(title)
+            with _listening(_PlainSteps(self)):
+                yield
+
+
+class _PlainSteps(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "finished", False):
+            self.console.say(f"  {record.getMessage()}")
+
+
+class _TerminalSteps(logging.Handler):
+    def __init__(self, console: rich.console.Console, title: str, total: int | None) -> None:
+        super().__init__()
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self.title = title
+        self.task = self.progress.add_task(title, total=total)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "finished", False):
+            self.progress.console.print(f"  {record.getMessage()}", highlight=False)
+            self.progress.advance(self.task)
+        else:
+            self.progress.update(self.task, description=f"{self.title}: {record.getMessage()}")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        with self.progress, _listening(self):
+            yield
+
+
+@contextmanager
+def _listening(handler: logging.Handler) -> Iterator[None]:
+    logger = logging.getLogger(STEPS_LOGGER)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def format_number(value: Any) -> str:
+    """A number for people: thousands separated, four significant digits for fractions."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

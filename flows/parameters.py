@@ -1,0 +1,68 @@
+"""Parameters that several flows share. Their descriptions are the form in the Prefect UI and the help of the CLI."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
+
+from memory.errors import WindowError
+from memory.settings import NAMESPACE_PATTERN, Settings
+from memory.window import Window
+
+
+class NamespaceParameters(BaseModel):
+    """Which memory to work on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    namespace: str = Field(
+        default_factory=lambda: Settings().namespace,
+        pattern=f"^{NAMESPACE_PATTERN.pattern}$",
+        description="Name of the memory.",
+    )
+
+
+class WindowParameters(NamespaceParameters):
+    """Which window to work on: a date, or its start and end; the last full UTC day where all are empty."""
+
+    date: dt.date | None = Field(default=None, description="UTC date of the window, such as 2021-06-17.")
+    start: dt.datetime | None = Field(default=None, description="Start of the window, in place of a date.")
+    end: dt.datetime | None = Field(default=None, description="End of the window (not included).")
+
+    def window(self) -> Window:
+        """The window asked for; the last full one before the run's scheduled time where none is named.
+
+        Raises
+        ------
+        WindowError
+            For a span off the grid, half a span, or a date together with a span.
+        """
+        if self.date is not None:
+            if self.start is not None or self.end is not None:
+                raise WindowError("both a date and a span are given.", remedy="Give one of them.")
+            return Window.of_date(self.date)
+        if (self.start is None) != (self.end is None):
+            raise WindowError("only half of a span is given.", remedy="Give start and end, or a date.")
+        if self.start is not None and self.end is not None:
+            return Window.of_span(self.start, self.end)
+        scheduled = flow_run.scheduled_start_time
+        return Window.last_full_before(scheduled if scheduled is not None else dt.datetime.now(dt.UTC))
+
+
+class MarketParameters(BaseModel):
+    """Which market a replay reads."""
+
+    market: str = Field(
+        default="binance",
+        description="Sample market (binance, coinbase), a folder or file of Parquet candles, or history:NAME.",
+    )
+    products: list[str] | None = Field(default=None, description="Products to replay; all of the market where empty.")
+    encoder: str | None = Field(
+        default=None, description="Encoder id or file; the market's own shipped encoder where empty."
+    )
+
+
+Source = Literal["inbox", "market"]

@@ -1,0 +1,226 @@
+"""Whether servers that were configured, instead of embedded ones, can hold the memory and its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from memory.errors import ServerUnsuitableError, StoreUnavailableError
+
+#: WAITAOF, which a durable write waits for, came with Redis 7.2.
+MINIMUM_REDIS = (7, 2)
+#: FLOAT16 vectors came with search 2.10.
+MINIMUM_SEARCH = (2, 10)
+#: From this search version on (that of Redis 8), a cluster answers from all of its shards.
+CLUSTER_SEARCH = (8, 0)
+#: The oldest Postgres that the ledger is meant for; older ones get no more fixes.
+MINIMUM_POSTGRES = 14
+_CONNECT_TIMEOUT_S = 10
+_INSTALL_REDIS = (
+    "Use Redis 8 or newer, which has search built in, or unset COINSWARM_REDIS_URL to use the embedded server."
+)
+_INSTALL_POSTGRES = "Use Postgres 14 or newer, or unset COINSWARM_DATABASE_URL to use the embedded server."
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """What a Redis server says about itself."""
+
+    version: tuple[int, ...]
+    search_version: tuple[int, ...] | None
+    """None where it has no search."""
+    cluster: bool
+    database: int
+    maxmemory_policy: str
+    append_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What a Postgres server says about itself."""
+
+    version: int
+    """As ``server_version_num`` has it: 180004 is 18.4."""
+    encoding: str
+    read_only: bool
+    holds_prefect: bool
+
+
+def check_redis(url: str) -> RedisFacts:
+    """Return what the Redis at ``url`` is, where it can hold the memory. Takes one round trip.
+
+    Eviction and persistence are reported, not judged: a volatile server (``redis-volatile.conf``) is a choice.
+
+    Raises
+    ------
+    ServerUnsuitableError
+        It is too old, has no search or an old one, is a cluster whose search is partial, or the URL names a database
+        that cannot be indexed.
+    StoreUnavailableError
+        It cannot be reached, or refuses us.
+    """
+    import redis
+
+    try:
+        client = redis.Redis.from_url(
+            url, socket_timeout=_CONNECT_TIMEOUT_S, socket_connect_timeout=_CONNECT_TIMEOUT_S, decode_responses=True
+        )
+    except ValueError as error:
+        raise ServerUnsuitableError(
+            f"The Redis URL {without_password(url)!r} cannot be used: {error}.",
+            remedy="Write it as redis://host:6379, rediss://host:6379 or unix:///path/to/redis.sock.",
+        ) from error
+    with client:
+        try:
+            with client.pipeline(transaction=False) as pipeline:
+                for section in ("server", "cluster", "memory", "persistence", "modules"):
+                    pipeline.info(section)
+                server, cluster, memory, persistence, modules = pipeline.execute()
+        except redis.RedisError as error:
+            raise StoreUnavailableError(
+                f"Redis at {without_password(url)} cannot be used: {error}.",
+                remedy="Check that it runs, that COINSWARM_REDIS_URL leads to it, and that its user may call INFO.",
+            ) from error
+        database = int(client.connection_pool.connection_kwargs.get("db") or 0)
+    facts = RedisFacts(
+        version=parse_version(server["redis_version"]),
+        search_version=search_version(modules),
+        cluster=bool(int(cluster.get("cluster_enabled", 0))),
+        database=database,
+        maxmemory_policy=str(memory.get("maxmemory_policy", "unknown")),
+        append_only=bool(int(persistence.get("aof_enabled", 0))),
+    )
+    judge_redis(facts, without_password(url))
+    return facts
+
+
+def judge_redis(facts: RedisFacts, where: str) -> None:
+    """Raise ServerUnsuitableError unless a Redis of these facts, which messages call ``where``, can hold the memory."""
+    if facts.version < MINIMUM_REDIS:
+        raise ServerUnsuitableError(
+            f"Redis at {where} is version {_dotted(facts.version)}; at least {_dotted(MINIMUM_REDIS)} is needed.",
+            remedy=_INSTALL_REDIS,
+        )
+    if facts.search_version is None:
+        raise ServerUnsuitableError(
+            f"Redis at {where} (version {_dotted(facts.version)}) has no search.", remedy=_INSTALL_REDIS
+        )
+    if facts.search_version < MINIMUM_SEARCH:
+        raise ServerUnsuitableError(
+            f"Redis at {where} has search {_dotted(facts.search_version)}; "
+            f"at least {_dotted(MINIMUM_SEARCH)} is needed.",
+            remedy=_INSTALL_REDIS,
+        )
+    if facts.cluster and facts.search_version < CLUSTER_SEARCH:
+        raise ServerUnsuitableError(
+            f"Redis at {where} is a cluster with search {_dotted(facts.search_version)}, "
+            "which answers from one shard only.",
+            remedy="Use Redis 8 or newer for a cluster, or a server that is none.",
+        )
+    if facts.database != 0:
+        raise ServerUnsuitableError(
+            f"The Redis URL {where} names database {facts.database}, and search indexes database 0 only.",
+            remedy="Leave the number out of the URL; namespaces keep memories apart.",
+        )
+
+
+def check_database(url: str) -> DatabaseFacts:
+    """Return what the Postgres at ``url`` is, where it can hold the ledger. Takes one connection and one query.
+
+    Parameters
+    ----------
+    url
+        As SQLAlchemy or libpq writes it: ``postgresql+psycopg://`` or ``postgresql://``.
+
+    Raises
+    ------
+    ServerUnsuitableError
+        It is too old, a read-only replica, not in UTF-8, or the database is Prefect's own.
+    StoreUnavailableError
+        It cannot be reached, or refuses us.
+    """
+    import psycopg
+
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not rest:
+        raise ServerUnsuitableError(
+            f"The database URL {without_password(url)!r} is not one of Postgres.",
+            remedy="Write it as postgresql+psycopg://user@host:5432/coinswarm.",
+        )
+    try:
+        with psycopg.connect(f"postgresql://{rest}", connect_timeout=_CONNECT_TIMEOUT_S, autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),"
+                " pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool,"
+                " to_regclass('flow_run') IS NOT NULL AND to_regclass('task_run') IS NOT NULL"
+                " AND to_regclass('deployment') IS NOT NULL"
+            ).fetchone()
+    except psycopg.Error as error:
+        raise StoreUnavailableError(
+            f"Postgres at {without_password(url)} cannot be used: {str(error).strip()}.",
+            remedy="Check that it runs, and that COINSWARM_DATABASE_URL leads to a database that exists.",
+        ) from error
+    assert row is not None
+    facts = DatabaseFacts(*row)
+    judge_database(facts, without_password(url))
+    return facts
+
+
+def judge_database(facts: DatabaseFacts, where: str) -> None:
+    """Raise ServerUnsuitableError unless a database of these facts can hold the ledger."""
+    if facts.version < MINIMUM_POSTGRES * 10_000:
+        raise ServerUnsuitableError(
+            f"Postgres at {where} is version {facts.version // 10_000}; at least {MINIMUM_POSTGRES} is needed.",
+            remedy=_INSTALL_POSTGRES,
+        )
+    if facts.read_only:
+        raise ServerUnsuitableError(
+            f"Postgres at {where} is read-only.", remedy="Point COINSWARM_DATABASE_URL at the primary."
+        )
+    if facts.encoding != "UTF8":
+        raise ServerUnsuitableError(
+            f"The database at {where} is in {facts.encoding}.", remedy="Create one with ENCODING 'UTF8'."
+        )
+    if facts.holds_prefect:
+        raise ServerUnsuitableError(
+            f"The database at {where} is Prefect's own.",
+            remedy="Create a database for the ledger beside it (CREATE DATABASE coinswarm) and name that one.",
+        )
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return ``8.2.3`` as (8, 2, 3). What follows the first part that is no number is left out."""
+    numbers: list[int] = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def search_version(modules: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the version of search in redis-py's parsed ``INFO modules``; None where it is not there.
+
+    Modules number themselves as one integer: 21005 is 2.10.5, 80200 is 8.2.0.
+    """
+    listed = modules.get("modules", [])
+    for module in listed if isinstance(listed, list) else [listed]:
+        if module.get("name") in {"search", "searchlight"}:
+            number = int(module["ver"])
+            return number // 10_000, number // 100 % 100, number % 100
+    return None
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` fit for a message or a log: a password in it becomes ``***``."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,144 @@
+"""The embedded Prefect server, on its own SQLite, closed to everyone without its password."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from memory.embedded.home import Home, read_json, write_json
+from memory.embedded.options import EmbeddedOptions
+from memory.embedded.process import server_environment
+from memory.embedded.service import Service, Step
+
+_HOST = "127.0.0.1"
+_PROBE_TIMEOUT_S = 0.5
+_USER = "coinswarm"
+_SECRET_BYTES = 32
+
+
+class PrefectServer(Service):
+    """``prefect server start`` as a child, never imported here."""
+
+    name: ClassVar[str] = "prefect"
+    # Ends the web server, its services and the connections to SQLite, whose write-ahead log is then folded in. After
+    # SIGTERM the process ends without the last of these.
+    stop_signal: ClassVar[int] = signal.SIGINT
+
+    def __init__(self, home: Home, runtime: Path, options: EmbeddedOptions) -> None:
+        super().__init__(home, runtime, options)
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{_HOST}:{self._port}/api"
+
+    def data_directory(self) -> Path:
+        return self.home.prefect_data
+
+    @property
+    def _port_file(self) -> Path:
+        return self.home.prefect_data / "port.json"
+
+    def prepare(self) -> Iterator[Step]:
+        self.home.prefect_data.mkdir(mode=0o700, exist_ok=True)
+        make_secret(self.home)
+        self._port = self._choose_port()
+        write_json(self._port_file, {"port": self._port})
+        return iter(())
+
+    def _choose_port(self) -> int:
+        """Return the configured port, or the one of last time, which open browser pages know, or a free one."""
+        if self.options.prefect_port is not None:
+            return self.options.prefect_port
+        last = (read_json(self._port_file) or {}).get("port")
+        if isinstance(last, int) and is_free(last):
+            return last
+        with contextlib.closing(socket.socket(socket.AF_INET)) as listener:
+            listener.bind((_HOST, 0))
+            port: int = listener.getsockname()[1]
+            return port
+
+    def command(self) -> Sequence[str | Path]:
+        return [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(self._port)]
+
+    def environment(self) -> Mapping[str, str]:
+        # It listens on the loopback, where every local user, and every web page that one of them visits, can reach it:
+        # so a password, requests from its own pages only, and tokens against forged ones.
+        secret = read_secret(self.home)
+        return server_environment(
+            os.environ,
+            PREFECT_HOME=str(self.home.prefect_data),
+            PREFECT_SERVER_API_AUTH_STRING=secret,
+            PREFECT_API_AUTH_STRING=secret,
+            PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED="true",
+            PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS=f"http://{_HOST}:{self._port},http://localhost:{self._port}",
+            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_SERVER_UI_API_URL=self.url,
+            PREFECT_RESULTS_DEFAULT_SERIALIZER="json",
+            # The default keeps leases in memory, and slots leak when the server restarts.
+            PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
+        )
+
+    def is_ready(self) -> bool:
+        with contextlib.closing(socket.socket(socket.AF_INET)) as connection:
+            connection.settimeout(_PROBE_TIMEOUT_S)
+            try:
+                connection.connect((_HOST, self._port))
+                connection.sendall(f"GET /api/health HTTP/1.0\r\nHost: {_HOST}\r\n\r\n".encode())
+                return connection.recv(64).split(b"\r\n")[0].endswith(b"200 OK")
+            except OSError:
+                return False
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on ``port`` of the loopback."""
+    with contextlib.closing(socket.socket(socket.AF_INET)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((_HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _secret_file(home: Home) -> Path:
+    return home.prefect_data / "auth-string"
+
+
+def make_secret(home: Home) -> None:
+    """Write a new random password, for its owner's eyes only, where the home has none."""
+    path = _secret_file(home)
+    if path.exists():
+        return
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(f"{_USER}:{secrets.token_urlsafe(_SECRET_BYTES)}")
+    temporary.replace(path)
+
+
+def read_secret(home: Home) -> str:
+    """Return ``user:password`` of the home's Prefect server."""
+    return _secret_file(home).read_text(encoding="utf-8")
+
+
+def client_environment(home: Home, api_url: str) -> dict[str, str]:
+    """Return the variables that a client of the home's Prefect server needs."""
+    return {
+        "PREFECT_API_URL": api_url,
+        "PREFECT_API_AUTH_STRING": read_secret(home),
+        "PREFECT_HOME": str(home.prefect_data),
+        "PREFECT_UI_URL": api_url.removesuffix("/api"),
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        # Without this a client that cannot reach the server would quietly start one of its own.
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    }

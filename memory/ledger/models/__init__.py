@@ -1,0 +1,61 @@
+"""Tables of the ledger, by concern: operations, windows, knowledge."""
+
+from memory.ledger.models.base import Base
+from memory.ledger.models.knowledge import (
+    AccessSnapshot,
+    CorrelationVersion,
+    FoldCheckpoint,
+    FoldItem,
+    PatternAlias,
+    PatternVersion,
+    ProjectionVersion,
+    PruneDecisionEntry,
+    RegimeVersion,
+    ScorecardEntry,
+    ScorecardMetricEntry,
+    StrategyVersion,
+    TransitionVersion,
+)
+from memory.ledger.models.operations import BenchmarkResult, Fence, Removal, Run, fencing_token_sequence
+from memory.ledger.models.windows import (
+    ArchivedWindow,
+    ClusterSummaryEntry,
+    Encoder,
+    Generation,
+    GenerationArchive,
+    GenerationSummary,
+    KnowledgeLine,
+    StagedSummary,
+    WindowState,
+)
+
+__all__ = [
+    "AccessSnapshot",
+    "ArchivedWindow",
+    "Base",
+    "BenchmarkResult",
+    "ClusterSummaryEntry",
+    "CorrelationVersion",
+    "Encoder",
+    "Fence",
+    "FoldCheckpoint",
+    "FoldItem",
+    "Generation",
+    "GenerationArchive",
+    "GenerationSummary",
+    "KnowledgeLine",
+    "PatternAlias",
+    "PatternVersion",
+    "ProjectionVersion",
+    "PruneDecisionEntry",
+    "RegimeVersion",
+    "Removal",
+    "Run",
+    "ScorecardEntry",
+    "ScorecardMetricEntry",
+    "StagedSummary",
+    "StrategyVersion",
+    "TransitionVersion",
+    "WindowState",
+    "fencing_token_sequence",
+]

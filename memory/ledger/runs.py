@@ -1,0 +1,208 @@
+"""What ran: one row a run, its heartbeat, its result, and the reconciler that finds the dead."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from memory.errors import FencedOutError
+from memory.ledger.database import Database
+from memory.ledger.fence import FenceRepository
+from memory.ledger.models import Removal, Run
+from memory.ledger.rows import RunRecord
+from memory.window import Window
+
+RUNNING, SUCCEEDED, FAILED, DEAD = "RUNNING", "SUCCEEDED", "FAILED", "DEAD"
+STATUSES = (RUNNING, SUCCEEDED, FAILED, DEAD)
+
+_clock = sa.func.clock_timestamp
+
+
+class RunRepository:
+    """Rows about runs of flows."""
+
+    def __init__(self, database: Database, fence: FenceRepository) -> None:
+        self._database = database
+        self._fence = fence
+
+    def start(
+        self,
+        flow: str,
+        namespace: str,
+        parameters: Mapping[str, Any],
+        *,
+        window: Window | None = None,
+        lease_s: float,
+        flow_run_id: str | None = None,
+    ) -> str:
+        """Notes that a run of a flow began, and returns its id.
+
+        Parameters
+        ----------
+        parameters
+            What it was started with; finite JSON values, no secrets.
+        lease_s
+            Seconds after its last heartbeat when the run is taken for dead.
+        flow_run_id
+            Prefect's id of the run, where there is one.
+        """
+        run_id = uuid.uuid4().hex
+        with self._database.transaction() as session:
+            session.execute(
+                sa.insert(Run).values(
+                    run_id=run_id,
+                    namespace=namespace,
+                    flow=flow,
+                    window=window,
+                    status=RUNNING,
+                    parameters=dict(parameters),
+                    flow_run_id=flow_run_id,
+                    host=socket.gethostname(),
+                    process_id=os.getpid(),
+                    lease_s=lease_s,
+                )
+            )
+        return run_id
+
+    def heartbeat(self, run_id: str) -> None:
+        """Says that the run is alive; FencedOutError where it has been taken for dead or has ended."""
+        self._update(run_id, heartbeat_at=_clock())
+
+    def finish(self, run_id: str, result: Mapping[str, Any], report_path: str | None = None) -> None:
+        """Notes that a run succeeded, with its result (finite JSON values) and its report."""
+        self._update(
+            run_id,
+            status=SUCCEEDED,
+            result=dict(result),
+            report_path=report_path,
+            heartbeat_at=_clock(),
+            finished_at=_clock(),
+        )
+
+    def fail(self, run_id: str, error: str) -> None:
+        """Notes that a run failed, and why; a run that was taken for dead meanwhile stays dead, with the reason."""
+        with self._database.transaction() as session:
+            session.execute(
+                sa.update(Run)
+                .where(Run.run_id == run_id, Run.status.in_((RUNNING, DEAD)))
+                .values(
+                    status=sa.case((Run.status == RUNNING, FAILED), else_=Run.status),
+                    error=error,
+                    finished_at=sa.func.coalesce(Run.finished_at, _clock()),
+                )
+            )
+
+    def reconcile(self, namespace: str) -> Sequence[RunRecord]:
+        """Marks the namespace's running runs whose lease is over as dead, and takes their right to write away.
+
+        Returns
+        -------
+        The runs that were found dead, oldest first.
+        """
+        with self._database.transaction() as session:
+            dead = session.scalars(
+                sa.update(Run)
+                .where(
+                    Run.namespace == namespace,
+                    Run.status == RUNNING,
+                    Run.heartbeat_at + Run.lease_s * sa.literal(timedelta(seconds=1), sa.Interval()) < _clock(),
+                )
+                .values(status=DEAD, finished_at=_clock(), error="no heartbeat within the lease")
+                .returning(Run)
+            ).all()
+            found = sorted((_record(run) for run in dead), key=lambda run: run.started_at)
+        # Revoked for every dead run, so that a reconciler that died right here is made up for by the next one.
+        self._fence.revoke_dead(namespace)
+        return found
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """One run, or None."""
+        with self._database.transaction() as session:
+            run = session.get(Run, run_id, populate_existing=True)
+            return None if run is None else _record(run)
+
+    def list(
+        self,
+        namespace: str,
+        *,
+        flow: str | None = None,
+        status: str | None = None,
+        window: Window | None = None,
+        limit: int = 50,
+    ) -> Sequence[RunRecord]:
+        """Runs of a namespace, latest first."""
+        query = sa.select(Run).where(Run.namespace == namespace)
+        if flow is not None:
+            query = query.where(Run.flow == flow)
+        if status is not None:
+            query = query.where(Run.status == status)
+        if window is not None:
+            query = query.where(Run.window == window)
+        with self._database.transaction() as session:
+            return [_record(run) for run in session.scalars(query.order_by(Run.started_at.desc()).limit(limit))]
+
+    def last(self, namespace: str, flow: str, status: str | None = None) -> RunRecord | None:
+        """The latest run of a flow, or None."""
+        return next(iter(self.list(namespace, flow=flow, status=status, limit=1)), None)
+
+    def record_removal(
+        self, namespace: str, run_id: str, *, memory_type: str, window: Window, rule: str, count: int
+    ) -> None:
+        """Notes that memories of a window were removed by a rule of age (EPISODIC, SHARED)."""
+        with self._database.transaction() as session:
+            session.execute(
+                sa.insert(Removal).values(
+                    namespace=namespace, run_id=run_id, memory_type=memory_type, window=window, rule=rule, count=count
+                )
+            )
+
+    def removals(self, namespace: str, run_id: str | None = None) -> Sequence[tuple[str, Window, str, int]]:
+        """What was removed by age, as (memory type, window, rule, count), in order of removal."""
+        query = sa.select(Removal.memory_type, Removal.window, Removal.rule, Removal.count)
+        query = query.where(Removal.namespace == namespace)
+        if run_id is not None:
+            query = query.where(Removal.run_id == run_id)
+        with self._database.transaction() as session:
+            return [(row[0], row[1], row[2], row[3]) for row in session.execute(query.order_by(Removal.id))]
+
+    def _update(self, run_id: str, **values: Any) -> None:
+        with self._database.transaction() as session:
+            updated = session.execute(
+                sa.update(Run)
+                .where(Run.run_id == run_id, Run.status == RUNNING)
+                .values(**values)
+                .returning(Run.run_id)
+            ).one_or_none()
+            if updated is None:
+                status = session.scalar(sa.select(Run.status).where(Run.run_id == run_id))
+                raise FencedOutError(
+                    f"run {run_id} is not running any more: it is {status or 'unknown'}.",
+                    remedy="Stop this process; start the flow again, and it takes up where this run stopped.",
+                )
+
+
+def _record(run: Run) -> RunRecord:
+    return RunRecord(
+        run_id=run.run_id,
+        namespace=run.namespace,
+        flow=run.flow,
+        window=run.window,
+        status=run.status,
+        parameters=run.parameters,
+        result=run.result,
+        error=run.error,
+        report_path=run.report_path,
+        flow_run_id=run.flow_run_id,
+        host=run.host,
+        process_id=run.process_id,
+        lease_s=run.lease_s,
+        started_at=run.started_at,
+        heartbeat_at=run.heartbeat_at,
+        finished_at=run.finished_at,
+    )

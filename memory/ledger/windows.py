@@ -1,0 +1,354 @@
+"""Windows and their generations: a complete set of summaries becomes current in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from memory.errors import IncompleteGenerationError, WindowError
+from memory.ledger.archive import ArchivedFile, ArchiveReference
+from memory.ledger.database import Database
+from memory.ledger.fence import guard
+from memory.ledger.hashing import digest_of
+from memory.ledger.models import (
+    ArchivedWindow,
+    Generation,
+    GenerationArchive,
+    GenerationSummary,
+    StagedSummary,
+    WindowState,
+)
+from memory.ledger.rows import (
+    CurrentGeneration,
+    FencingToken,
+    GenerationRecord,
+    ManifestEntry,
+    WindowStatus,
+)
+from memory.ledger.staging import summary_record
+from memory.window import Window
+
+
+class WindowRepository:
+    """Generations of windows, what made them stale, and where their input is archived."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save_archive(self, token: FencingToken, reference: ArchiveReference) -> int:
+        """Notes where a window's input was archived, and returns the reference's id; the same again is a no-op."""
+        values = {
+            "namespace": token.namespace,
+            "window": reference.window,
+            "encoder_id": reference.encoder_id,
+            "source": reference.source,
+            "content_digest": reference.content_digest,
+            "states_path": reference.states.path,
+            "states_sha256": reference.states.sha256,
+            "states_rows": reference.states.rows,
+            "states_bytes": reference.states.bytes,
+            "experiences_path": reference.experiences.path,
+            "experiences_sha256": reference.experiences.sha256,
+            "experiences_rows": reference.experiences.rows,
+            "experiences_bytes": reference.experiences.bytes,
+        }
+        with self._database.transaction() as session:
+            guard(session, token)
+            session.execute(insert(ArchivedWindow).values(values).on_conflict_do_nothing())
+            return session.scalars(
+                sa.select(ArchivedWindow.id).where(
+                    ArchivedWindow.namespace == token.namespace,
+                    ArchivedWindow.window == reference.window,
+                    ArchivedWindow.encoder_id == reference.encoder_id,
+                    ArchivedWindow.source == reference.source,
+                    ArchivedWindow.states_sha256 == reference.states.sha256,
+                    ArchivedWindow.experiences_sha256 == reference.experiences.sha256,
+                )
+            ).one()
+
+    def archives(self, namespace: str, window: Window, encoder_id: str) -> Sequence[ArchiveReference]:
+        """Latest archive of each source of a window, by source; empty where nothing was archived."""
+        query = (
+            sa.select(ArchivedWindow)
+            .where(
+                ArchivedWindow.namespace == namespace,
+                ArchivedWindow.window == window,
+                ArchivedWindow.encoder_id == encoder_id,
+            )
+            .distinct(ArchivedWindow.source)
+            .order_by(ArchivedWindow.source, ArchivedWindow.id.desc())
+        )
+        with self._database.transaction() as session:
+            return [_archive_reference(row) for row in session.scalars(query)]
+
+    def commit_generation(
+        self,
+        token: FencingToken,
+        line: str,
+        window: Window,
+        *,
+        settings_hash: str,
+        entries: Sequence[ManifestEntry],
+        archives: Sequence[ArchiveReference] = (),
+        recorded_cut: datetime | None = None,
+        counts: Mapping[str, Any] | None = None,
+    ) -> GenerationRecord:
+        """Makes a complete set of staged summaries the current generation of a window, in one transaction.
+
+        The same manifest again changes nothing but `recorded_cut` and the window's staleness. The manifest holds
+        the partitions with the digests of their summaries, the settings hash and the digests of the archived content.
+
+        Parameters
+        ----------
+        entries
+            Every partition of the window, the absent ones (no digest) included.
+        archives
+            What the summaries were computed from.
+        recorded_cut
+            Latest `recorded_at` among the input: what is recorded later makes the window stale.
+        counts
+            Figures for people: experiences, states, cold states ...; finite JSON values.
+
+        Raises
+        ------
+        IncompleteGenerationError
+            A summary that the manifest names is not staged, or the manifest names a partition twice.
+        FencedOutError
+            The run was overtaken.
+        """
+        keys = [(entry.kind, entry.partition_key) for entry in entries]
+        if len(set(keys)) != len(keys):
+            raise IncompleteGenerationError(
+                f"the manifest of {window.name} names a partition twice.", remedy="Name every partition once."
+            )
+        manifest: dict[str, Any] = {
+            "line": line.partition("/")[2],
+            "window": window.name,
+            "settings_hash": settings_hash,
+            "partitions": [
+                [entry.kind, entry.partition_key, entry.digest]
+                for entry in sorted(entries, key=lambda entry: (entry.kind, entry.partition_key))
+            ],
+            "archives": sorted([item.encoder_id, item.source, item.content_digest] for item in archives),
+        }
+        manifest_digest = digest_of(manifest)
+        with self._database.transaction() as session:
+            guard(session, token, line)
+            state = _locked_state(session, line, window)
+            generation = session.scalars(
+                sa.select(Generation).where(
+                    Generation.line == line, Generation.window == window, Generation.manifest_digest == manifest_digest
+                )
+            ).one_or_none()
+            if generation is None:
+                summaries = _staged_ids(session, line, window, entries)
+                generation = Generation(
+                    line=line,
+                    window=window,
+                    number=1 + (session.scalar(_highest_number(line, window)) or 0),
+                    manifest=manifest,
+                    manifest_digest=manifest_digest,
+                    settings_hash=settings_hash,
+                    recorded_cut=recorded_cut,
+                    counts=dict(counts or {}),
+                    run_id=token.run_id,
+                    token=token.value,
+                )
+                session.add(generation)
+                session.flush()
+                session.add_all(
+                    GenerationSummary(
+                        generation_id=generation.id,
+                        kind=entry.kind,
+                        partition_key=entry.partition_key,
+                        summary_id=summaries.get((entry.kind, entry.partition_key)),
+                    )
+                    for entry in entries
+                )
+            elif recorded_cut is not None:
+                generation.recorded_cut = max(recorded_cut, generation.recorded_cut or recorded_cut)
+            for archive_id in {self.save_archive(token, reference) for reference in archives}:
+                session.execute(
+                    insert(GenerationArchive)
+                    .values(generation_id=generation.id, archive_id=archive_id)
+                    .on_conflict_do_nothing()
+                )
+            state.current_generation_id = generation.id
+            state.stale_since = None
+            state.stale_reason = None
+            session.flush()
+            session.refresh(generation)
+            return _generation_record(generation)
+
+    def current_generation(self, line: str, window: Window) -> CurrentGeneration | None:
+        """The current generation of a window with all its summaries, or None."""
+        with self._database.transaction() as session:
+            generation = session.scalars(_current(line).where(WindowState.window == window)).one_or_none()
+            if generation is None:
+                return None
+            rows = session.execute(
+                sa.select(GenerationSummary, StagedSummary)
+                .outerjoin(StagedSummary, StagedSummary.id == GenerationSummary.summary_id)
+                .where(GenerationSummary.generation_id == generation.id)
+            ).all()
+            # Sorted here: the order of texts in Postgres depends on the database's collation.
+            ordered = sorted(rows, key=lambda row: (row[0].kind, row[0].partition_key))
+            return CurrentGeneration(
+                generation=_generation_record(generation),
+                summaries=tuple(summary_record(summary) for _, summary in ordered if summary is not None),
+                absent=tuple(
+                    ManifestEntry(kind=entry.kind, partition_key=entry.partition_key, digest=None)
+                    for entry, summary in ordered
+                    if summary is None
+                ),
+            )
+
+    def generations(self, line: str, window: Window) -> Sequence[GenerationRecord]:
+        """All generations of a window, by number."""
+        query = (
+            sa.select(Generation)
+            .where(Generation.line == line, Generation.window == window)
+            .order_by(Generation.number)
+        )
+        with self._database.transaction() as session:
+            return [_generation_record(row) for row in session.scalars(query)]
+
+    def list(self, line: str, first: Window | None = None, last: Window | None = None) -> Sequence[WindowStatus]:
+        """Where each window of a line stands, in order of time."""
+        query = (
+            sa.select(WindowState, Generation)
+            .outerjoin(Generation, Generation.id == WindowState.current_generation_id)
+            .where(WindowState.line == line)
+            .order_by(WindowState.window)
+        )
+        if first is not None:
+            query = query.where(WindowState.window >= first)
+        if last is not None:
+            query = query.where(WindowState.window <= last)
+        with self._database.transaction() as session:
+            return [_status(state, generation) for state, generation in session.execute(query).tuples()]
+
+    def with_current(self, line: str) -> Sequence[tuple[Window, str]]:
+        """Windows that have a current generation with its manifest digest, in order of time."""
+        query = (
+            sa.select(Generation.window, Generation.manifest_digest)
+            .join(WindowState, WindowState.current_generation_id == Generation.id)
+            .where(WindowState.line == line)
+            .order_by(Generation.window)
+        )
+        with self._database.transaction() as session:
+            return [(row[0], row[1]) for row in session.execute(query)]
+
+    def mark_stale(self, token: FencingToken, line: str, window: Window, reason: str) -> None:
+        """Notes that a window must be consolidated again, such as for records that came late; the first reason stays."""
+        with self._database.transaction() as session:
+            guard(session, token, line)
+            state = _locked_state(session, line, window)
+            if state.stale_since is None:
+                state.stale_since = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+                state.stale_reason = reason
+
+    def stale(self, line: str, limit: int | None = None) -> Sequence[WindowStatus]:
+        """Windows that must be consolidated again, in order of time."""
+        query = (
+            sa.select(WindowState, Generation)
+            .outerjoin(Generation, Generation.id == WindowState.current_generation_id)
+            .where(WindowState.line == line, WindowState.stale_since.is_not(None))
+            .order_by(WindowState.window)
+            .limit(limit)
+        )
+        with self._database.transaction() as session:
+            return [_status(state, generation) for state, generation in session.execute(query).tuples()]
+
+
+def _locked_state(session: Session, line: str, window: Window) -> WindowState:
+    session.execute(insert(WindowState).values(line=line, window=window).on_conflict_do_nothing())
+    return session.scalars(
+        sa.select(WindowState)
+        .where(WindowState.line == line, WindowState.window == window)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one()
+
+
+def _staged_ids(
+    session: Session, line: str, window: Window, entries: Sequence[ManifestEntry]
+) -> dict[tuple[str, str], int]:
+    rows = session.execute(
+        sa.select(StagedSummary.kind, StagedSummary.partition_key, StagedSummary.digest, StagedSummary.id)
+        .where(
+            StagedSummary.line == line,
+            StagedSummary.window == window,
+            StagedSummary.digest.in_([entry.digest for entry in entries if entry.digest is not None]),
+        )
+        .order_by(StagedSummary.id)
+    )
+    staged = {(kind, key, digest): summary_id for kind, key, digest, summary_id in rows.tuples()}
+    named = [(entry.kind, entry.partition_key, entry.digest) for entry in entries if entry.digest is not None]
+    missing = [f"{kind} {key!r}" for kind, key, digest in named if (kind, key, digest) not in staged]
+    if missing:
+        raise IncompleteGenerationError(
+            f"the generation of {window.name} lacks {len(missing)} of {len(named)} summaries: {', '.join(missing[:5])}"
+            f"{' ...' if len(missing) > 5 else ''}.",
+            remedy="Stage every partition first; run the consolidation again and it resumes.",
+        )
+    return {(kind, key): staged[kind, key, digest] for kind, key, digest in named}
+
+
+def _highest_number(line: str, window: Window) -> sa.Select[tuple[int | None]]:
+    return sa.select(sa.func.max(Generation.number)).where(Generation.line == line, Generation.window == window)
+
+
+def _current(line: str) -> sa.Select[tuple[Generation]]:
+    return (
+        sa.select(Generation)
+        .join(WindowState, WindowState.current_generation_id == Generation.id)
+        .where(WindowState.line == line)
+    )
+
+
+def _generation_record(row: Generation) -> GenerationRecord:
+    return GenerationRecord(
+        line=row.line,
+        window=row.window,
+        number=row.number,
+        manifest=row.manifest,
+        manifest_digest=row.manifest_digest,
+        settings_hash=row.settings_hash,
+        recorded_cut=row.recorded_cut,
+        counts=row.counts,
+        run_id=row.run_id,
+        created_at=row.created_at,
+    )
+
+
+def _status(state: WindowState, generation: Generation | None) -> WindowStatus:
+    return WindowStatus(
+        line=state.line,
+        window=state.window,
+        generation=generation.number if generation else None,
+        manifest_digest=generation.manifest_digest if generation else None,
+        recorded_cut=generation.recorded_cut if generation else None,
+        counts=generation.counts if generation else {},
+        stale_since=state.stale_since,
+        stale_reason=state.stale_reason,
+    )
+
+
+def _archive_reference(row: ArchivedWindow) -> ArchiveReference:
+    return ArchiveReference(
+        namespace=row.namespace,
+        window=row.window,
+        encoder_id=row.encoder_id,
+        source=row.source,
+        content_digest=row.content_digest,
+        states=ArchivedFile(row.states_path, row.states_sha256, row.states_rows, row.states_bytes),
+        experiences=ArchivedFile(
+            row.experiences_path, row.experiences_sha256, row.experiences_rows, row.experiences_bytes
+        ),
+    )

@@ -1,0 +1,371 @@
+"""What a nightly report is made from: plain frozen data, assembled by the caller, with no tie to ledger or stores.
+
+Only `facts` is required of a `ReportData`; whatever else is missing becomes a section that says why it is empty.
+Returns are fractions of notional, times are aware UTC, durations carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.records import CorrelationMemory, Interval, PatternMemory, RegimeMemory, StrategyMemory
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+PREDICTORS = ("patterns", "balls", "neighbours", "ridge", "base")
+"""Whose predictions the scorecard compares; the order of legends and tables. Others are drawn after these."""
+
+RETURN, VOLATILITY = "return", "volatility"
+"""The two sides of an outcome: which way the price went, and how far it moved either way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """One step of the nightly run and the seconds that it took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What ran, over which window, and with what.
+
+    Attributes
+    ----------
+    namespace, window_name
+        Name the report's file: `nightly-<namespace>-<window_name>.html`.
+    details
+        Further facts to show as they are, by name (archive reference, digest, versions).
+    """
+
+    namespace: str
+    window_name: str
+    window_start: datetime
+    window_end: datetime
+    run_id: str
+    encoder_id: str = ""
+    settings_hash: str = ""
+    line: str = ""
+    generation: int | None = None
+    source: str = ""
+    steps: tuple[StepTime, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A span without data that ended an episode."""
+
+    product_id: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingCounts:
+    """What was recorded for the window, and what was not.
+
+    Attributes
+    ----------
+    stored
+        Experiences that are new in the store.
+    duplicates
+        Experiences that were there already, with the same content.
+    dead_letters, dead_letter_reasons
+        Records that were refused, and how many for which reason.
+    cold_states
+        States with less than the longest look-back behind them: counted, not recorded.
+    skipped_by_quality
+        Experiences below `min_quality`.
+    experiences, states
+        Experiences and distinct states that the window holds after recording.
+    """
+
+    stored: int
+    duplicates: int = 0
+    dead_letters: int = 0
+    dead_letter_reasons: Mapping[str, int] = field(default_factory=dict)
+    cold_states: int = 0
+    skipped_by_quality: int = 0
+    experiences: int = 0
+    states: int = 0
+    gaps: tuple[Gap, ...] = ()
+    agents: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightCounts:
+    """What one night's fold did; `ReportData.nights` holds them oldest first, the reported window last.
+
+    Attributes
+    ----------
+    patterns_current
+        Published patterns after the night.
+    patterns_known
+        Patterns of the night before that could have been confirmed: the base of both rates below.
+    confirmation_rate, null_confirmation_rate
+        Share of them that were confirmed, and that random balls of equal size would have been; None on the first
+        night.
+    """
+
+    window_name: str
+    experiences: int = 0
+    states: int = 0
+    clusters: int = 0
+    noise_share: float | None = None
+    patterns_new: int = 0
+    patterns_confirmed: int = 0
+    patterns_faded: int = 0
+    patterns_pruned: int = 0
+    patterns_current: int = 0
+    patterns_known: int = 0
+    confirmation_rate: float | None = None
+    null_confirmation_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageEvent:
+    """What happened to a pattern in one window: founded, confirmed, merged, faded, demoted, pruned, came back."""
+
+    window_name: str
+    event: str
+    states: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAction:
+    """The best action of a pattern, named on earlier windows and judged on the latest; gross means."""
+
+    pattern_id: str
+    action: str
+    horizon_minutes: int
+    earlier_n: int
+    earlier_mean: float
+    later_n: int
+    later_mean: float
+    later_interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRate:
+    """What one action brought in all states of a partition, whatever the pattern: the yardstick of its patterns."""
+
+    regime: str
+    action: str
+    horizon_minutes: int
+    n: int
+    blocks: int
+    gross_mean: float
+    net_mean: float
+    interval: Interval | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StateCloud:
+    """Distinct states of the window for the pattern map.
+
+    Attributes
+    ----------
+    vectors
+        float32 or float64, shape (n, dimension). A few thousand are enough; more are thinned evenly.
+    regimes
+        Regime names, length n.
+    """
+
+    vectors: npt.NDArray[np.floating]
+    regimes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PricePath:
+    """Price and regime of one product over the window, in time order.
+
+    Attributes
+    ----------
+    timestamp_ms
+        int64, shape (n,), decision times.
+    price
+        float64, shape (n,), quote currency; NaN where unknown.
+    regimes
+        Regime names, length n.
+    """
+
+    product_id: str
+    timestamp_ms: Ints
+    price: Floats
+    regimes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorecardEntry:
+    """How well one predictor's forecasts of last night ranked what then happened.
+
+    Attributes
+    ----------
+    predictor
+        One of `PREDICTORS`, or another name.
+    outcome
+        `RETURN` or `VOLATILITY`.
+    ic
+        Rank correlation of predicted and realised, -1 to 1; None where it is not defined.
+    calibration
+        Slope of realised on predicted: 1 is calibrated, 0 says nothing.
+    """
+
+    predictor: str
+    outcome: str
+    horizon_minutes: int
+    n: int
+    blocks: int
+    ic: float | None
+    interval: Interval | None = None
+    calibration: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorecardNight:
+    """Yesterday's knowledge judged on one window, before that window was learned from."""
+
+    window_name: str
+    coverage: float | None
+    entries: tuple[ScorecardEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneDecision:
+    """Whether one memory stays, by which rules, and the figures that decided it.
+
+    Attributes
+    ----------
+    rules
+        Names of the rules that keep it, or that let it go.
+    net_sharpe
+        Annualised net Sharpe ratio from the shrunk mean of the best action: what the rule looks at.
+    raw_sharpe, sharpe_lower_bound
+        The same without shrinkage, and the lower end of its interval: shown, not judged by.
+    """
+
+    memory_id: str
+    kind: str
+    removed: bool
+    rules: tuple[str, ...]
+    description: str = ""
+    net_sharpe: float | None = None
+    raw_sharpe: float | None = None
+    sharpe_lower_bound: float | None = None
+    accesses: int = 0
+    age_windows: int = 0
+    occurrences: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningReport:
+    """What pruning decided.
+
+    Attributes
+    ----------
+    random_pass_share
+        Share of random state sets that would pass the rule on Sharpe: what passing it is worth.
+    episodic_removed, shared_removed
+        Experiences that went because of their age.
+    """
+
+    decisions: tuple[PruneDecision, ...] = ()
+    random_pass_share: float | None = None
+    episodic_removed: int = 0
+    shared_removed: int = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatencySeries:
+    """Latencies of one kind of query: milliseconds, shape (n,), n > 0."""
+
+    name: str
+    samples_ms: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A figure and the bar that it must clear."""
+
+    name: str
+    value: float
+    limit: float
+    unit: str = "ms"
+    higher_is_better: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure clears the bar."""
+        return self.value >= self.limit if self.higher_is_better else self.value <= self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkReport:
+    """Speed and recall of retrieval, measured on the data that the run left behind."""
+
+    latencies: tuple[LatencySeries, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    recall: float | None = None
+    documents: int | None = None
+    queries_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReportData:
+    """Everything that one nightly report shows.
+
+    Attributes
+    ----------
+    patterns
+        Current and faded patterns; status `new`, `confirmed` or `faded`.
+    lineage
+        Events by pattern id, oldest first.
+    regimes
+        REGIME memories; those of all products together carry a `product_id` of "" or "*" or "ALL".
+    nights, scorecards
+        Oldest first; the reported window is the last.
+    """
+
+    facts: RunFacts
+    recording: RecordingCounts | None = None
+    nights: tuple[NightCounts, ...] = ()
+    patterns: tuple[PatternMemory, ...] = ()
+    lineage: Mapping[str, tuple[LineageEvent, ...]] = field(default_factory=dict)
+    judged: tuple[JudgedAction, ...] = ()
+    base_rates: tuple[BaseRate, ...] = ()
+    states: StateCloud | None = None
+    prices: tuple[PricePath, ...] = ()
+    regimes: tuple[RegimeMemory, ...] = ()
+    strategies: tuple[StrategyMemory, ...] = ()
+    correlations: tuple[CorrelationMemory, ...] = ()
+    scorecards: tuple[ScorecardNight, ...] = ()
+    pruning: PruningReport | None = None
+    benchmark: BenchmarkReport | None = None
+
+    @property
+    def night(self) -> NightCounts | None:
+        """Counts of the reported window; None where the fold has not run for it."""
+        for counts in self.nights:
+            if counts.window_name == self.facts.window_name:
+                return counts
+        return None
+
+    @property
+    def scorecard(self) -> ScorecardNight | None:
+        """Scorecard of the reported window; None on a first night."""
+        for card in self.scorecards:
+            if card.window_name == self.facts.window_name:
+                return card
+        return None

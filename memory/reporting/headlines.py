@@ -1,0 +1,209 @@
+"""The night in plain words: the sentences and the figures at the top of a report, and of the run's artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memory.records import Interval
+from memory.reporting import wording
+from memory.reporting.charts.latency import quantiles
+from memory.reporting.data import RETURN, VOLATILITY, NightCounts, ReportData, ScorecardEntry, ScorecardNight
+from memory.reporting.ranking import leading_outcome, strongest
+
+HEADLINE_HORIZON_MINUTES = 5
+"""Horizon of the scorecard that the headline quotes; the nearest one that was scored stands in for it."""
+
+CERTAIN_Q = 0.05
+"""False discovery rate below which a pattern's return is said to differ from its base rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of the headline: what it is, the figure, and a remark that puts it in its place."""
+
+    label: str
+    value: str
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One line of the night in plain words, under a one-word heading."""
+
+    heading: str
+    text: str
+
+
+def sentences(data: ReportData) -> list[Sentence]:
+    """What was read, learned, changed and dropped, and how last night's predictions did: one line each."""
+    lines = [Sentence("Read", _read(data)), Sentence("Learned", _learned(data)), Sentence("Chance", _against_null(data))]
+    lines.append(Sentence("Predicted", _predicted(data.scorecard)))
+    lines.append(Sentence("Worth", _worth(data)))
+    lines.append(Sentence("Dropped", _dropped(data)))
+    return lines
+
+
+def figures(data: ReportData) -> list[Figure]:
+    """The figures of the headline; what was not measured has no figure."""
+    found: list[Figure] = []
+    night, recording = data.night, data.recording
+    experiences = night.experiences if night else recording.experiences if recording else None
+    if experiences is not None:
+        states = night.states if night else recording.states if recording else 0
+        found.append(Figure("experiences", wording.count(experiences), f"{wording.count(states)} distinct states"))
+    if night is not None:
+        remark = f"{night.patterns_new} new, {night.patterns_confirmed} confirmed, {night.patterns_faded} faded"
+        found.append(Figure("patterns", wording.count(night.patterns_current), remark))
+        if night.confirmation_rate is not None:
+            remark = f"the null: {wording.percent(night.null_confirmation_rate)}"
+            found.append(Figure("seen again", wording.percent(night.confirmation_rate), remark))
+    for outcome in (VOLATILITY, RETURN):
+        entry = headline_entry(data.scorecard, "patterns", outcome)
+        if entry is not None:
+            null = headline_entry(data.scorecard, "balls", outcome)
+            remark = f"after {wording.horizon(entry.horizon_minutes)}" + (
+                f"; random balls {wording.number(null.ic)}" if null else ""
+            )
+            found.append(Figure(f"{outcome} IC", wording.number(entry.ic), remark))
+    if data.benchmark is not None and data.benchmark.latencies:
+        p50, _, p99 = quantiles(data.benchmark.latencies[0])
+        found.append(Figure("search p50", wording.milliseconds(float(p50)), f"p99 {wording.milliseconds(float(p99))}"))
+    if data.facts.steps:
+        found.append(Figure("run time", wording.duration(total_seconds(data)), wording.plural(len(data.facts.steps), "step")))
+    return found
+
+
+def total_seconds(data: ReportData) -> float:
+    """Seconds of all steps together."""
+    return sum(step.seconds for step in data.facts.steps)
+
+
+def headline_entry(card: ScorecardNight | None, predictor: str, outcome: str) -> ScorecardEntry | None:
+    """A predictor's entry at the headline's horizon, or at the nearest one that was scored."""
+    entries = [
+        entry
+        for entry in (card.entries if card else ())
+        if entry.predictor == predictor and entry.outcome == outcome and entry.ic is not None
+    ]
+    return min(
+        entries,
+        key=lambda entry: (abs(entry.horizon_minutes - HEADLINE_HORIZON_MINUTES), entry.horizon_minutes),
+        default=None,
+    )
+
+
+def _read(data: ReportData) -> str:
+    night, recording = data.night, data.recording
+    if night is None and recording is None:
+        return "Nothing was recorded for this window."
+    experiences = night.experiences if night else recording.experiences if recording else 0
+    states = night.states if night else recording.states if recording else 0
+    actors = ""
+    if recording is not None and recording.agents:
+        actors = f" of {wording.plural(len(recording.agents), 'agent')}"
+    if recording is not None and recording.products:
+        actors += f" on {wording.listing(sorted(recording.products))}"
+    text = f"{wording.plural(experiences, 'experience')}{actors}, in {wording.plural(states, 'distinct state')}."
+    if recording is None:
+        return text
+    left_out = [
+        (recording.dead_letters, "refused"),
+        (recording.duplicates, "known already"),
+        (recording.cold_states, "too cold to use"),
+        (recording.skipped_by_quality, "below the quality asked for"),
+    ]
+    parts = [f"{amount:,} {why}" for amount, why in left_out if amount]
+    if recording.gaps:
+        parts.append(wording.plural(len(recording.gaps), "gap"))
+    return f"{text} Besides: {wording.listing(parts, 6)}." if parts else f"{text} Nothing was left out."
+
+
+def _learned(data: ReportData) -> str:
+    night = data.night
+    if night is None:
+        return "This window has not been consolidated."
+    noise = "" if night.noise_share is None else f", {wording.percent(night.noise_share)} of the states in none"
+    known = f" of {night.patterns_known:,} known" if night.patterns_known else ""
+    return (
+        f"{wording.plural(night.clusters, 'cluster')}{noise}. {wording.plural(night.patterns_new, 'pattern')} new, "
+        f"{night.patterns_confirmed:,}{known} confirmed, {night.patterns_faded:,} faded; "
+        f"{wording.plural(night.patterns_current, 'pattern')} now current."
+    )
+
+
+def _against_null(data: ReportData) -> str:
+    night = data.night
+    if night is None or night.confirmation_rate is None:
+        return "A first night has nothing to confirm: recurrence is judged from the second on."
+    rate = wording.percent(night.confirmation_rate)
+    if night.null_confirmation_rate is None:
+        return f"{rate} of the known patterns were seen again; no null was computed, so that says nothing yet."
+    null = wording.percent(night.null_confirmation_rate)
+    return f"{rate} of the known patterns were seen again; the null would have confirmed {null}. {_excess(night)}"
+
+
+def _excess(night: NightCounts) -> str:
+    """Says whether the excess over the null is more than the count of patterns would scatter by."""
+    rate, null = night.confirmation_rate or 0.0, night.null_confirmation_rate or 0.0
+    scatter = 1.96 * (max(null * (1 - null), 0.0) / max(night.patterns_known, 1)) ** 0.5
+    if rate - null > scatter:
+        return "Recurrence goes beyond chance."
+    if rate - null < -scatter:
+        return "Patterns recur less than random balls do."
+    return "That is no more than chance gives."
+
+
+def _predicted(card: ScorecardNight | None) -> str:
+    if card is None or not card.entries:
+        return "No predictions were scored: that needs patterns of an earlier night."
+    parts = []
+    for outcome, meaning in ((VOLATILITY, "how far the price would move"), (RETURN, "which way the price would go")):
+        entry = headline_entry(card, "patterns", outcome)
+        if entry is None:
+            continue
+        null = headline_entry(card, "balls", outcome)
+        beside = f", random balls {wording.number(null.ic)}" if null else ""
+        interval = f" ({wording.number_interval(entry.interval)})" if entry.interval else ""
+        parts.append(
+            f"{meaning} within {wording.horizon(entry.horizon_minutes)}: rank correlation "
+            f"{wording.number(entry.ic)}{interval}{beside}: {_verdict(entry.interval)}"
+        )
+    if not parts:
+        return "The patterns covered too few of the window's states for their predictions to be scored."
+    covered = "" if card.coverage is None else f" Patterns covered {wording.percent(card.coverage)} of the states."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}.{covered}"
+
+
+def _verdict(interval: Interval | None) -> str:
+    if interval is None:
+        return "too few blocks to tell"
+    if interval.low > 0:
+        return "better than nothing"
+    return "worse than nothing" if interval.high < 0 else "not told apart from zero"
+
+
+def _worth(data: ReportData) -> str:
+    ranked = [outcome for pattern in strongest(data.patterns) if (outcome := leading_outcome(pattern)) is not None]
+    if not ranked:
+        return "No current pattern has an outcome to be ranked by."
+    certain = sum(1 for outcome in ranked if outcome.q_value is not None and outcome.q_value < CERTAIN_Q)
+    paying = sum(1 for outcome in ranked if outcome.shrunk_net_mean > 0)
+    return (
+        f"{paying:,} of {wording.plural(len(ranked), 'current pattern')} pay more than they cost, after shrinkage; "
+        f"for {certain:,} the return differs from its regime's base rate (q < {CERTAIN_Q:g})."
+    )
+
+
+def _dropped(data: ReportData) -> str:
+    pruning = data.pruning
+    if pruning is None:
+        return "Pruning has not run for this window."
+    removed = sum(1 for decision in pruning.decisions if decision.removed)
+    verb = "would be dropped (a dry run)" if pruning.dry_run else "dropped"
+    text = f"{removed:,} of {wording.plural(len(pruning.decisions), 'judged memory', 'judged memories')} {verb}"
+    aged = pruning.episodic_removed + pruning.shared_removed
+    text += f", and {wording.plural(aged, 'experience')} for their age." if aged else "."
+    if pruning.random_pass_share is not None:
+        text += f" {wording.percent(pruning.random_pass_share)} of random state sets would pass the Sharpe rule."
+    return text

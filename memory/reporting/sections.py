@@ -1,0 +1,142 @@
+"""Tables of the report that need more than a loop over the data: transitions, strategies, correlations, scorecard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from memory.records import REGIMES, CorrelationMemory, PatternMemory, PerformanceMetrics, RegimeMemory, StrategyMemory
+from memory.reporting.data import BaseRate, PruneDecision, ScorecardEntry, ScorecardNight
+
+POOLED_PRODUCTS = ("", "*", "ALL")
+"""Product ids that stand for all products together."""
+
+ALL_REGIMES = "ALL"
+"""Name under which figures over all regimes are listed; an empty regime means the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionTable:
+    """Transitions of one product, or of all together: rows are where the market was, columns where it went."""
+
+    title: str
+    regimes: tuple[str, ...]
+    rows: tuple[RegimeMemory, ...]
+    spells: int
+    step_s: float
+
+
+def transition_tables(regimes: Iterable[RegimeMemory]) -> list[TransitionTable]:
+    """One table a product, all products together first; regimes in their usual order."""
+    by_product: dict[str, list[RegimeMemory]] = {}
+    for memory in regimes:
+        by_product.setdefault("" if memory.product_id in POOLED_PRODUCTS else memory.product_id, []).append(memory)
+    tables = []
+    for product in sorted(by_product):
+        rows = tuple(sorted(by_product[product], key=lambda memory: regime_order(memory.regime_name)))
+        reached = {name for memory in rows for name in memory.transition_probability}
+        names = tuple(sorted({memory.regime_name for memory in rows} | reached, key=regime_order))
+        title = product or "all products together"
+        tables.append(TransitionTable(title, names, rows, sum(memory.spells for memory in rows), rows[0].step_s))
+    return tables
+
+
+def regime_order(name: str) -> tuple[int, str]:
+    """Sort key: all regimes together first, then the known ones in their usual order, then others by name."""
+    if name in ("", ALL_REGIMES):
+        return -1, name
+    return (REGIMES.index(name) if name in REGIMES else len(REGIMES)), name
+
+
+def strategy_regimes(strategies: Iterable[StrategyMemory]) -> list[str]:
+    """Regimes that any strategy has figures for, in their usual order."""
+    return sorted({name for strategy in strategies for name in strategy.performance}, key=regime_order)
+
+
+def sorted_strategies(strategies: Iterable[StrategyMemory]) -> list[StrategyMemory]:
+    """Strategies by agent and name."""
+    return sorted(strategies, key=lambda memory: (memory.agent_id, memory.strategy_name, memory.memory_id))
+
+
+def largest_mean(strategies: Iterable[StrategyMemory]) -> float:
+    """Largest absolute mean return of any cell: the full depth of the table's tint."""
+    means = [abs(figures.mean_return) for strategy in strategies for figures in strategy.performance.values()]
+    return max(means, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class CorrelationTable:
+    """Correlations at lag 0 of one bar length: a row a pair of products, a column a regime."""
+
+    bar_minutes: int
+    regimes: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[CorrelationMemory | None, ...]], ...]
+
+
+def correlation_tables(correlations: Sequence[CorrelationMemory]) -> list[CorrelationTable]:
+    """One table of simultaneous correlations a bar length, shortest bars first."""
+    tables = []
+    for bar in sorted({memory.bar_minutes for memory in correlations}):
+        now = [memory for memory in correlations if memory.bar_minutes == bar and memory.lag == 0]
+        if not now:
+            continue
+        cells = {(memory.products, memory.regime): memory for memory in now}
+        names = tuple(sorted({memory.regime for memory in now}, key=regime_order))
+        pairs = sorted({memory.products for memory in now})
+        rows = tuple((" – ".join(pair), tuple(cells.get((pair, name)) for name in names)) for pair in pairs)
+        tables.append(CorrelationTable(bar, names, rows))
+    return tables
+
+
+def leads(correlations: Iterable[CorrelationMemory]) -> list[CorrelationMemory]:
+    """Correlations at another lag than 0 that are claimed, strongest first."""
+    claimed = [memory for memory in correlations if memory.lag != 0 and memory.claimed]
+    return sorted(claimed, key=lambda memory: (-abs(memory.correlation), memory.memory_id))
+
+
+@dataclass(frozen=True, slots=True)
+class ScorecardRow:
+    """One predictor of last night's scorecard: its entry for each (outcome, horizon), None where it has none."""
+
+    predictor: str
+    entries: tuple[ScorecardEntry | None, ...]
+
+
+def scorecard_rows(
+    card: ScorecardNight, predictors: Sequence[str], columns: Sequence[tuple[str, int]]
+) -> list[ScorecardRow]:
+    """The scorecard of one night as a table."""
+    cells = {(entry.predictor, entry.outcome, entry.horizon_minutes): entry for entry in card.entries}
+    return [ScorecardRow(name, tuple(cells.get((name, *column)) for column in columns)) for name in predictors]
+
+
+def scorecard_columns(cards: Iterable[ScorecardNight]) -> list[tuple[str, int]]:
+    """Outcomes and horizons that were scored, volatility (where memory knows most) first."""
+    present = {(entry.outcome, entry.horizon_minutes) for card in cards for entry in card.entries}
+    return sorted(present, key=lambda column: (column[0] != "volatility", column))
+
+
+def base_rate_lookup(rates: Iterable[BaseRate]) -> Callable[[PatternMemory, str, int], BaseRate | None]:
+    """Find the base rate of a pattern's partition by action and horizon; rates without a source serve all sources."""
+    table = {(rate.source, rate.regime, rate.action, rate.horizon_minutes): rate for rate in rates}
+
+    def find(pattern: PatternMemory, action: str, horizon_minutes: int) -> BaseRate | None:
+        cell = (pattern.regime, action, horizon_minutes)
+        return table.get((pattern.source, *cell)) or table.get(("", *cell))
+
+    return find
+
+
+def rule_counts(decisions: Iterable[PruneDecision]) -> list[tuple[str, int, int]]:
+    """(rule, memories that it keeps, memories that it lets go), most used first; a memory may name several rules."""
+    counts: dict[str, list[int]] = {}
+    for decision in decisions:
+        for rule in decision.rules:
+            counts.setdefault(rule, [0, 0])[decision.removed] += 1
+    rows = [(rule, kept, removed) for rule, (kept, removed) in counts.items()]
+    return sorted(rows, key=lambda row: (-row[1] - row[2], row[0]))
+
+
+def total_trades(figures: PerformanceMetrics) -> str:
+    """Basis of a performance figure in words."""
+    return f"{figures.n:,} experiences in {figures.blocks:,} blocks of {figures.block_minutes} minutes"

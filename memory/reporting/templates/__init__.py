@@ -1,0 +1,1 @@
+"""Templates and style of the report; a package, so that they are installed with it."""

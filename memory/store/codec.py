@@ -1,0 +1,322 @@
+"""How an experience is packed: the fields that the index reads, the vector, and one body for all the rest.
+
+The hash of an experience holds ``body``, ``state_vector:<encoder>``, and what is searched by (scope tags, timestamp,
+known_at, recorded_at, reward). The body is a content digest of 16 bytes, then a msgpack array. The agent, product,
+time and memory id are in the key, and are not repeated. Feature names are stored once a schema; their values are
+packed float64. The next state's vector is a reference to the next record of the same agent, product and run where
+that record holds the same vector.
+
+Times are kept in whole milliseconds: decisions are rounded down, `known_at` and `return_known_at` up, so that nothing
+is ever seen before it was known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from memory.errors import InvalidRecordError
+from memory.records import (
+    REGIMES,
+    SOURCES,
+    Action,
+    EpisodicMemory,
+    Side,
+    Vector,
+    experience_id,
+    from_ms,
+    market_phase,
+    to_ms,
+)
+from memory.store.keys import EpisodicKey
+
+BODY_VERSION = 1
+DIGEST_BYTES = 16
+
+_SIDES: tuple[Side, ...] = (Side.HOLD, Side.BUY, Side.SELL)
+_SIDE_CODES = {side: code for code, side in enumerate(_SIDES)}
+SIDE_SIGNS = (0, 1, -1)
+"""Sign of the side with each code: HOLD, BUY, SELL."""
+_REGIME_CODES = {regime: code for code, regime in enumerate(REGIMES)}
+_SOURCE_CODES = {source: code for code, source in enumerate(SOURCES)}
+
+_VECTOR_DTYPES = {"FLOAT32": np.dtype("<f4"), "FLOAT16": np.dtype("<f2")}
+
+
+class Body(msgspec.Struct, array_like=True, gc=False):
+    """What the packed body of an experience holds, in this order.
+
+    `following` is the next state: None, the (timestamp_ms, step) of the record that holds its vector, or the vector.
+    """
+
+    version: int
+    source: int
+    run_id: str
+    step: int
+    regime: int
+    side: int
+    size: float
+    reward: float
+    confidence: float
+    terminal: bool
+    encoder_id: str
+    cumulative_return: float | None
+    return_known_ms: int | None
+    price: float | None
+    spread: float | None
+    gross_return: float | None
+    cost: float | None
+    position_before: float | None
+    position_after: float | None
+    others: dict[str, tuple[int, float]]
+    feature_schema: str
+    features: bytes
+    quality: float | None
+    pattern_ids: tuple[str, ...]
+    following: tuple[int, int] | bytes | None
+
+
+class Reference(NamedTuple):
+    """The record that holds the vector of a next state: same agent, product, source and run."""
+
+    timestamp_ms: int
+    step: int
+
+
+class FeatureSchema(NamedTuple):
+    """The names of a set of features, sorted, and their id: 16 hex digits of their BLAKE2b hash."""
+
+    schema_id: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> FeatureSchema:
+        """The schema of some names."""
+        ordered = tuple(sorted(names))
+        return cls(hashlib.blake2b("\n".join(ordered).encode(), digest_size=8).hexdigest(), ordered)
+
+
+EMPTY_SCHEMA = FeatureSchema("", ())
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_decoder = msgspec.msgpack.Decoder(Body)
+
+
+class SchemaCache:
+    """Feature schemas by the keys of the dictionaries that used them, so that names are hashed once a schema."""
+
+    def __init__(self) -> None:
+        self._by_names: dict[tuple[str, ...], FeatureSchema] = {}
+
+    def of(self, features: Mapping[str, float]) -> FeatureSchema:
+        """The schema of a dictionary of features."""
+        if not features:
+            return EMPTY_SCHEMA
+        names = tuple(features)
+        schema = self._by_names.get(names)
+        if schema is None:
+            schema = self._by_names[names] = FeatureSchema.of(names)
+        return schema
+
+
+# --- times ---------------------------------------------------------------------------------------------------
+
+
+def ms_rounded_up(timestamp: datetime) -> int:
+    """Whole milliseconds since 1970, rounded up: for times before which nothing must be seen."""
+    return to_ms(timestamp) + (1 if timestamp.microsecond % 1000 else 0)
+
+
+# --- vectors -------------------------------------------------------------------------------------------------
+
+
+def pack_vector(vector: Vector, vector_type: str) -> bytes:
+    """A vector as the index of that type (FLOAT32 or FLOAT16) reads it."""
+    return vector.astype(_VECTOR_DTYPES[vector_type], copy=False).tobytes()
+
+
+def unpack_vector(packed: bytes, vector_type: str) -> Vector:
+    """The float32 vector of `pack_vector`; read-only where nothing had to be converted."""
+    return np.frombuffer(packed, dtype=_VECTOR_DTYPES[vector_type]).astype(np.float32, copy=False)
+
+
+def unpack_vectors(packed: Sequence[bytes], vector_type: str, dimension: int) -> Vector:
+    """Vectors of shape (n, dimension), float32."""
+    flat = np.frombuffer(b"".join(packed), dtype=_VECTOR_DTYPES[vector_type])
+    return flat.reshape(len(packed), dimension).astype(np.float32)
+
+
+# --- experiences ---------------------------------------------------------------------------------------------
+
+
+class Packed(NamedTuple):
+    """An experience as it is stored. `body` begins with the content digest."""
+
+    body: bytes
+    vector: bytes
+    known_ms: int | None
+    schema: FeatureSchema
+
+
+def pack_experience(
+    memory: EpisodicMemory, vector_type: str, schemas: SchemaCache, reference: Reference | None = None
+) -> Packed:
+    """Pack a validated experience; about 20 microseconds.
+
+    Parameters
+    ----------
+    memory
+        The experience, as `validate_experience` leaves it.
+    vector_type
+        FLOAT32 or FLOAT16, as the index has it.
+    schemas
+        Cache of feature schemas.
+    reference
+        Record whose vector equals `memory.next_state_vector`, if there is one.
+    """
+    schema = schemas.of(memory.features)
+    following = None if memory.next_state_vector is None else pack_vector(memory.next_state_vector, vector_type)
+    vector = pack_vector(memory.state_vector, vector_type)
+    body = Body(
+        BODY_VERSION,
+        _SOURCE_CODES[memory.source],
+        memory.run_id,
+        memory.step,
+        _REGIME_CODES[memory.regime],
+        _SIDE_CODES[memory.action.side],
+        float(memory.action.size),
+        memory.reward,
+        memory.confidence,
+        memory.terminal,
+        memory.encoder_id,
+        memory.cumulative_return,
+        None if memory.return_known_at is None else ms_rounded_up(memory.return_known_at),
+        memory.price,
+        memory.spread,
+        memory.gross_return,
+        memory.cost,
+        memory.position_before,
+        memory.position_after,
+        {agent: (_SIDE_CODES[action.side], float(action.size)) for agent, action in memory.other_agent_actions.items()},
+        schema.schema_id,
+        _pack_features(memory.features, schema),
+        None,
+        (),
+        following,
+    )
+    # What may change later (quality, patterns), when it was recorded, and how it is packed (reference or vector)
+    # are no part of the content. The vectors of the digest are as stored, so that FLOAT16 stays comparable.
+    digest = hashlib.blake2b(_encoder.encode(body), digest_size=DIGEST_BYTES)
+    digest.update(vector)
+    body.quality = memory.quality
+    body.pattern_ids = memory.pattern_ids
+    if reference is not None:
+        body.following = (reference.timestamp_ms, reference.step)
+    known_ms = None if memory.known_at is None else ms_rounded_up(memory.known_at)
+    return Packed(digest.digest() + _encoder.encode(body), vector, known_ms, schema)
+
+
+def _pack_features(features: Mapping[str, float], schema: FeatureSchema) -> bytes:
+    return np.array([features[name] for name in schema.names], dtype="<f8").tobytes()
+
+
+def unpack_body(packed: bytes) -> Body:
+    """The body of an experience."""
+    body = _decoder.decode(memoryview(packed)[DIGEST_BYTES:])
+    if body.version != BODY_VERSION:
+        raise InvalidRecordError(
+            f"a stored experience has layout {body.version}; this version reads {BODY_VERSION}.",
+            remedy="Update the software that reads this memory.",
+            field="body",
+        )
+    return body
+
+
+def following_reference(body: Body) -> Reference | None:
+    """The record that holds the next state's vector, if it is kept by reference."""
+    following = body.following
+    return Reference(*following) if isinstance(following, tuple) else None
+
+
+def reference_id(key: EpisodicKey, body: Body, reference: Reference) -> str:
+    """Memory id of the record that a reference leads to."""
+    return experience_id(
+        SOURCES[body.source],
+        body.run_id,
+        key.agent_id,
+        key.product_id,
+        from_ms(reference.timestamp_ms),
+        reference.step,
+    )
+
+
+def unpack_experience(
+    key: EpisodicKey,
+    body: Body,
+    vector: Vector,
+    known_ms: int,
+    recorded_ms: int,
+    feature_names: Sequence[str],
+    next_vector: Vector | None = None,
+    as_of_ms: int | None = None,
+) -> EpisodicMemory:
+    """The experience that was stored, as it was known at `as_of_ms` (None: all that is known); about 8 microseconds.
+
+    `next_vector` is the vector that the body's reference leads to, or that it holds, where the caller wants it.
+    """
+    timestamp = from_ms(key.timestamp_ms)
+    return_known_ms = body.return_known_ms
+    hidden = as_of_ms is not None and return_known_ms is not None and return_known_ms > as_of_ms
+    return EpisodicMemory(
+        agent_id=key.agent_id,
+        timestamp=timestamp,
+        state_vector=vector,
+        action=Action(_SIDES[body.side], body.size),
+        reward=body.reward,
+        product_id=key.product_id,
+        regime=REGIMES[body.regime],
+        memory_id=key.memory_id,
+        next_state_vector=next_vector,
+        market_phase=market_phase(timestamp),
+        pattern_ids=body.pattern_ids,
+        confidence=body.confidence,
+        other_agent_actions={agent: Action(_SIDES[side], size) for agent, (side, size) in body.others.items()},
+        terminal=body.terminal,
+        cumulative_return=None if hidden else body.cumulative_return,
+        return_known_at=None if hidden or return_known_ms is None else from_ms(return_known_ms),
+        encoder_id=body.encoder_id,
+        source=SOURCES[body.source],
+        run_id=body.run_id,
+        step=body.step,
+        known_at=from_ms(known_ms),
+        recorded_at=from_ms(recorded_ms),
+        price=body.price,
+        spread=body.spread,
+        gross_return=body.gross_return,
+        cost=body.cost,
+        position_before=body.position_before,
+        position_after=body.position_after,
+        features=dict(zip(feature_names, unpack_features(body), strict=True)),
+        quality=body.quality,
+    )
+
+
+def unpack_features(body: Body) -> list[float]:
+    """Values of the features, in the order of the schema's names."""
+    values: list[float] = np.frombuffer(body.features, dtype="<f8").tolist()
+    return values
+
+
+def encode_names(schema: FeatureSchema) -> bytes:
+    """The names of a schema as they are stored."""
+    return _encoder.encode(schema.names)
+
+
+def decode_names(packed: bytes) -> tuple[str, ...]:
+    """The names of a stored schema."""
+    return msgspec.msgpack.decode(packed, type=tuple[str, ...])

@@ -1,0 +1,342 @@
+"""The line to Redis: a pool that waits, retries with backoff, deadlines that raise, and errors with a remedy.
+
+Everything in the store talks to Redis through a `RedisLink`. What is sent must bear being sent twice, because a
+command whose answer got lost is sent again; what does not bear it says ``retry=False``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    WatchError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from memory.errors import ServerUnsuitableError, StoreUnavailableError
+
+FIRST_RETRY_DELAY_S = 0.02
+LONGEST_RETRY_DELAY_S = 0.5
+TRANSACTION_ATTEMPTS = 20
+"""How often an optimistic transaction is tried when others write to what it watches."""
+
+MINIMUM_SEARCH_VERSION = 20400
+"""Search 2.4: the first with vectors beside filters (KNN inside a query) in its released form."""
+MINIMUM_CLUSTER_SEARCH_VERSION = 80000
+"""Before version 8 the module answered a cluster's search from one shard only, without a warning."""
+
+Command = tuple[Any, ...]
+Result = TypeVar("Result")
+
+_RETRIED = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError, asyncio.IncompleteReadError)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script; the server runs it in one step."""
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+    def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+        """The command that runs the script."""
+        return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
+
+
+class RedisLink:
+    """A client of one Redis server, bound to the event loop that opened it.
+
+    Parameters
+    ----------
+    url
+        ``redis://``, ``rediss://`` or ``unix://``.
+    max_connections
+        Size of the pool; further callers wait for a connection, up to the deadline.
+    timeout_s
+        Deadline of one operation, waiting and retries included, in seconds.
+    """
+
+    def __init__(self, url: str, *, max_connections: int = 16, timeout_s: float = 5.0) -> None:
+        self._url = url
+        self._max_connections = max_connections
+        self.timeout_s = timeout_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Redis | None = None
+        self._scripts: dict[str, Script] = {}
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect and check that the server can be used.
+
+        Raises
+        ------
+        StoreUnavailableError
+            Nothing answers within the deadline.
+        ServerUnsuitableError
+            The server has no search module, too old a one, or is a cluster whose search is not whole.
+        """
+        try:
+            pool = BlockingConnectionPool.from_url(
+                self._url,
+                max_connections=self._max_connections,
+                timeout=None,
+                protocol=3,
+                socket_timeout=None,
+                socket_connect_timeout=self.timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                **(
+                    {}
+                    if self._url.startswith("unix://")
+                    else {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+                ),
+            )
+        except ValueError as error:
+            raise ServerUnsuitableError(
+                f"the Redis URL cannot be read: {error}.",
+                remedy="Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/redis.sock.",
+            ) from error
+        self._client = Redis.from_pool(pool)
+        # Answers come as the server sends them, whatever the client's version makes of them.
+        self._client.response_callbacks.clear()
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._check_server()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close all connections. Callers that still wait get an error."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without user and password."""
+        parts = urlsplit(self._url)
+        if parts.scheme == "unix":
+            return f"unix://{parts.path}"
+        return f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+    async def _check_server(self) -> None:
+        try:
+            modules = await self.execute("MODULE", "LIST")
+            server = await self.execute("INFO", "server", "cluster")
+        except NoPermissionError:
+            return  # A restricted user: whoever set it up has chosen the server.
+        versions = {str(_text(module[b"name"])): int(module[b"ver"]) for module in modules}
+        search = versions.get("search", versions.get("searchlight"))
+        if search is None:
+            raise ServerUnsuitableError(
+                f"the Redis server at {self.address} has no search.",
+                remedy="Use Redis 8 or Redis Stack, load redisearch.so, or leave COINSWARM_REDIS_URL empty "
+                "for the embedded server.",
+            )
+        if search < MINIMUM_SEARCH_VERSION:
+            raise ServerUnsuitableError(
+                f"the search module of the Redis server at {self.address} is version {search}, which is too old.",
+                remedy="Use Redis 8 or search 2.10, or leave COINSWARM_REDIS_URL empty for the embedded server.",
+            )
+        if _is_cluster(server) and search < MINIMUM_CLUSTER_SEARCH_VERSION:
+            raise ServerUnsuitableError(
+                f"the Redis server at {self.address} is a cluster whose search (version {search}) answers from one "
+                "shard only.",
+                remedy="Use a single server, or a cluster of Redis 8 or newer.",
+            )
+
+    # --- commands --------------------------------------------------------------------------------------------
+
+    async def execute(self, *arguments: Any, retry: bool = True, timeout_s: float | None = None) -> Any:
+        """Run one command and return the server's answer (RESP3, undecoded).
+
+        Raises
+        ------
+        StoreUnavailableError
+            No answer within the deadline, or the server cannot take writes.
+        redis.exceptions.ResponseError
+            The server refused the command.
+        """
+        client = self._open_client()
+        return await self._attempt(lambda: client.execute_command(*arguments), retry=retry, timeout_s=timeout_s)
+
+    async def pipeline(
+        self, commands: Sequence[Command], *, transaction: bool = False, timeout_s: float | None = None
+    ) -> list[Any]:
+        """Run commands in one round trip, in one step where `transaction` is set; answers in order.
+
+        Scripts among them are loaded where the server does not know them (any more). The first refused command
+        raises.
+        """
+        if not commands:
+            return []
+        client = self._open_client()
+
+        async def run() -> list[Any]:
+            pipe = client.pipeline(transaction=transaction)
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(await pipe.execute(raise_on_error=False))
+
+        answers = await self._attempt(run, timeout_s=timeout_s)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            await self._load_scripts()
+            answers = await self._attempt(run, timeout_s=timeout_s)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise self._translate(answer)
+        return answers
+
+    def register(self, text: str) -> Script:
+        """A script that this link may call; it is loaded when first needed."""
+        script = Script(text)
+        self._scripts[script.digest] = script
+        return script
+
+    async def transaction(
+        self, watched: Sequence[str], prepare: Callable[[Pipeline], Awaitable[tuple[list[Command], Result]]]
+    ) -> Result:
+        """Read, decide and write in one step: nobody else has written to the watched keys in between.
+
+        `prepare` reads through the pipeline it is given, without side effects, and returns the commands to run and
+        its own result. It is called again where a watched key changed or the connection broke: the commands must
+        bear being prepared again after they have run.
+        """
+        client = self._open_client()
+
+        async def run() -> Result:
+            for _ in range(TRANSACTION_ATTEMPTS):
+                async with client.pipeline(transaction=True) as pipe:
+                    await pipe.watch(*watched)
+                    commands, result = await prepare(pipe)
+                    if not commands:
+                        return result
+                    pipe.multi()
+                    for command in commands:
+                        pipe.execute_command(*command)
+                    try:
+                        await pipe.execute()
+                    except WatchError:
+                        continue
+                    return result
+            raise StoreUnavailableError(
+                f"{', '.join(watched)} changed {TRANSACTION_ATTEMPTS} times while it was being written.",
+                remedy="Let the other writer finish, then try again.",
+            )
+
+        return await self._attempt(run)
+
+    async def _load_scripts(self) -> None:
+        for script in self._scripts.values():
+            await self.execute("SCRIPT", "LOAD", script.text)
+
+    # --- failures --------------------------------------------------------------------------------------------
+
+    def _open_client(self) -> Redis:
+        if self._client is None:
+            raise StoreUnavailableError(
+                "this memory is not open.", remedy="Use it inside `async with memory.connect() as mem:`."
+            )
+        if asyncio.get_running_loop() is not self._loop:
+            raise StoreUnavailableError(
+                "this memory belongs to another event loop.",
+                remedy="Call memory.connect() in the event loop (asyncio.run) that uses it.",
+            )
+        return self._client
+
+    async def _attempt(
+        self, operation: Callable[[], Awaitable[Result]], *, retry: bool = True, timeout_s: float | None = None
+    ) -> Result:
+        loop = asyncio.get_running_loop()
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = loop.time() + limit_s
+        delay_s = FIRST_RETRY_DELAY_S
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await operation()
+            except AuthenticationError as error:
+                raise ServerUnsuitableError(
+                    f"the Redis server at {self.address} refused the user or password.",
+                    remedy="Correct them in COINSWARM_REDIS_URL.",
+                ) from error
+            except TimeoutError as error:
+                raise StoreUnavailableError(
+                    f"Redis at {self.address} did not answer within {limit_s:g} s.",
+                    remedy="Check that it runs and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
+                ) from error
+            except _RETRIED as error:
+                if not retry or loop.time() + delay_s >= deadline:
+                    raise StoreUnavailableError(
+                        f"Redis at {self.address} cannot be reached ({type(error).__name__}).",
+                        remedy="Check that it runs and that COINSWARM_REDIS_URL names it; what was stored is safe, "
+                        "and sending the same again stores nothing twice.",
+                    ) from error
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_DELAY_S)
+            except RedisError as error:
+                translated = self._translate(error)
+                if translated is error:
+                    raise
+                raise translated from error
+
+    def _translate(self, error: Exception) -> Exception:
+        """The error that a caller meets for one of the server's."""
+        text = str(error)
+        if isinstance(error, OutOfMemoryError):
+            return StoreUnavailableError(
+                f"Redis at {self.address} is full.",
+                remedy="Raise its maxmemory, or prune older memories (prune_memories).",
+            )
+        if isinstance(error, ReadOnlyError) or text.startswith(("MISCONF", "MASTERDOWN", "NOREPLICAS")):
+            return StoreUnavailableError(
+                f"Redis at {self.address} takes no writes: {text[:200]}.",
+                remedy="Check its disk, its log and which server is the primary.",
+            )
+        if isinstance(error, ResponseError) and "Timeout limit" in text:
+            return StoreUnavailableError(
+                f"a search on Redis at {self.address} took too long.",
+                remedy="Narrow the filter, use HNSW for large scopes, or raise COINSWARM_REDIS_TIMEOUT_S.",
+            )
+        return error
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _is_cluster(info: Any) -> bool:
+    return "cluster_enabled:1" in _text(info)
+
+
+def check_complete(answer: Any) -> Any:
+    """The answer of a search, or StoreUnavailableError where the server says that it is partial."""
+    warnings = answer.get(b"warning") or answer.get("warning")
+    if warnings:
+        raise StoreUnavailableError(
+            f"the search answered in part only: {', '.join(_text(warning) for warning in warnings)}.",
+            remedy="Narrow the filter, use HNSW for large scopes, or raise COINSWARM_REDIS_TIMEOUT_S.",
+        )
+    return answer

@@ -1,0 +1,57 @@
+"""Which market and which encoder a parameter means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.encoder import StateEncoder
+from agents.fitting import default_encoder
+from agents.market import SAMPLES, Market
+from memory.errors import EncoderError
+from memory.settings import Settings
+
+HISTORY_PREFIX = "history:"
+
+
+def open_market(market: str, products: Sequence[str] | None = None) -> Market:
+    """The market of a parameter: a sample's name, ``history:NAME`` (or ``history:NAME:5m``), or a path.
+
+    Raises
+    ------
+    MarketDataError
+        No such market, or files that cannot be used.
+    """
+    if market in SAMPLES:
+        return Market.sample(market, products)
+    if market.startswith(HISTORY_PREFIX):
+        exchange, _, bar = market.removeprefix(HISTORY_PREFIX).partition(":")
+        return Market.history(exchange, products, bar=bar or "1m")
+    return Market.from_path(market, products)
+
+
+def encoder_folder(settings: Settings) -> Path:
+    """Where fitted encoders of a home lie."""
+    return settings.home / "encoders"
+
+
+def open_encoder(encoder: str | None, market: str, settings: Settings) -> StateEncoder:
+    """The encoder of a parameter: a file, the id of one in the home, or, where empty, the one shipped for the market.
+
+    Raises
+    ------
+    EncoderError
+        No such encoder.
+    """
+    if encoder is None:
+        return default_encoder(market if market in SAMPLES else "binance")
+    shipped = {default_encoder(name).id_: default_encoder(name) for name in SAMPLES}
+    if encoder in shipped:
+        return shipped[encoder]
+    for path in (Path(encoder), encoder_folder(settings) / f"{encoder}.json"):
+        if path.is_file():
+            return StateEncoder.load(path)
+    raise EncoderError(
+        f"there is no encoder {encoder!r}: no such file, and none of that id in {encoder_folder(settings)}.",
+        remedy="Fit one with 'coinswarm fit-encoder', or leave the parameter empty for the shipped one.",
+    )

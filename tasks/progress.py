@@ -1,0 +1,32 @@
+"""Steps announce themselves through one logger; whoever runs the flow may listen and show them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+STEPS_LOGGER = "coinswarm.steps"
+
+
+@dataclass(slots=True)
+class Steps:
+    """Names and seconds of the steps of one run, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a step and announce its start and end; what the block puts into the dict is shown at the end."""
+        logger = logging.getLogger(STEPS_LOGGER)
+        logger.info("%s", name, extra={"finished": False})
+        shown: dict[str, Any] = {}
+        begun = time.perf_counter()
+        yield shown
+        took = time.perf_counter() - begun
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+        details = "".join(f", {key} {value}" for key, value in shown.items())
+        logger.info("%s: %.1f s%s", name, took, details, extra={"finished": True})

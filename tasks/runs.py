@@ -1,0 +1,111 @@
+"""One run of a flow as the ledger sees it: a row, a heartbeat, the right to write, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from memory.ledger import FencingToken, KeepAlive
+from memory.window import Window
+from tasks.progress import Steps
+from tasks.workspace import Workspace, open_workspace
+
+
+@dataclass(slots=True)
+class LedgerRun:
+    """A run that is under way. What `result` holds at the end goes to the ledger.
+
+    Attributes
+    ----------
+    token
+        The right to write to the namespace; None for a run that only reads or records.
+    """
+
+    workspace: Workspace
+    run_id: str
+    window: Window | None
+    token: FencingToken | None
+    steps: Steps = field(default_factory=Steps)
+    result: dict[str, Any] = field(default_factory=dict)
+    report_path: str | None = None
+
+    @property
+    def fencing_token(self) -> FencingToken:
+        """The token of a run that was started with `writes=True`."""
+        if self.token is None:
+            raise RuntimeError("this run was started without the right to write; start it with writes=True")
+        return self.token
+
+
+@contextmanager
+def ledger_run(
+    flow: str, parameters: BaseModel, namespace: str, *, window: Window | None = None, writes: bool = False
+) -> Iterator[LedgerRun]:
+    """Open a run: servers up, row in the ledger, heartbeat, and the namespace where the run writes knowledge.
+
+    Runs that died are noticed first. A run that waits for another longer than the setting `lock_wait_s` fails,
+    naming the holder. An exception ends the row as failed and goes on.
+
+    Raises
+    ------
+    NamespaceBusyError
+        Another run holds the namespace.
+    """
+    with open_workspace(namespace) as workspace, ExitStack() as stack:
+        settings, ledger = workspace.settings, workspace.ledger
+        ledger.runs.reconcile(namespace)
+        prefect_id = flow_run.id
+        run_id = ledger.runs.start(
+            flow,
+            namespace,
+            parameters.model_dump(mode="json"),
+            window=window,
+            lease_s=settings.lease_s,
+            flow_run_id=str(prefect_id) if prefect_id else None,
+        )
+        try:
+            token = None
+            if writes:
+                token = ledger.fence.acquire(
+                    namespace, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s
+                )
+                stack.callback(ledger.fence.release, token)
+            stack.enter_context(KeepAlive(ledger.runs, ledger.fence, run_id, settings.lease_s, token))
+            run = LedgerRun(workspace, run_id, window, token)
+            yield run
+        except BaseException as error:
+            ledger.runs.fail(run_id, f"{type(error).__name__}: {error}")
+            raise
+        ledger.runs.finish(run_id, {**run.result, "seconds": run.steps.seconds}, run.report_path)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What a task must know of its run: small plain values that can go to another process."""
+
+    namespace: str
+    run_id: str
+    token: int
+    window: str
+
+    @classmethod
+    def of(cls, run: LedgerRun) -> TaskContext:
+        """The context of a writing run with a window."""
+        if run.window is None:
+            raise RuntimeError("this run has no window")
+        return cls(run.workspace.namespace, run.run_id, run.fencing_token.value, run.window.name)
+
+    @property
+    def fencing_token(self) -> FencingToken:
+        """The right to write that the run holds."""
+        return FencingToken(self.namespace, self.token, self.run_id)
+
+    def as_window(self) -> Window:
+        """The window of the run."""
+        return Window.of_date(date.fromisoformat(self.window))

@@ -1,0 +1,211 @@
+"""STRATEGY memories: how each agent does in each regime, merged over windows."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory.errors import InvalidRecordError
+from memory.learning import serial
+from memory.learning.context import ProjectionContext
+from memory.learning.settings import LearningSettings
+from memory.learning.strategies import (
+    ALL_REGIMES,
+    StrategySummary,
+    fold_strategies,
+    project_strategies,
+    summarise_strategies,
+)
+from memory.records import to_ms, validate_semantic
+from memory.tables import ExperienceTable
+from memory.window import Window
+
+FIRST = Window.of_date(date(2021, 6, 17))
+SECOND = Window.of_date(date(2021, 6, 18))
+CONTEXT = ProjectionContext("enc", "replay", "default/enc/1", datetime(2021, 6, 18, tzinfo=UTC))
+QUIET, VOLATILE = 3, 2
+
+
+def experiences(
+    reward: np.ndarray,
+    window: Window = FIRST,
+    *,
+    agents: tuple[str, ...] = ("momentum",),
+    products: tuple[str, ...] = ("A",),
+    regime: np.ndarray | int = QUIET,
+    position: float = 1.0,
+) -> ExperienceTable:
+    """Rewards of shape (agents, products, minutes) from a window's start on."""
+    cells = np.asarray(reward, dtype=np.float64).reshape(len(agents), len(products), -1)
+    minutes = cells.shape[2]
+    agent, product, minute = (axis.reshape(-1) for axis in np.indices(cells.shape))
+    times = to_ms(window.start) + minute * 60_000
+    flat, count = cells.reshape(-1), cells.size
+    zero = np.zeros(count, dtype=np.int64)
+    held = np.full(count, position)
+    before = np.where(minute == 0, 0.0, position)
+    return ExperienceTable(
+        encoder_id="enc",
+        source="replay",
+        agents=agents,
+        products=products,
+        runs=("r",),
+        agent=agent,
+        product=product,
+        run=zero,
+        timestamp_ms=times,
+        known_at_ms=times + 60_000,
+        recorded_at_ms=times,
+        step=minute,
+        regime=np.broadcast_to(np.asarray(regime), cells.shape).reshape(-1).astype(np.int64),
+        side=zero,
+        size=held,
+        reward=flat,
+        gross_return=flat + 1e-4,
+        cost=np.full(count, 1e-4),
+        position_before=before,
+        position_after=held,
+        confidence=held,
+        quality=np.full(count, np.nan),
+        terminal=minute == minutes - 1,
+    )
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape) * 1e-3
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000), st.integers(0, 47))
+def test_windows_merged_equal_all_experiences_at_once(seed: int, cut: int):
+    regime = np.random.default_rng(seed + 1).integers(0, 3, (2, 3, 1440))
+    table = experiences(noise(seed, 2, 3, 1440), agents=("x", "y"), products=("A", "B", "C"), regime=regime)
+    early = table.timestamp_ms < to_ms(FIRST.start) + cut * 30 * 60_000
+    state = None
+    for mask in (early, ~early):
+        state = fold_strategies(state, summarise_strategies(table.take(mask), FIRST))
+    assert state is not None
+    whole = summarise_strategies(table, FIRST)
+    assert [(cell.agent, cell.regime) for cell in state.cells] == [(cell.agent, cell.regime) for cell in whole.cells]
+    for ours, theirs in zip(state.cells, whole.cells, strict=True):
+        assert (ours.experiences, ours.decisions, ours.wins, ours.active) == (
+            theirs.experiences,
+            theirs.decisions,
+            theirs.wins,
+            theirs.active,
+        )
+        for name in ("mean", "m2"):
+            assert float(getattr(ours.net, name)) == pytest.approx(float(getattr(theirs.net, name)), abs=1e-12)
+        assert float(ours.drawdown.worst) == pytest.approx(float(theirs.drawdown.worst), abs=1e-12)
+        assert ours.turnover == pytest.approx(theirs.turnover)
+
+
+def test_sharpe_is_annualised_from_block_returns_net_of_costs():
+    reward = noise(1, 1440)
+    (memory,) = project_strategies(summarise_strategies(experiences(reward), FIRST), CONTEXT)
+    blocks = reward.reshape(48, 30).sum(axis=1)
+    overall = memory.performance[ALL_REGIMES]
+    assert overall.periods_per_year == 365 * 48
+    assert overall.sharpe_ratio == pytest.approx(blocks.mean() / blocks.std(ddof=1) * math.sqrt(365 * 48))
+    gross = blocks + 30 * 1e-4
+    assert overall.gross_sharpe_ratio == pytest.approx(gross.mean() / gross.std(ddof=1) * math.sqrt(365 * 48))
+    assert overall.blocks == 48
+    assert overall.total_return == pytest.approx(reward.sum())
+
+
+def test_drawdown_is_that_of_the_equity_minute_by_minute():
+    reward = noise(2, 1440)
+    (memory,) = project_strategies(summarise_strategies(experiences(reward), FIRST), CONTEXT)
+    equity = np.concatenate([[0.0], np.cumsum(reward)])
+    worst = max(equity[:position].max() - equity[position] for position in range(1, len(equity)))
+    assert memory.performance[ALL_REGIMES].max_drawdown == pytest.approx(worst)
+
+
+def test_products_are_sleeves_of_equal_weight():
+    reward = noise(3, 1440)
+    one = summarise_strategies(experiences(reward), FIRST)
+    three = summarise_strategies(experiences(np.tile(reward, (1, 3, 1)), products=("A", "B", "C")), FIRST)
+    assert float(three.cells[0].net.mean) == pytest.approx(float(one.cells[0].net.mean))
+    assert three.cells[0].experiences == 3 * one.cells[0].experiences
+
+
+def test_regimes_are_told_apart():
+    regime = np.where(np.arange(1440) < 720, QUIET, VOLATILE)
+    reward = np.where(np.arange(1440) < 720, 1e-4, -1e-4) + noise(4, 1440) * 1e-2
+    (memory,) = project_strategies(summarise_strategies(experiences(reward, regime=regime), FIRST), CONTEXT)
+    assert memory.applicable_regimes == ("QUIET",)
+    assert memory.success_rate_by_regime == {"QUIET": 1.0, "VOLATILE": 0.0}
+    assert memory.performance["QUIET"].win_rate_interval is not None
+    assert memory.performance["QUIET"].win_rate_interval.low < 0.9
+
+
+def test_an_agent_that_does_nothing_has_no_success_and_no_sharpe():
+    table = experiences(np.zeros(1440), position=0.0)
+    (memory,) = project_strategies(summarise_strategies(table, FIRST), CONTEXT)
+    overall = memory.performance[ALL_REGIMES]
+    assert overall.sharpe_ratio is None
+    assert overall.win_rate == 0.0
+    assert overall.win_rate_interval is None
+    assert overall.turnover == 0.0
+    assert memory.applicable_regimes == ()
+
+
+def test_turnover_is_traded_notional_a_day():
+    (cell, _) = summarise_strategies(experiences(noise(5, 1440)), FIRST).cells
+    assert cell.turnover == 1.0
+    (memory,) = project_strategies(summarise_strategies(experiences(noise(5, 1440)), FIRST), CONTEXT)
+    assert memory.performance[ALL_REGIMES].turnover == pytest.approx(1.0)
+
+
+def test_few_blocks_make_no_regime_applicable():
+    lucky = np.full(60, 1e-3) + noise(6, 60) * 1e-2
+    (memory,) = project_strategies(summarise_strategies(experiences(lucky), FIRST), CONTEXT)
+    assert memory.performance["QUIET"].sharpe_ratio is not None
+    assert memory.applicable_regimes == ()
+
+
+def test_the_next_night_is_a_version_of_the_same_memory():
+    first = summarise_strategies(experiences(noise(7, 1440)), FIRST)
+    both = fold_strategies(first, summarise_strategies(experiences(noise(8, 1440), SECOND), SECOND))
+    (before,), (after,) = project_strategies(first, CONTEXT), project_strategies(both, CONTEXT)
+    assert before.memory_id == after.memory_id
+    assert after.created_at == FIRST.end
+    assert after.performance[ALL_REGIMES].n == 2880
+    validate_semantic(after)
+
+
+def test_blocks_of_other_lengths_are_not_mixed():
+    table = experiences(noise(1, 1440))
+    with pytest.raises(InvalidRecordError, match="never mixed"):
+        fold_strategies(
+            summarise_strategies(table, FIRST), summarise_strategies(table, FIRST, LearningSettings(block_minutes=60))
+        )
+
+
+def test_unknown_positions_and_gross_returns_are_left_out():
+    table = experiences(noise(9, 1440))
+    unknown = np.full(len(table), np.nan)
+    bare = ExperienceTable(
+        **{
+            **{name: getattr(table, name) for name in ExperienceTable.__slots__},
+            "position_after": unknown,
+            "gross_return": unknown,
+        }
+    )
+    (memory,) = project_strategies(summarise_strategies(bare, FIRST), CONTEXT)
+    overall = memory.performance[ALL_REGIMES]
+    assert overall.turnover is None
+    assert overall.gross_sharpe_ratio is None
+    assert overall.sharpe_ratio is not None
+
+
+def test_summaries_survive_the_ledger():
+    summary = summarise_strategies(experiences(noise(1, 1440)), FIRST)
+    read = serial.decode(serial.encode(summary), StrategySummary)
+    following = summarise_strategies(experiences(noise(2, 1440), SECOND), SECOND)
+    assert serial.encode(fold_strategies(read, following)) == serial.encode(fold_strategies(summary, following))
