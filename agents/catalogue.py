@@ -56,7 +56,7 @@ def _return_spec(minutes: int, weight: float = 1.0) -> FeatureSpec:
     )
 
 
-def _volatility_spec(minutes: int) -> FeatureSpec:
+def _volatility_spec(minutes: int, weight: float = 1.0) -> FeatureSpec:
     return FeatureSpec(
         f"volatility_{minutes}m",
         f"log ratio of the volatility of the last {minutes} minutes to that of the last {FEATURE_MINUTES}",
@@ -65,6 +65,7 @@ def _volatility_spec(minutes: int) -> FeatureSpec:
         f"the last {minutes} minutes were wilder than the last three hours",
         -3.0,
         3.0,
+        weight=weight,
     )
 
 
@@ -85,6 +86,12 @@ QUOTE_WEIGHT = 0.25
 """Quotes are missing in many markets and bars: they refine a neighbourhood, and must not decide it."""
 CLOCK_WEIGHT = 0.5
 """Two states hours apart are still alike when all else is."""
+CHARACTER_WEIGHT = 0.5
+"""The slow statistics of two or three hours tell regimes apart, but say little about the next hour: at full weight they
+crowd out nearer neighbours (rank correlation of the volatility that followed with that of the neighbours)."""
+OUTCOME_SCALE_WEIGHT = 1.5
+"""Outcomes are measured in the volatility of the last hour: whether that was high against the longer past tells more
+than any other feature about what followed."""
 
 FEATURES: tuple[FeatureSpec, ...] = (
     _return_spec(1),
@@ -93,7 +100,6 @@ FEATURES: tuple[FeatureSpec, ...] = (
     _return_spec(60),
     _return_spec(180),
     _volatility_spec(5),
-    _volatility_spec(15),
     FeatureSpec(
         "volatility",
         f"log ratio of the volatility of the last 30 minutes to that of the last {FEATURE_MINUTES}",
@@ -103,6 +109,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
         -3.0,
         3.0,
     ),
+    _volatility_spec(60, OUTCOME_SCALE_WEIGHT),
     FeatureSpec(
         "bar_range",
         "range of the last bar from low to high, in trailing volatilities of a bar, as log(1 + range)",
@@ -112,6 +119,16 @@ FEATURES: tuple[FeatureSpec, ...] = (
         0.0,
         4.0,
         neutral=0.9,
+    ),
+    FeatureSpec(
+        "range_15m",
+        "log ratio of the range of the last 15 minutes to the trailing volatility of such a span",
+        "log ratio",
+        "the range of the last 15 minutes was narrow",
+        "the range of the last 15 minutes was wide",
+        -3.0,
+        3.0,
+        neutral=0.4,
     ),
     FeatureSpec(
         "largest_move_30m",
@@ -143,15 +160,6 @@ FEATURES: tuple[FeatureSpec, ...] = (
         0.0,
     ),
     FeatureSpec(
-        "semivariance_60m",
-        "share of the last hour's variance that came from rises, less the share that came from falls",
-        "difference of shares",
-        "the large moves of the last hour were falls",
-        "the large moves of the last hour were rises",
-        -1.0,
-        1.0,
-    ),
-    FeatureSpec(
         "trend_strength",
         "absolute drift of the last 120 minutes, in volatilities of these 120 minutes (a random walk has about 0.8)",
         "volatilities",
@@ -160,6 +168,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
         0.0,
         4.0,
         neutral=0.8,
+        weight=CHARACTER_WEIGHT,
     ),
     FeatureSpec(
         "mean_reversion",
@@ -170,6 +179,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
         "moves have been taken back",
         -2.0,
         2.0,
+        weight=CHARACTER_WEIGHT,
     ),
     FeatureSpec(
         "autocorrelation",
@@ -179,6 +189,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
         "moves have tended to be repeated ten minutes later",
         -1.0,
         1.0,
+        weight=CHARACTER_WEIGHT,
     ),
     FeatureSpec(
         "hurst_exponent",
@@ -189,9 +200,11 @@ FEATURES: tuple[FeatureSpec, ...] = (
         0.0,
         1.0,
         neutral=0.5,
+        weight=CHARACTER_WEIGHT,
     ),
     _volume_spec(1),
     _volume_spec(5),
+    _volume_spec(15),
     FeatureSpec(
         "volume_trend",
         f"log ratio of the volume a minute in the last 30 minutes to that of the last {FEATURE_MINUTES}",

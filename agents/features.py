@@ -234,8 +234,6 @@ def _feature_columns(grid: _Grid, rows: IntArray) -> FloatArray:
     volume = mean(grid.volume, FEATURE_MINUTES)
     high, low = trailing_max(grid.log_high, cells(60)), trailing_min(grid.log_low, cells(60))
     width = high - low
-    rises = mean(squares * (returns > 0), 60)
-    falls = mean(squares * (returns < 0), 60)
     traded = trailing_sum(grid.volume * (returns != 0), cells(15))
     pressure = trailing_sum(grid.volume * np.sign(returns), cells(15))
     move_120 = trailing_sum(returns, cells(120))
@@ -248,20 +246,21 @@ def _feature_columns(grid: _Grid, rows: IntArray) -> FloatArray:
     }
     columns |= {
         name: 0.5 * _log_ratio(mean(squares, minutes), variance)
-        for name, minutes in (("volatility_5m", 5), ("volatility_15m", 15), ("volatility", 30))
+        for name, minutes in (("volatility_5m", 5), ("volatility", 30), ("volatility_60m", 60))
     }
     columns |= {
         name: _log_ratio(mean(grid.volume, minutes), volume)
-        for name, minutes in (("volume_1m", 1), ("volume_5m", 5), ("volume_trend", 30))
+        for name, minutes in (("volume_1m", 1), ("volume_5m", 5), ("volume_15m", 15), ("volume_trend", 30))
     }
     columns["bar_range"] = np.log1p(np.where(grid.covered > 0, grid.log_high - grid.log_low, 0.0) / bar_volatility)
+    range_15 = trailing_max(grid.log_high, cells(15)) - trailing_min(grid.log_low, cells(15))
+    columns["range_15m"] = _log_ratio(range_15, bar_volatility * np.sqrt(float(cells(15))))
     columns["largest_move_30m"] = np.log1p(trailing_max(np.abs(returns), cells(30)) / bar_volatility)
     columns["range_position_60m"] = np.where(
         width > 0, 2.0 * (grid.log_close - low) / np.where(width > 0, width, 1.0) - 1.0, 0.0
     )
     peak = trailing_max(grid.log_high, cells(FEATURE_MINUTES))
     columns["drawdown"] = (grid.log_close - peak) / (bar_volatility * np.sqrt(float(cells(FEATURE_MINUTES))))
-    columns["semivariance_60m"] = _share(rises - falls, rises + falls)
     columns["trend_strength"] = np.sqrt(_share(move_120 * move_120, trailing_sum(squares, cells(120))))
     columns["mean_reversion"] = -_log_variance_ratio(grid, squares, cells(5))
     columns["autocorrelation"] = _share(

@@ -90,14 +90,24 @@ def show(title: str, market: Market, start: datetime, end: datetime, encoder: St
     for product in products:
         medians = [np.median(product.dwell[product.dwell_codes == code]) if (product.dwell_codes == code).any()
                    else np.nan for code in range(len(REGIMES))]  # fmt: skip
-        print(f"{product.product_id:12}" + "".join(f"{share:>16.1%}" for share in product.shares) + "   share of minutes")
+        print(
+            f"{product.product_id:12}" + "".join(f"{share:>16.1%}" for share in product.shares) + "   share of minutes"
+        )
         print(f"{'':12}" + "".join(f"{median:>16.1f}" for median in medians)
               + f"{np.median(product.dwell):>10.1f}   median dwell, minutes; "
               f"{np.mean(product.dwell <= 3):.0%} of spells last 3 or less")  # fmt: skip
     codes = np.concatenate([product.codes for product in products])
     for name, values, unit in (
-        ("next hour", np.concatenate([product.next_volatility for product in products]) * 1e4, "volatility, bp a minute"),
-        ("relative", np.concatenate([product.relative_volatility for product in products]), "log of it to the last hour's"),
+        (
+            "next hour",
+            np.concatenate([product.next_volatility for product in products]) * 1e4,
+            "volatility, bp a minute",
+        ),
+        (
+            "relative",
+            np.concatenate([product.relative_volatility for product in products]),
+            "log of it to the last hour's",
+        ),
         ("confidence", np.concatenate([product.confidence for product in products]), "mean share of the vote"),
     ):
         means = [values[codes == code].mean() if (codes == code).any() else np.nan for code in range(len(REGIMES))]

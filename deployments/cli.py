@@ -83,7 +83,8 @@ def status(namespace: Namespace = None, as_json: Json = False) -> None:
 def patterns(
     namespace: Namespace = None,
     as_of: Annotated[
-        datetime | None, typer.Option(help="Patterns as they were known at this UTC time.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+        datetime | None,
+        typer.Option(help="Patterns as they were known at this UTC time.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Patterns to show in the table.")] = 20,
     as_json: Json = False,

@@ -112,14 +112,16 @@ class _TerminalSteps(logging.Handler):
 @contextmanager
 def _listening(handler: logging.Handler) -> Iterator[None]:
     logger = logging.getLogger(STEPS_LOGGER)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # Shown here; Prefect's handlers would show it a second time.
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def format_number(value: Any) -> str:

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("memory", "agents", "tasks", "flows")
 
 
-def shadowing_problem(rooms: Sequence[str] = ROOMS, root: Path = Path(__file__).resolve().parent.parent) -> str | None:
+def shadowing_problem(rooms: Sequence[str] = ROOMS, root: Path = ROOT) -> str | None:
     """What stands in the way where another package of the same name comes first on the path, else None."""
     for room in rooms:
         spec = importlib.util.find_spec(room)

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from flows.parameters import WindowParameters
 from tasks.consolidation import archive_window, commit_generation, summarise_patterns, summarise_sequences
-from tasks.folding import fold_line, publish_line
+from tasks.folding import KNOWLEDGE, fold_knowledge, publish
+from tasks.reporting import leave_consolidation_artifact
 from tasks.runs import TaskContext, ledger_run
 
 
@@ -32,34 +33,36 @@ def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]
     parameters = parameters or Parameters()
     window = parameters.window()
     with ledger_run("consolidate_memories", parameters, parameters.namespace, window=window, writes=True) as run:
-        context = TaskContext.of(run)
-        with run.steps.step("archive") as shown:
+        context, step = TaskContext.of(run), run.steps.step
+        with step("archive") as shown:
             parts = archive_window(context)
-            shown |= {"states": sum(part.states for part in parts)}
-        with run.steps.step("cluster") as shown:
-            found = [
+            shown["states"] = sum(part.states for part in parts)
+        with step("cluster") as shown:
+            clustered = [
                 summarise_patterns.submit(context, part, regime) for part in parts for regime in part.partitions
             ]
-            sequences = [summarise_sequences.submit(context, part) for part in parts]
-            counts = [future.result() for future in found]
-            for future in sequences:
+            others = [summarise_sequences.submit(context, part) for part in parts]
+            found = [future.result() for future in clustered]
+            for future in others:
                 future.result()
-            shown |= {"clusters": sum(count["clusters"] for count in counts)}
-        with run.steps.step("commit"):
-            for _, line_parts in groupby(parts, key=lambda part: part.line):
-                commit_generation(context, list(line_parts), {})
-        with run.steps.step("fold") as shown:
-            folded = [fold_line(context, line, parameters.refold) for line in sorted({part.line for part in parts})]
-            shown |= {"patterns": sum(fold["patterns_current"] for fold in folded)}
-        with run.steps.step("publish"):
-            published = [publish_line(context, line) for line in sorted({part.line for part in parts})]
+            shown["clusters"] = sum(count["clusters"] for count in found)
+        with step("commit"):
+            lines = {line: list(group) for line, group in groupby(parts, key=lambda part: part.line)}
+            for line_parts in lines.values():
+                commit_generation(context, line_parts)
+        with step("fold") as shown:
+            folded = {line: fold_knowledge(context, line, parameters.refold) for line in lines}
+            shown["patterns"] = sum(counts["patterns"] for counts in folded.values())
+        with step("publish") as shown:
+            for line in lines:
+                shown |= publish(context, line, KNOWLEDGE)
         run.result |= {
             "window": window.name,
             "experiences": sum(part.experiences for part in parts),
             "states": sum(part.states for part in parts),
-            "clusters": sum(count["clusters"] for count in counts),
-            "noise_share": sum(count["noise"] for count in counts) / max(sum(count["states"] for count in counts), 1),
-            "lines": {fold["line"]: fold for fold in folded},
-            "published": published,
+            "clusters": sum(count["clusters"] for count in found),
+            "noise_share": sum(count["noise"] for count in found) / max(sum(count["states"] for count in found), 1),
+            "lines": folded,
         }
-        return {**run.result, "seconds": run.steps.seconds, "run_id": run.run_id}
+        leave_consolidation_artifact(run.result)
+        return run.finished()

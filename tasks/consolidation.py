@@ -95,7 +95,8 @@ def archive_window(context: TaskContext) -> list[Part]:
         for encoder_id in sorted({encoder for encoder, _ in found} | _archived_encoders(ledger, window, context)):
             line = ledger.lines.ensure(token, encoder_id, ALGORITHM_VERSION)
             fresh = {source: data for (encoder, source), data in found.items() if encoder == encoder_id}
-            for source, data in sorted(_with_archived(workspace, window, encoder_id, fresh).items()):
+            joined = _with_archived(workspace, window, encoder_id, fresh)
+            for data in (joined[source] for source in sorted(joined)):
                 reference = workspace.archive.write(context.namespace, window, data)
                 ledger.windows.save_archive(token, reference)
                 parts.append(_part(line, reference, data))
@@ -134,7 +135,7 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
         if staged is None:
             data = _read_part(workspace, window, part)
             rows = np.flatnonzero(partitions_of(data.states) == regime)
-            clusterer.fit(data.states.vectors[rows])
+            clusterer.fit(data.states.vectors[rows], timestamps_ms=data.states.timestamp_ms[rows])
             summary = summarise_partition(
                 data.states,
                 rows,
@@ -203,19 +204,21 @@ def summarise_sequences(context: TaskContext, part: Part) -> None:
     retry_jitter_factor=JITTER,
     retry_condition_fn=is_transient,
 )
-def commit_generation(context: TaskContext, parts: list[Part], counts: dict[str, Any]) -> int:
+def commit_generation(context: TaskContext, parts: list[Part]) -> int:
     """Make the staged summaries of one line the current generation of the window; returns its number."""
     window, line = context.as_window(), parts[0].line
     with open_workspace(context.namespace) as workspace:
         ledger, settings = workspace.ledger, learning_settings(workspace)
         clustering = settings_hash(settings, MarketStateClusterer().settings())
-        entries, cut_ms = [], 0
+        entries, cut_ms, known_ms = [], 0, 0
         references = {
             reference.source: reference
             for reference in ledger.windows.archives(context.namespace, window, parts[0].encoder_id)
         }
         for part in parts:
-            cut_ms = max(cut_ms, int(_read_part(workspace, window, part).experiences.recorded_at_ms.max()))
+            lived = _read_part(workspace, window, part).experiences
+            cut_ms = max(cut_ms, int(lived.recorded_at_ms.max()))
+            known_ms = max(known_ms, int(lived.known_at_ms.max()))
             wanted = [
                 (PATTERNS, partition_key(part.encoder_id, part.source, regime), clustering, regime in part.partitions)
                 for regime in (*REGIMES, MIXED)
@@ -250,7 +253,11 @@ def commit_generation(context: TaskContext, parts: list[Part], counts: dict[str,
             entries=entries,
             archives=[references[part.source] for part in parts],
             recorded_cut=from_ms(cut_ms),
-            counts=counts,
+            counts={
+                "experiences": sum(part.experiences for part in parts),
+                "states": sum(part.states for part in parts),
+                "known_at": from_ms(known_ms).isoformat(),
+            },
         )
         return generation.number
 

@@ -42,6 +42,10 @@ class LedgerRun:
             raise RuntimeError("this run was started without the right to write; start it with writes=True")
         return self.token
 
+    def finished(self) -> dict[str, Any]:
+        """What the flow returns: the result, seconds a step, and the run's id."""
+        return {**self.result, "seconds": self.steps.seconds, "run_id": self.run_id}
+
 
 @contextmanager
 def ledger_run(

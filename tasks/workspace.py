@@ -50,9 +50,7 @@ def open_workspace(namespace: str) -> Iterator[Workspace]:
     with ExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         database_url = settings.database_url.get_secret_value() if settings.database_url else None
-        wanted = [
-            service for service, url in (("redis", redis_url), ("postgres", database_url)) if url is None
-        ]
+        wanted = [service for service, url in (("redis", redis_url), ("postgres", database_url)) if url is None]
         if wanted:
             session = stack.enter_context(embedded.open_session(settings.home, wanted))
             redis_url = redis_url or session.endpoints.redis_url

@@ -43,6 +43,11 @@ class FileLock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @classmethod
+    def on_directory(cls, path: Path) -> FileLock:
+        """Open the lock on a directory itself, which also keeps systemd-tmpfiles from cleaning it up."""
+        return cls.from_descriptor(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    @classmethod
     def from_descriptor(cls, path: Path, descriptor: int) -> FileLock:
         """Take over a descriptor that was inherited, with the lock it may hold."""
         lock = cls.__new__(cls)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from memory.embedded.home import Home
 from memory.embedded.options import EmbeddedOptions
+from memory.embedded.process import program_version
 from memory.embedded.service import Service, Step
 from memory.embedded.wheels import Programs
 
@@ -71,6 +72,8 @@ class PostgresServer(Service):
                     "--builtin-locale=C.UTF-8",
                     "--no-instructions",
                     "--no-sync",
+                    # The ledger is small: segments of 16 MB would be most of its disk.
+                    "--wal-segsize=4",
                 ]
             )
             # The stand-alone backend needs neither a socket nor a client.
@@ -99,7 +102,7 @@ class PostgresServer(Service):
             "fsync": "on",
             "synchronous_commit": "on",
             "full_page_writes": "on",
-            # After a crash all files are flushed: in one call rather than one by one, which takes seconds on a busy disk.
+            # After a crash all files are flushed, in one call: one by one takes seconds on a busy disk.
             "recovery_init_sync_method": "syncfs",
             # For one machine with a small ledger. No replica reads it, so the log carries no more than recovery needs.
             "shared_buffers": f"{self.options.postgres_shared_buffers_mb}MB",
@@ -123,6 +126,9 @@ class PostgresServer(Service):
 
     def command(self) -> Sequence[str | Path]:
         return [self._programs.postgres_bin / "postgres", "-D", self.home.postgres_data]
+
+    def version(self) -> str:
+        return program_version(self._programs.postgres_bin / "postgres")
 
     def is_ready(self) -> bool:
         try:

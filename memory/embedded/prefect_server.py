@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import secrets
 import signal
@@ -30,6 +31,9 @@ class PrefectServer(Service):
     # Ends the web server, its services and the connections to SQLite, whose write-ahead log is then folded in. After
     # SIGTERM the process ends without the last of these.
     stop_signal: ClassVar[int] = signal.SIGINT
+
+    # It waits for open connections, such as that of a browser, for ever; its database needs no clean end.
+    stop_patience_s: ClassVar[float] = 10.0
 
     def __init__(self, home: Home, runtime: Path, options: EmbeddedOptions) -> None:
         super().__init__(home, runtime, options)
@@ -74,6 +78,7 @@ class PrefectServer(Service):
         secret = read_secret(self.home)
         return server_environment(
             os.environ,
+            PYTHONPATH=os.environ.get("PYTHONPATH", ""),
             PREFECT_HOME=str(self.home.prefect_data),
             PREFECT_SERVER_API_AUTH_STRING=secret,
             PREFECT_API_AUTH_STRING=secret,
@@ -85,6 +90,9 @@ class PrefectServer(Service):
             # The default keeps leases in memory, and slots leak when the server restarts.
             PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
         )
+
+    def version(self) -> str:
+        return importlib.metadata.version("prefect")
 
     def is_ready(self) -> bool:
         with contextlib.closing(socket.socket(socket.AF_INET)) as connection:

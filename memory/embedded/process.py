@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ _LAUNCHER = Path(__file__).with_name("launch.py")
 _INHERITED = ("PATH", "HOME", "TMPDIR", "TZ", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")
 #: At most this much of a log is read for its last lines.
 _TAIL_BYTES = 16_384
+#: A log that large is put aside at a start.
+LOG_LIMIT_BYTES = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class ProcessIdentity:
 
     @classmethod
     def read(cls, path: Path) -> ProcessIdentity | None:
-        """Return what :meth:`write` wrote; None where nothing usable is there, or the machine was started anew since."""
+        """Return what :meth:`write` wrote; None where nothing usable is there, or the machine was restarted since."""
         content = read_json(path)
         if content is None or content.get("boot") != _boot():
             return None
@@ -155,6 +158,19 @@ def start_server(
             # A session of its own keeps a terminal's Ctrl-C, meant for a user, away from it.
             start_new_session=True,
         )
+
+
+def program_version(program: Path) -> str:
+    """Return the version that the program names in its answer to ``--version``. Takes some milliseconds."""
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\d+(\.\d+)+", answer)
+    return found.group() if found else answer.strip()
+
+
+def put_aside_if_large(log: Path) -> None:
+    """Rename a log that has grown large, so that a new one begins; the one renamed before is dropped."""
+    if log_size(log) > LOG_LIMIT_BYTES:
+        log.replace(log.with_suffix(".log.1"))
 
 
 def log_size(path: Path) -> int:

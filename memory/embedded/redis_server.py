@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from memory.embedded.home import Home
 from memory.embedded.options import EmbeddedOptions
+from memory.embedded.process import program_version
 from memory.embedded.service import Service, Step
 from memory.embedded.wheels import Programs
 
@@ -93,6 +94,9 @@ class RedisServer(Service):
 
     def command(self) -> Sequence[str | Path]:
         return [self._programs.redis_server, self._configuration]
+
+    def version(self) -> str:
+        return program_version(self._programs.redis_server)
 
     def is_ready(self) -> bool:
         # While it reads its log it answers PING with -LOADING.

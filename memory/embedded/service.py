@@ -22,6 +22,7 @@ from memory.embedded.process import (
     last_lines,
     log_size,
     processes_holding,
+    put_aside_if_large,
     server_environment,
     start_server,
 )
@@ -32,9 +33,8 @@ logger = logging.getLogger(__name__)
 #: A server that dies more often than this within the period is not started again: something is wrong with it.
 RESTARTS_ALLOWED = 5
 RESTART_PERIOD_S = 60.0
-#: An orphan gets this long to end by itself after its signal; a log that large is put aside at a start.
+#: An orphan gets this long to end by itself after its signal, and as long again after it is killed.
 ORPHAN_PATIENCE_S = 20.0
-LOG_LIMIT_BYTES = 20_000_000
 
 
 class State(enum.Enum):
@@ -105,6 +105,10 @@ class Service(ABC):
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
         """The program and its arguments. They are visible to everybody, so they hold no secret."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Its version, as it names it itself."""
 
     @abstractmethod
     def is_ready(self) -> bool:
@@ -187,8 +191,7 @@ class Service(ABC):
         lock = self._lock or self.home.lock(self.name)
         self._lock = lock
         if lock.try_exclusive():
-            if log_size(self.log) > LOG_LIMIT_BYTES:
-                self.log.replace(self.log.with_suffix(".log.1"))
+            put_aside_if_large(self.log)
             self._log_offset = log_size(self.log)
             self.data_directory().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._steps = self.prepare()

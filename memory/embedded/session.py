@@ -19,7 +19,14 @@ from memory.embedded.home import FileLock, Home, read_json
 from memory.embedded.launch import EXIT_NO_USER_NAMESPACE
 from memory.embedded.options import EmbeddedOptions
 from memory.embedded.prefect_server import client_environment
-from memory.embedded.process import ProcessIdentity, last_lines, launcher, log_size, server_environment
+from memory.embedded.process import (
+    ProcessIdentity,
+    last_lines,
+    launcher,
+    log_size,
+    put_aside_if_large,
+    server_environment,
+)
 from memory.embedded.wheels import Locator, find_programs, installed_package
 from memory.errors import EmbeddedServerError
 
@@ -49,6 +56,7 @@ class ServerStatus:
     name: str
     state: str
     pid: int | None
+    version: str
     url: str
     log: Path
 
@@ -233,15 +241,17 @@ def start_supervisor(home: Home, lock: FileLock, options: EmbeddedOptions) -> No
     """Start a supervisor that outlives this process; it takes over ``lock``, which must be held alone."""
     program: list[str | Path] = [sys.executable, "-P", "-m", "memory.embedded.supervisor", "--home"]
     program += [home.directory, "--options", options.to_json(), "--lock", str(lock.descriptor)]
-    source = str(Path(__file__).resolve().parents[2])
+    # What its first user can import, it can: this package itself, the wheels with the servers, and Prefect.
+    source = [str(Path(__file__).resolve().parents[2]), *(entry for entry in sys.path if Path(entry).is_absolute())]
     log = home.log("supervisor")
+    put_aside_if_large(log)
     with log.open("ab") as output:
         result = subprocess.run(
             launcher(program, unprivileged=True, detach=True),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=server_environment(os.environ, PYTHONPATH=source),
+            env=server_environment(os.environ, PYTHONPATH=os.pathsep.join(source)),
             cwd=home.directory,
             pass_fds=(lock.descriptor,),
             check=False,
@@ -339,7 +349,7 @@ def home_status(home: Path | str) -> HomeStatus:
         supervisor_pid=identity.pid,
         runtime_directory=Path(run["runtime_directory"]),
         servers=tuple(
-            ServerStatus(name, server["state"], server["pid"], server["url"], Path(server["log"]))
+            ServerStatus(name, server["state"], server["pid"], server["version"], server["url"], Path(server["log"]))
             for name, server in servers.items()
         ),
     )

@@ -69,6 +69,7 @@ class Supervisor:
         self.options = options
         self.runtime = runtime_directory(home, os.environ)
         self._users = home.lock("users")
+        self._directory: FileLock | None = None
         self._stopping = False
         self._lonely_since: float | None = None
         self._services: dict[str, Service] = {}
@@ -79,7 +80,6 @@ class Supervisor:
         """Serve until nobody uses the home any more, or SIGTERM asks to stop."""
         self.home.stamp()
         self.home.run_file.unlink(missing_ok=True)
-        make_private_directory(self.runtime)
         with self._own_runtime_directory(), contextlib.closing(self._listen()) as listener:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
@@ -101,7 +101,10 @@ class Supervisor:
         busy = any(not service.settled for service in self._services.values())
         for key, _ in self._selector.select(_BUSY_INTERVAL_S if busy else _IDLE_INTERVAL_S):
             if key.fileobj is listener:
-                connection, _ = listener.accept()
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    continue  # whoever came has left already
                 connection.setblocking(False)
                 self._clients[connection.fileno()] = _Client(connection)
                 self._selector.register(connection, selectors.EVENT_READ)
@@ -115,9 +118,11 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self._stopping:
             return True
-        if not self._users.still_in_place():
-            logger.warning("the home %s was removed", self.home.directory)
-            return True
+        for lock in (self._users, self._directory):
+            # A home may be removed; a runtime directory ends with its user's last login.
+            if lock is not None and not lock.still_in_place():
+                logger.warning("%s was removed", lock.path)
+                return True
         if not self._users.try_exclusive():
             self._lonely_since = None
             return False
@@ -213,7 +218,13 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         """Return what runs, as plain values."""
         return {
-            name: {"state": service.state.value, "pid": service.pid, "url": service.url, "log": str(service.log)}
+            name: {
+                "state": service.state.value,
+                "pid": service.pid,
+                "version": service.version(),
+                "url": service.url,
+                "log": str(service.log),
+            }
             for name, service in self._services.items()
         }
 
@@ -221,23 +232,33 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _own_runtime_directory(self) -> Iterator[None]:
-        """Hold the directory alone; remove it at the end."""
-        marker = FileLock(self.runtime / "lock")
-        deadline = time.monotonic() + _DIRECTORY_PATIENCE_S
-        while not marker.try_exclusive():
-            if time.monotonic() > deadline:
-                raise EmbeddedServerError(
-                    f"{self.runtime} is in use by the servers of another home that had this path.",
-                    remedy="Stop the processes that hold it: `fuser -v` on that directory's lock names them.",
-                )
-            time.sleep(_IDLE_INTERVAL_S)
+        """Create the directory, hold it alone, and remove it at the end."""
+        self._directory = lock = self._lock_runtime_directory()
         try:
             yield
         finally:
-            for path in self.runtime.iterdir():
-                path.unlink()
-            self.runtime.rmdir()
-            marker.close()
+            if lock.still_in_place():
+                for path in self.runtime.iterdir():
+                    path.unlink()
+                self.runtime.rmdir()
+            lock.close()
+
+    def _lock_runtime_directory(self) -> FileLock:
+        deadline = time.monotonic() + _DIRECTORY_PATIENCE_S
+        while True:
+            make_private_directory(self.runtime)
+            # Its holder may remove it between any two of these steps.
+            with contextlib.suppress(FileNotFoundError):
+                lock = FileLock.on_directory(self.runtime)
+                if lock.try_exclusive() and lock.still_in_place():
+                    return lock
+                lock.close()
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(
+                    f"{self.runtime} is in use by the servers of another home that had this path.",
+                    remedy=f"Stop the processes that hold it; `fuser -v {self.runtime}` names them.",
+                )
+            time.sleep(_IDLE_INTERVAL_S)
 
     def _listen(self) -> socket.socket:
         path = control_socket(self.runtime)

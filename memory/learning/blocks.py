@@ -59,7 +59,8 @@ class BlockSums(msgspec.Struct, frozen=True, eq=False):
 
     def merged_with(self, other: BlockSums) -> BlockSums:
         """Sums over both, where no block is in both; exact up to rounding."""
-        return BlockSums(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
+        # asarray, because sums of arrays of shape () are scalars.
+        return BlockSums(*(np.asarray(getattr(self, name) + getattr(other, name)) for name in self.__struct_fields__))
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> BlockSums:

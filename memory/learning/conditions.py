@@ -19,7 +19,7 @@ LOW_SHARE, HIGH_SHARE = 0.1, 0.9
 LOG_RATIO = "log ratio"
 """Unit of features whose ranges read better as multiples."""
 _MIDDLE = 0.25
-"""A range with its neutral value at least this share of its width away from both ends is neither high nor low."""
+"""A range with its neutral value more than this share of its width away from both ends is neither high nor low."""
 MOST_LIFT = 100.0
 """Lifts above this come from ranges that the base hardly ever visits, and are not known to any precision."""
 
@@ -62,8 +62,8 @@ class ConditionRange(msgspec.Struct, frozen=True):
         10th, 50th and 90th percentile in the pattern.
     base_median
         Median in the pattern's regime.
-    distance
-        Kolmogorov-Smirnov distance between pattern and regime, 0 to 1.
+    shift
+        Difference of the two one-sided Kolmogorov-Smirnov distances between pattern and regime, 0 to 1.
     lift
         Share of the pattern's states within the range over the share of its regime's states that are.
     """
@@ -73,7 +73,7 @@ class ConditionRange(msgspec.Struct, frozen=True):
     median: float
     high: float
     base_median: float
-    distance: float
+    shift: float
     lift: float
 
 
@@ -87,8 +87,8 @@ def condition_ranges(
 ) -> tuple[ConditionRange, ...]:
     """The few features that set a pattern apart most, the most telling first.
 
-    Features are taken in order of their Kolmogorov-Smirnov distance from the base; one that is correlated with a
-    feature taken already says the same thing again and is passed over.
+    Features are taken in order of how far they are shifted against the base; one that is correlated with a feature
+    taken already says the same thing again and is passed over.
 
     Parameters
     ----------
@@ -97,13 +97,14 @@ def condition_ranges(
     correlation
         (features, features) rank correlations in the base, in order of `base.features`; None to allow all.
     settings
-        `max_conditions`, `min_condition_distance`, `redundant_correlation`.
+        `max_conditions`, `min_condition_shift`, `redundant_correlation`.
     exclude
         Features that are no conditions (such as the scale of the returns).
 
     Returns
     -------
-    At most `max_conditions` ranges; fewer, or none, where nothing sets the pattern apart.
+    At most twice `max_conditions` ranges, of which `conditions_in_words` chooses; fewer, or none, where nothing sets
+    the pattern apart.
     """
     names = tuple(name for name in base.features if name in pattern.features and name not in exclude)
     if not names:
@@ -113,13 +114,17 @@ def condition_ranges(
     known = (own_total > 0) & (other_total > 0)
     own_share = np.cumsum(own, axis=1) / np.maximum(own_total, 1)[:, None]
     other_share = np.cumsum(other, axis=1) / np.maximum(other_total, 1)[:, None]
-    distance = np.where(known, np.abs(own_share - other_share).max(axis=1), 0.0)
+    apart = own_share - other_share
+    # Of a shifted distribution one of the two is 0; of one that is merely narrower they are equal, and the feature is
+    # ordinary in both.
+    below, above = apart.max(axis=1), -apart.min(axis=1)
+    shift = np.where(known, np.abs(below - above), 0.0)
     ranges = quantiles_of(own, (LOW_SHARE, 0.5, HIGH_SHARE))
     base_median = quantiles_of(other, (0.5,))[:, 0]
     position = {name: base.features.index(name) for name in names}
     taken: list[int] = []
-    for row in sorted(range(len(names)), key=lambda row: (-distance[row], names[row])):
-        if len(taken) == settings.max_conditions or distance[row] < settings.min_condition_distance:
+    for row in sorted(range(len(names)), key=lambda row: (-shift[row], names[row])):
+        if len(taken) == 2 * settings.max_conditions or shift[row] < settings.min_condition_shift:
             break
         if correlation is not None and any(
             abs(correlation[position[names[row]], position[names[other_row]]]) > settings.redundant_correlation
@@ -134,7 +139,7 @@ def condition_ranges(
             median=float(ranges[row, 1]),
             high=float(ranges[row, 2]),
             base_median=float(base_median[row]),
-            distance=float(distance[row]),
+            shift=float(shift[row]),
             lift=_lift(own_share[row], other_share[row], float(ranges[row, 0]), float(ranges[row, 2])),
         )
         for row in taken
@@ -152,20 +157,25 @@ def _lift(own: Floats, base: Floats, low: float, high: float) -> float:
 
 
 def condition_phrase(condition: ConditionRange, text: FeatureText | None) -> str:
-    """One condition in plain words, for example "volume was heavy in the last 5 minutes (0.4 to 1.9 log ratio)"."""
+    """One condition in plain words, for example "volume was heavy in the last 5 minutes (1.5 to 6.7 times)"."""
     if text is None:
         return _generic_phrase(condition)
+    ends = condition.low, condition.high
     if text.unit == LOG_RATIO:
-        span = f"{_number(math.exp(condition.low))} to {_number(math.exp(condition.high))} times"
+        span = f"{_number(math.exp(ends[0]))} to {_number(math.exp(ends[1]))} times"
     else:
-        span = f"{_number(condition.low)} to {_number(condition.high)} {text.unit}".rstrip()
-    width = condition.high - condition.low
-    nearer_end = min(text.neutral - condition.low, condition.high - text.neutral)
-    if nearer_end > _MIDDLE * width:
-        return f"nothing unusual in the {text.description} ({span})"
+        span = f"{_number(ends[0])} to {_number(ends[1])}"
     template = text.high_phrase if condition.median >= text.neutral else text.low_phrase
     size = _number(abs(condition.median - text.neutral))
     return f"{template.replace('{size}', size)} ({span})"
+
+
+def _one_sided(condition: ConditionRange, text: FeatureText | None) -> bool:
+    """Whether high or low says it: the neutral value lies outside the range, or near one of its ends."""
+    if text is None:
+        return True
+    nearer_end = min(text.neutral - condition.low, condition.high - text.neutral)
+    return nearer_end <= _MIDDLE * (condition.high - condition.low)
 
 
 def _generic_phrase(condition: ConditionRange) -> str:
@@ -177,8 +187,11 @@ def _generic_phrase(condition: ConditionRange) -> str:
     return f"{condition.feature.replace('_', ' ')} is {where} ({span})"
 
 
-def conditions_in_words(ranges: tuple[ConditionRange, ...], texts: Mapping[str, FeatureText]) -> tuple[Condition, ...]:
-    """The conditions as records, each with its phrase."""
+def conditions_in_words(
+    ranges: tuple[ConditionRange, ...], texts: Mapping[str, FeatureText], settings: LearningSettings
+) -> tuple[Condition, ...]:
+    """The conditions as records, each with its phrase: the first `max_conditions` that high or low can say."""
+    said = [item for item in ranges if _one_sided(item, texts.get(item.feature))]
     return tuple(
         Condition(
             feature=item.feature,
@@ -187,7 +200,7 @@ def conditions_in_words(ranges: tuple[ConditionRange, ...], texts: Mapping[str, 
             lift=item.lift,
             phrase=condition_phrase(item, texts.get(item.feature)),
         )
-        for item in ranges
+        for item in said[: settings.max_conditions]
     )
 
 

@@ -1,12 +1,12 @@
 """How products move together: cross-correlations of log returns at lags -10 to 10, pair by pair.
 
 Returns are taken on common minutes only, nothing filled forward, over bars of 1 and 15 minutes on the clock. What a
-window keeps are cross-sums, which add up over windows. A correlation is *claimed* only above what the same two series
-show when one is shifted in a circle by a random stretch: for each of several shifts the maximum over all lags, and of
-these the 95th percentile. The shifted sums add up over windows as well, so the null is that of the pooled correlation.
+window keeps are cross-sums, which add up over windows, for all minutes and for each regime of a market reference, a
+single product, so that one minute has one regime whatever the pair.
 
-Sums are kept for all minutes and for each regime of a market reference, a single product, so that one minute has one
-regime whatever the pair.
+For the null, one series is shifted in a circle among the common bars of its regime, which keeps both distributions and
+breaks what ties them. The sums of shifted products add up over windows as well, so that `correlation_memory` can set
+the pooled correlation against the pooled null.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from itertools import combinations
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from memory.errors import InvalidRecordError
-from memory.learning.context import ProjectionContext
 from memory.learning.partitions import partition_seed
-from memory.records import REGIMES, CorrelationMemory, Interval, from_ms, to_ms
+from memory.records import REGIMES, to_ms
 from memory.tables import Floats, Ints, StateTable
 from memory.window import Window
 
@@ -75,11 +73,6 @@ class CorrelationSettings:
         if self.max_lag < 0 or self.shifts < 1:
             raise ValueError(f"max_lag is {self.max_lag}, shifts {self.shifts}: choose at least 0 and 1")
 
-    @property
-    def least_bars(self) -> int:
-        """Bars that a window must span: a shift keeps two spans of lags away from no shift at all, either way round."""
-        return 4 * self.max_lag + 2
-
 
 DEFAULT_SETTINGS = CorrelationSettings()
 
@@ -100,8 +93,8 @@ class PairSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     lags
         float64 (L, 6): sums of `N, A, B, AA, BB, AB` at lags -max_lag to max_lag. At lag k the first product's return
         meets the second's k bars later.
-    shifted_n, shifted_ab
-        float64 (shifts, L): pairs and sums of products, with the second series shifted in a circle.
+    shifted
+        float64 (shifts, L): sums of products with the second series shifted in a circle; as many pairs as at lag 0.
     """
 
     first: str
@@ -111,8 +104,7 @@ class PairSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     known_ms: int
     blocks: int
     lags: Floats
-    shifted_n: Floats
-    shifted_ab: Floats
+    shifted: Floats
 
 
 class CorrelationSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -125,25 +117,6 @@ class CorrelationSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 CorrelationState = CorrelationSummary
-
-
-@dataclass(frozen=True, slots=True)
-class LagCorrelations:
-    """Correlations of one pair.
-
-    Attributes
-    ----------
-    lags
-        int64 (L,).
-    correlation
-        float64 (L,): NaN where a series does not vary.
-    threshold
-        What the null leaves: correlations of a larger magnitude are claimed. Infinite without a null.
-    """
-
-    lags: Ints
-    correlation: Floats
-    threshold: float
 
 
 def summarise_correlations(
@@ -162,8 +135,7 @@ def summarise_correlations(
 
     Returns
     -------
-    Sums for each pair of products, bar and regime that has common bars. Bars of which the window spans fewer than
-    `settings.least_bars` are left out. Cost: 5 ms a pair and day.
+    Sums for each pair of products, bar and regime that has two common bars or more. Cost: 5 ms a pair and day.
     """
     reference = market_reference(states, settings)
     products = sorted(states.products)
@@ -171,7 +143,7 @@ def summarise_correlations(
     start_minute = to_ms(window.start) // _MS_PER_MINUTE
     length = (to_ms(window.end) - to_ms(window.start)) // _MS_PER_MINUTE
     minutes = states.timestamp_ms // _MS_PER_MINUTE - start_minute
-    if len(minutes) and not (0 <= minutes.min() and minutes.max() < length):
+    if len(minutes) and not (minutes.min() >= 0 and minutes.max() < length):
         raise InvalidRecordError(
             f"states lie outside the window {window.name}.", remedy="Pass the states of one window.", field="states"
         )
@@ -179,22 +151,17 @@ def summarise_correlations(
     regime = np.full(length, -1, dtype=np.int64)
     for row, name in enumerate(products):
         own = states.product == states.products.index(name)
-        log_price[row, minutes[own]] = np.log(states.price[own])
+        log_price[row, minutes[own]] = np.log(np.where(states.price[own] > 0, states.price[own], np.nan))
         if name == reference:
             regime[minutes[own]] = states.regime[own]
-    seen = np.flatnonzero(~np.isnan(log_price).all(axis=0))
     for bar in settings.bar_minutes:
-        if not len(seen):
-            continue
-        # Bars lie on the clock: a window begins on one, and the first bar that is used is the first that has a price.
-        first_bar, last_bar = seen[0] // bar, seen[-1] // bar
-        grid = np.arange(first_bar, last_bar + 1) * bar
-        if len(grid) < settings.least_bars:
-            continue
+        # Bars end on the clock: a window begins at such an end.
+        grid = np.arange(0, length, bar)
         closes = log_price[:, grid]
         returns = np.full(closes.shape, np.nan)
         returns[:, 1:] = closes[:, 1:] - closes[:, :-1]
-        shifts = _shifts(window, bar, len(grid), settings)
+        generator = np.random.default_rng(partition_seed(window.name, f"shifts of {bar}-minute bars"))
+        draws = generator.random(settings.shifts)
         for first, second in combinations(range(len(products)), 2):
             pairs.extend(
                 _pair_sums(
@@ -202,7 +169,7 @@ def summarise_correlations(
                     returns[[first, second]],
                     regime[grid],
                     (start_minute + grid) // settings.block_minutes,
-                    shifts,
+                    draws,
                     bar,
                     to_ms(window.end),
                     settings.max_lag,
@@ -259,158 +226,39 @@ def fold_correlations(state: CorrelationState | None, summary: CorrelationSummar
     )
 
 
-def lag_correlations(pair: PairSums, settings: CorrelationSettings = DEFAULT_SETTINGS) -> LagCorrelations:
-    """Correlations at all lags, and the null's threshold."""
-    reach = len(pair.lags) // 2
-    count = np.maximum(pair.lags[:, N], 1.0)
-    mean_a, mean_b = pair.lags[:, A] / count, pair.lags[:, B] / count
-    spread = np.sqrt(
-        np.maximum(pair.lags[:, AA] / count - mean_a**2, 0.0) * np.maximum(pair.lags[:, BB] / count - mean_b**2, 0.0)
-    )
-    varies = (pair.lags[:, N] > 1) & (spread > 0)
-    shared = pair.lags[:, AB] / count - mean_a * mean_b
-    correlation = np.divide(shared, spread, out=np.full(len(shared), np.nan), where=varies)
-
-    # Shifted in a circle, each series keeps its own mean and spread: those at lag 0 serve for all shifts.
-    threshold = math.inf
-    if varies[reach] and (pair.shifted_n > 1).all():
-        null = (pair.shifted_ab / pair.shifted_n - mean_a[reach] * mean_b[reach]) / spread[reach]
-        highest = np.sort(np.abs(null).max(axis=1))
-        rank = min(math.ceil(settings.null_quantile * (len(highest) + 1)), len(highest))
-        threshold = float(highest[rank - 1])
-    return LagCorrelations(
-        lags=np.arange(-reach, reach + 1), correlation=np.clip(correlation, -1.0, 1.0), threshold=threshold
-    )
-
-
-def fisher_interval(correlation: float, n: int, confidence: float) -> Interval | None:
-    """Interval of a correlation by Fisher's z (1921) with n independent pairs; None under 4 or at +-1."""
-    if n < 4 or not abs(correlation) < 1:
-        return None
-    reach = float(stats.norm.ppf(0.5 + confidence / 2)) / math.sqrt(n - 3)
-    centre = math.atanh(correlation)
-    return Interval(low=math.tanh(centre - reach), high=math.tanh(centre + reach))
-
-
-def project_correlations(
-    state: CorrelationState, context: ProjectionContext, settings: CorrelationSettings = DEFAULT_SETTINGS
-) -> list[CorrelationMemory]:
-    """CORRELATION memories: for each pair, bar and regime the correlation at lag 0, and the strongest claimed lag.
-
-    Returns
-    -------
-    Memories over at least `min_blocks` blocks. `n` is the number of blocks, which the interval counts as the
-    independent pairs; `claimed` says whether the correlation exceeds the null. A memory of another lag than 0 exists
-    only where it is claimed, and keeps its id when the strongest lag changes.
-    """
-    memories = []
-    for pair in state.pairs:
-        if pair.blocks < settings.min_blocks:
-            continue
-        found = lag_correlations(pair, settings)
-        centre = len(found.lags) // 2
-        if np.isnan(found.correlation[centre]):
-            continue
-        memories.append(_memory(pair, 0, float(found.correlation[centre]), found.threshold, context, settings))
-        others = np.abs(found.correlation)
-        others[centre] = np.nan
-        if np.isnan(others).all():
-            continue
-        best = int(np.nanargmax(others))
-        if others[best] > found.threshold:
-            lag = int(found.lags[best])
-            memories.append(_memory(pair, lag, float(found.correlation[best]), found.threshold, context, settings))
-    return memories
-
-
-def _memory(
-    pair: PairSums,
-    lag: int,
-    correlation: float,
-    threshold: float,
-    context: ProjectionContext,
-    settings: CorrelationSettings,
-) -> CorrelationMemory:
-    role = "together" if lag == 0 else "lead"
-    claimed = abs(correlation) > threshold
-    return CorrelationMemory(
-        memory_id=context.memory_id("c", pair.first, pair.second, str(pair.bar_minutes), pair.regime, role),
-        description=_sentence(pair, lag, correlation, claimed),
-        encoder_id=context.encoder_id,
-        line=context.line,
-        created_at=from_ms(pair.known_ms),
-        valid_from=context.valid_from,
-        source=context.source,
-        products=(pair.first, pair.second),
-        regime=pair.regime,
-        bar_minutes=pair.bar_minutes,
-        lag=lag,
-        correlation=correlation,
-        interval=fisher_interval(correlation, pair.blocks, settings.confidence),
-        n=pair.blocks,
-        claimed=claimed,
-    )
-
-
-def _sentence(pair: PairSums, lag: int, correlation: float, claimed: bool) -> str:
-    leader, follower = (pair.first, pair.second) if lag > 0 else (pair.second, pair.first)
-    how = (
-        f"{pair.first} and {pair.second} move together"
-        if lag == 0
-        else f"{leader} leads {follower} by {abs(lag) * pair.bar_minutes} minutes"
-    )
-    when = "at all times" if pair.regime == ALL_REGIMES else f"when the market is {pair.regime}"
-    luck = "" if claimed else ", no more than chance would show"
-    return f"{how} {when}: correlation {correlation:+.2f} of {pair.bar_minutes}-minute returns{luck}."
-
-
-def _shifts(window: Window, bar: int, bars: int, settings: CorrelationSettings) -> Ints:
-    generator = np.random.default_rng(partition_seed(window.name, f"{bar}-minute shifts"))
-    least = 2 * settings.max_lag + 1
-    choices = bars - 2 * least + 1
-    shifts: Ints = least + (generator.random(settings.shifts) * choices).astype(np.int64)
-    return shifts
-
-
 def _pair_sums(
     products: tuple[str, str],
     returns: Floats,
     regime: Ints,
     blocks: Ints,
-    shifts: Ints,
+    draws: Floats,
     bar: int,
     known_ms: int,
     max_lag: int,
 ) -> list[PairSums]:
     common = ~np.isnan(returns).any(axis=0)
-    if not common.any():
-        return []
     a, b = np.where(common, returns, 0.0)
-    held = [code for code in range(len(REGIMES)) if (common & (regime == code)).any()]
-    masks = np.stack([common, *(common & (regime == code) for code in held)]).astype(np.float64)
+    named = [(ALL_REGIMES, common), *((name, common & (regime == code)) for code, name in enumerate(REGIMES))]
+    held = [(name, rows) for name, rows in named if rows.sum() > 1]
+    if not held:
+        return []
+    masks = np.stack([rows for _, rows in held]).astype(np.float64)
     left = masks * a
     # Zeros beyond both ends: a lag never reaches over the edge of the window.
     ends = np.zeros(max_lag)
-    straight = _windows(np.concatenate([ends, b, ends]), len(b))
-    present = _windows(np.concatenate([ends, common.astype(np.float64), ends]), len(b))
+    later = _stretches(np.concatenate([ends, b, ends]), len(b))
+    there = _stretches(np.concatenate([ends, common.astype(np.float64), ends]), len(b))
     lags = np.stack(
         [
-            masks @ present.T,
-            left @ present.T,
-            masks @ straight.T,
-            (left * a) @ present.T,
-            masks @ (straight**2).T,
-            left @ straight.T,
+            masks @ there.T,
+            left @ there.T,
+            masks @ later.T,
+            (left * a) @ there.T,
+            masks @ (later**2).T,
+            left @ later.T,
         ],
         axis=-1,
     )
-    shifted_n = np.empty((len(masks), len(shifts), 2 * max_lag + 1))
-    shifted_ab = np.empty_like(shifted_n)
-    for place, shift in enumerate(shifts.tolist()):
-        turns = [np.roll(series, -(shift - max_lag)) for series in (b, common.astype(np.float64))]
-        rolled, there = (_windows(np.concatenate([turn, turn[: 2 * max_lag]]), len(b)) for turn in turns)
-        shifted_n[:, place] = masks @ there.T
-        shifted_ab[:, place] = left @ rolled.T
     return [
         PairSums(
             first=products[0],
@@ -418,16 +266,31 @@ def _pair_sums(
             bar_minutes=bar,
             regime=name,
             known_ms=known_ms,
-            blocks=len(np.unique(blocks[masks[row] > 0])),
-            lags=lags[row],
-            shifted_n=shifted_n[row],
-            shifted_ab=shifted_ab[row],
+            blocks=len(np.unique(blocks[rows])),
+            lags=lags[position],
+            shifted=_shifted_sums(a[rows], b[rows], draws, max_lag),
         )
-        for row, name in enumerate([ALL_REGIMES, *(REGIMES[code] for code in held)])
+        for position, (name, rows) in enumerate(held)
     ]
 
 
-def _windows(series: Floats, length: int) -> npt.NDArray[np.float64]:
+def _shifted_sums(a: Floats, b: Floats, draws: Floats, max_lag: int) -> Floats:
+    """Sums of a[t] b[t + shift + lag], in a circle, for each draw of a shift and each lag: (shifts, L).
+
+    A shift keeps two spans of lags away from no shift at all, either way round, where there are bars enough; where
+    there are not, lags share offsets, but none is 0.
+    """
+    count = len(a)
+    products = np.fft.irfft(np.conj(np.fft.rfft(a)) * np.fft.rfft(b), count)
+    least = 2 * max_lag + 1
+    room = count - 2 * least + 1
+    shifts = least + np.floor(draws * room) if room > 0 else np.floor(draws * count)
+    offsets = shifts.astype(np.int64)[:, None] + np.arange(-max_lag, max_lag + 1)
+    chosen: Floats = products[(offsets - 1) % (count - 1) + 1]
+    return chosen
+
+
+def _stretches(series: Floats, length: int) -> npt.NDArray[np.float64]:
     """All stretches of a length, (len(series) - length + 1, length): row k begins at k."""
     return np.lib.stride_tricks.sliding_window_view(series, length)
 
@@ -441,8 +304,7 @@ def _merge(left: PairSums, right: PairSums) -> PairSums:
         known_ms=min(left.known_ms, right.known_ms),
         blocks=left.blocks + right.blocks,
         lags=left.lags + right.lags,
-        shifted_n=left.shifted_n + right.shifted_n,
-        shifted_ab=left.shifted_ab + right.shifted_ab,
+        shifted=left.shifted + right.shifted,
     )
 
 

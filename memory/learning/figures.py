@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats as distributions
 
 from memory.learning.blocks import BlockSums, block_interval, block_mean, block_variance, value_variance
 from memory.learning.conditions import ConditionRange
-from memory.learning.outcomes import FLAT, GROSS, LONG, LONG_NET, N_MEASURES, SHORT, SHORT_NET
+from memory.learning.outcomes import FLAT, GROSS, LONG, LONG_NET, N_MEASURES, SCALED, SHORT, SHORT_NET
 from memory.learning.predictions import HORIZONS
 from memory.learning.settings import LearningSettings
 from memory.learning.statistics import (
@@ -38,10 +38,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     window
         Name of the window that changed it.
     mean, variance, base, base_variance
-        (H, 5): mean over its states, variance of that mean (moderated), the partition's mean, and the variance of
-        the partition's values.
-    shrunk
-        (H, 5): mean shrunk towards the base.
+        (H, 5): mean over its states, variance of that mean (moderated), the partition's mean (the base rate), and the
+        variance of the partition's values.
+    anchor, shrunk
+        (H, 5): base rate without what may be the drift of a few days (`anchors`), and mean shrunk towards that.
     p_value, q_value
         (H,): test of "the gross mean differs from the base rate", and its Benjamini-Hochberg q-value among all
         patterns; NaN without an interval.
@@ -67,6 +67,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     variance: npt.NDArray[np.float64]
     base: npt.NDArray[np.float64]
     base_variance: npt.NDArray[np.float64]
+    anchor: npt.NDArray[np.float64]
     shrunk: npt.NDArray[np.float64]
     p_value: npt.NDArray[np.float64]
     q_value: npt.NDArray[np.float64]
@@ -86,32 +87,55 @@ class Estimates:
 
     mean: Floats
     variance: Floats
-    base: Floats
     base_variance: Floats
+    anchor: Floats
 
     @classmethod
-    def of(cls, sums: BlockSums, base: BlockSums, settings: LearningSettings) -> Estimates:
-        """Estimates from block sums and the base's sums, which are broadcast against them."""
+    def of(cls, sums: BlockSums, base: BlockSums, anchor: Floats, settings: LearningSettings) -> Estimates:
+        """Estimates from block sums; the base's sums and anchor are broadcast against them."""
         spread = np.broadcast_to(value_variance(base), sums.shape)
-        return cls(
-            block_mean(sums),
-            moderated_variance(sums, spread, settings.moderation_blocks),
-            np.broadcast_to(block_mean(base), sums.shape),
-            spread,
-        )
+        variance = moderated_variance(sums, spread, settings.moderation_blocks)
+        return cls(block_mean(sums), variance, spread, np.broadcast_to(anchor, sums.shape))
 
     @classmethod
     def stack(cls, figures: Sequence[Figures]) -> Estimates:
         """Estimates that are part of figures: (k, H, 5)."""
-        if not figures:
-            nothing = np.zeros((0, len(HORIZONS), N_MEASURES))
-            return cls(nothing, nothing, nothing, nothing)
-        return cls(
-            np.stack([item.mean for item in figures]),
-            np.stack([item.variance for item in figures]),
-            np.stack([item.base for item in figures]),
-            np.stack([item.base_variance for item in figures]),
-        )
+        nothing = np.zeros((0, len(HORIZONS), N_MEASURES))
+        return cls(*(np.array([getattr(item, name) for item in figures]) if figures else nothing for name in _PARTS))
+
+    def and_also(self, other: Estimates) -> Estimates:
+        """Estimates of both groups of sets."""
+        return Estimates(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _PARTS))
+
+
+_PARTS = tuple(field.name for field in fields(Estimates))
+
+
+def anchors(bases: Mapping[str, OutcomeSums], settings: LearningSettings) -> dict[str, Floats]:
+    """Base rates to shrink to: (H, 5) a partition.
+
+    The base rate of returns over a few days is mostly the way the market happened to go on them. It is therefore itself
+    shrunk, to no drift before costs, by how much the partitions' drifts exceed their errors. Volatility has no such
+    natural centre, and its base rate is well known; it stays as it is.
+    """
+    if not bases:
+        return {}
+    keys = sorted(bases)
+    sums = BlockSums.stack([bases[key].blocks for key in keys])
+    mean, spread = block_mean(sums), value_variance(sums)
+    variance = moderated_variance(sums, spread, settings.moderation_blocks)
+    anchor = mean.copy()
+    scale = np.where(spread > 0, spread, np.nan)
+    for row in range(len(HORIZONS)):
+        for column in (GROSS, SCALED):
+            unit = scale[:, row, column]
+            between = between_variance(mean[:, row, column] / np.sqrt(unit), variance[:, row, column] / unit)
+            weight = shrinkage_weight(variance[:, row, column], np.nan_to_num(between * unit))
+            anchor[:, row, column] = weight * mean[:, row, column]
+    cost = mean[..., GROSS] - mean[..., LONG_NET]
+    anchor[..., LONG_NET] = anchor[..., GROSS] - cost
+    anchor[..., SHORT_NET] = -anchor[..., GROSS] - cost
+    return dict(zip(keys, anchor, strict=True))
 
 
 def moderated_variance(sums: BlockSums, value_spread: Floats, prior_blocks: float) -> Floats:
@@ -151,24 +175,22 @@ class Prior:
         """Prior from all patterns, over partitions: markets of different volatility are made comparable first."""
         between = np.zeros(estimates.mean.shape[1:])
         scale = np.where(estimates.base_variance > 0, estimates.base_variance, np.nan)
-        deviation = (estimates.mean - estimates.base) / np.sqrt(scale)
+        deviation = (estimates.mean - estimates.anchor) / np.sqrt(scale)
         variance = estimates.variance / scale
         for index in np.ndindex(*between.shape):
             between[index] = between_variance(deviation[:, *index], variance[:, *index])
         return cls(between)
 
     def shrink(self, estimates: Estimates) -> Floats:
-        """Shrunk means, shape of the estimates' means, whose last axes are those of the prior; the base where nothing
-        is known.
+        """Shrunk means, shape of the estimates' means, whose last axes are those of the prior; the anchor where
+        nothing is known.
 
         Long, short and gross returns are one quantity, up to costs, and keep the weight of the gross one.
         """
-        between = self.between.copy()
-        between[..., LONG_NET] = between[..., SHORT_NET] = between[..., GROSS]
-        weight = shrinkage_weight(estimates.variance, np.nan_to_num(between * estimates.base_variance))
+        weight = shrinkage_weight(estimates.variance, np.nan_to_num(self.between * estimates.base_variance))
         weight[..., LONG_NET] = weight[..., SHORT_NET] = weight[..., GROSS]
         known = weight > 0
-        return np.where(known, estimates.base + weight * (estimates.mean - estimates.base), estimates.base)
+        return np.where(known, estimates.anchor + weight * (estimates.mean - estimates.anchor), estimates.anchor)
 
 
 def sharpe_with(mean: Floats, returns: Moments, base: Moments, periods: float, settings: LearningSettings) -> Floats:
@@ -180,8 +202,9 @@ def sharpe_with(mean: Floats, returns: Moments, base: Moments, periods: float, s
     prior = np.nan_to_num(np.broadcast_to(base.variance, returns.m2.shape))
     variance = (settings.moderation_blocks * prior + returns.m2) / (settings.moderation_blocks + freedom)
     varies = variance > 0
-    ratio: Floats = np.divide(mean, np.sqrt(variance), out=np.full(np.shape(mean), np.nan), where=varies)
-    return ratio * np.sqrt(periods)
+    ratio = np.divide(mean, np.sqrt(variance), out=np.full(np.shape(mean), np.nan), where=varies)
+    annual: Floats = ratio * np.sqrt(periods)
+    return annual
 
 
 def best_actions(net: Floats) -> npt.NDArray[np.int64]:
@@ -202,11 +225,19 @@ def p_values(sums: BlockSums, base_mean: Floats, settings: LearningSettings) -> 
     return known
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A pattern that a window changed: its partition, its sums, and what sets it apart."""
+
+    partition: str
+    outcomes: OutcomeSums
+    conditions: tuple[ConditionRange, ...]
+
+
 def read_figures(
     window: str,
-    outcomes: Sequence[OutcomeSums],
-    bases: Sequence[OutcomeSums],
-    conditions: Sequence[tuple[ConditionRange, ...]],
+    changed: Sequence[Changed],
+    bases: Mapping[str, OutcomeSums],
     others: Sequence[Figures],
     settings: LearningSettings,
 ) -> list[Figures]:
@@ -216,8 +247,10 @@ def read_figures(
     ----------
     window
         Name of the window.
-    outcomes, bases, conditions
-        Of the k changed patterns: their sums, the sums of their partitions, their conditions.
+    changed
+        The k patterns that it changed.
+    bases
+        Sums of all partitions, by key.
     others
         Figures of all other patterns: part of the prior, of the family of tests, and of the trials.
     settings
@@ -227,21 +260,18 @@ def read_figures(
     -------
     k `Figures`. Cost: O(k + others), 0.1 s for thousands.
     """
-    if not outcomes:
+    if not changed:
         return []
-    sums = BlockSums.stack([item.blocks for item in outcomes])
-    base_sums = BlockSums.stack([item.blocks for item in bases])
-    returns = Moments.stack([item.block_returns for item in outcomes])
-    base_returns = Moments.stack([item.block_returns for item in bases])
-    own = Estimates.of(sums, base_sums, settings)
-    rest = Estimates.stack(others)
-    prior = Prior.of(
-        Estimates(
-            *(np.concatenate([getattr(own, name), getattr(rest, name)]) for name in Estimates.__dataclass_fields__)
-        )
-    )
+    sums = BlockSums.stack([item.outcomes.blocks for item in changed])
+    returns = Moments.stack([item.outcomes.block_returns for item in changed])
+    base_sums = BlockSums.stack([bases[item.partition].blocks for item in changed])
+    base_returns = Moments.stack([bases[item.partition].block_returns for item in changed])
+    anchor_of = anchors(bases, settings)
+    own = Estimates.of(sums, base_sums, np.stack([anchor_of[item.partition] for item in changed]), settings)
+    base = block_mean(base_sums)
+    prior = Prior.of(own.and_also(Estimates.stack(others)))
     shrunk = prior.shrink(own)
-    p = p_values(sums[:, :, GROSS], own.base[:, :, GROSS], settings)
+    p = p_values(sums[:, :, GROSS], base[:, :, GROSS], settings)
     q = benjamini_hochberg(np.concatenate([p, *(item.p_value[None] for item in others)]))[: len(p)]
 
     reference = HORIZONS.index(settings.reference_horizon_minutes)
@@ -268,8 +298,9 @@ def read_figures(
             window=window,
             mean=own.mean[row],
             variance=own.variance[row],
-            base=own.base[row],
+            base=base[row],
             base_variance=own.base_variance[row],
+            anchor=own.anchor[row],
             shrunk=shrunk[row],
             p_value=p[row],
             q_value=q[row],
@@ -280,9 +311,9 @@ def read_figures(
             sharpe_low=of_best(low_sharpe, row),
             deflated_sharpe=of_best(deflated, row),
             block_sharpe=block_sharpe[row],
-            conditions=conditions[row],
+            conditions=changed[row].conditions,
         )
-        for row in range(len(outcomes))
+        for row in range(len(changed))
     ]
 
 

@@ -205,9 +205,9 @@ class PartitionBase(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Base rate of both spans of windows."""
         correlation = None
         states = self.states + later.states
-        if self.correlation is not None and later.correlation is not None and states:
-            if self.features.features == later.features.features:
-                correlation = (self.states * self.correlation + later.states * later.correlation) / states
+        same = self.features.features == later.features.features and states > 0
+        if same and self.correlation is not None and later.correlation is not None:
+            correlation = (self.states * self.correlation + later.states * later.correlation) / states
         return PartitionBase(
             partition=self.partition,
             windows=self.windows + later.windows,

@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
 NULL_BALLS = 128
-"""Balls a partition: about half are matched, which puts the 95th percentile among some 60 cosines; 128 KB of float32."""
+"""Balls a partition: about half are matched, so that the 95th percentile is read off some 60 cosines; 128 KB."""
 NULL_QUANTILE = 0.95
 MIN_REPLICATES = 2
 """The null's own confirmation rate needs replicates other than the one that is judged."""
@@ -126,10 +126,10 @@ def null_balls(X: npt.ArrayLike, sizes: Sequence[int], random_state: np.random.G
     return balls
 
 
-def null_ball_means(
+def null_replicates(
     X: npt.ArrayLike, sizes: Sequence[int], random_state: np.random.Generator | int, *, n_balls: int = NULL_BALLS
-) -> Vectors:
-    """Mean vectors of random balls of the clusters' sizes: the part of the null that a summary keeps.
+) -> list[list[IntArray]]:
+    """Random balls in full replicates: each one ball of every cluster's size.
 
     Parameters
     ----------
@@ -144,17 +144,36 @@ def null_ball_means(
 
     Returns
     -------
+    Replicates, each a list of row positions as `null_balls` returns it; empty without sizes. Cost: O(balls n d).
+    """
+    states = _rows(X)
+    if not len(sizes):
+        return []
+    generator = np.random.default_rng(random_state)
+    replicates = max(MIN_REPLICATES, math.ceil(n_balls / len(sizes)))
+    return [null_balls(states, sizes, generator) for _ in range(replicates)]
+
+
+def null_ball_means(
+    X: npt.ArrayLike, sizes: Sequence[int], random_state: np.random.Generator | int, *, n_balls: int = NULL_BALLS
+) -> Vectors:
+    """Mean vectors of random balls of the clusters' sizes: the part of the null that a summary keeps.
+
+    Parameters
+    ----------
+    X, sizes, random_state, n_balls
+        See `null_replicates`: the same arguments give the same balls.
+
+    Returns
+    -------
     (replicates, len(sizes), d) float32 means, taken in float64, not scaled to unit length; (0, 0, d) without sizes.
     Cost: O(balls n d).
     """
     states = _rows(X)
-    if not len(sizes):
-        return np.zeros((0, 0, states.shape[1]), dtype=np.float32)
-    generator = np.random.default_rng(random_state)
-    replicates = max(MIN_REPLICATES, math.ceil(n_balls / len(sizes)))
-    means = np.empty((replicates, len(sizes), states.shape[1]), dtype=np.float32)
-    for replicate in range(replicates):
-        for position, ball in enumerate(null_balls(states, sizes, generator)):
+    replicates = null_replicates(states, sizes, random_state, n_balls=n_balls)
+    means = np.empty((len(replicates), len(sizes), states.shape[1]), dtype=np.float32)
+    for replicate, balls in enumerate(replicates):
+        for position, ball in enumerate(balls):
             means[replicate, position] = states[ball].mean(axis=0, dtype=np.float64)
     return means
 

@@ -111,7 +111,7 @@ def planted_states(
     )
 
 
-_DENSEST_SPREAD = 0.02
+_DENSEST_SPREAD = 0.04
 """Standard deviation of the densest pattern in each direction, where the manifold is the cube from -1 to 1."""
 _BRIDGE_SPREAD = 0.05
 _BRIDGE_ENDS = (0.2, 0.8)
@@ -140,9 +140,7 @@ def _power_law_sizes(total: int, n_patterns: int, largest: int, smallest: int) -
     return sizes
 
 
-def _spread_centres(
-    generator: np.random.Generator, n_centres: int, manifold_dimension: int
-) -> npt.NDArray[np.float64]:
+def _spread_centres(generator: np.random.Generator, n_centres: int, manifold_dimension: int) -> npt.NDArray[np.float64]:
     """Centres in the cube: each the furthest from those before it out of a few drawn at random."""
     centres = generator.uniform(-0.9, 0.9, (1, manifold_dimension))
     while len(centres) < n_centres:

@@ -54,6 +54,9 @@ class PatternPredictions:
         float64, shape (n, H): mean of log(|forward return| / (trailing volatility * sqrt(horizon))), NaN where unknown.
     base_scaled_return, base_volatility
         float64, shape (n, H): the same means over all states of the pattern's partition so far: the base rate.
+    windows
+        int64, shape (n,): windows that hold the members, so that the null can draw sets of the size that a pattern has
+        in one window; left out, each has one.
     """
 
     pattern_ids: tuple[str, ...]
@@ -65,11 +68,13 @@ class PatternPredictions:
     volatility: Floats
     base_scaled_return: Floats
     base_volatility: Floats
+    windows: Ints | None = None
 
     def __post_init__(self) -> None:
         count = len(self.pattern_ids)
         for item in fields(self):
-            length = len(getattr(self, item.name))
+            column = getattr(self, item.name)
+            length = count if column is None else len(column)
             if length != count:
                 raise InvalidRecordError(
                     f"{item.name} has {length} rows for {count} patterns.",
@@ -87,6 +92,13 @@ class PatternPredictions:
 
     def __len__(self) -> int:
         return len(self.pattern_ids)
+
+    @property
+    def states_a_window(self) -> Ints:
+        """Members of each pattern in one of its windows, on average; at least 1."""
+        windows = 1 if self.windows is None else np.maximum(self.windows, 1)
+        members: Ints = np.maximum(self.states // windows, 1)
+        return members
 
 
 class PredictionGain(msgspec.Struct, frozen=True, kw_only=True):

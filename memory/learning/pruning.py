@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from memory.learning.blocks import BlockSums
-from memory.learning.figures import NAMED, Estimates, Prior, best_actions, sharpe_with
+from memory.learning.figures import NAMED, Estimates, Prior, anchors, best_actions, sharpe_with
 from memory.learning.knowledge import FoldState, PatternState
 from memory.learning.predictions import HORIZONS
 from memory.learning.settings import LearningSettings
@@ -101,9 +101,7 @@ def decide_pruning(
     return tuple(_decide(pattern, end_ms, access, settings) for pattern in state.live_patterns())
 
 
-def _decide(
-    pattern: PatternState, end_ms: int, access: Mapping[str, int], settings: LearningSettings
-) -> PruneDecision:
+def _decide(pattern: PatternState, end_ms: int, access: Mapping[str, int], settings: LearningSettings) -> PruneDecision:
     figures = pattern.figures
     if figures is None:
         raise AssertionError(f"the published pattern {pattern.pattern_id} has no figures")
@@ -156,9 +154,12 @@ def prune_outlook(
     clusters: list[tuple[Floats, Floats]] = []
     random: list[tuple[Floats, Floats]] = []
     column = HORIZONS.index(settings.reference_horizon_minutes)
+    bases = {partition: base.outcomes for partition, base in state.bases.items()}
+    anchor_of = anchors(bases, settings)
     for summary in partitions:
-        base = state.bases[summary.partition].outcomes
-        reference = base.blocks[column, :N_RETURNS], base.block_returns[column]
+        base = bases[summary.partition]
+        anchor = anchor_of[summary.partition][column, :N_RETURNS]
+        reference = base.blocks[column, :N_RETURNS], base.block_returns[column], anchor
         if summary.clusters:
             sums = BlockSums.stack([cluster.outcomes.blocks[column, :N_RETURNS] for cluster in summary.clusters])
             returns = Moments.stack([cluster.outcomes.block_returns[column] for cluster in summary.clusters])
@@ -189,13 +190,14 @@ def _sharpes(
     returns: Moments,
     base_sums: BlockSums,
     base_returns: Moments,
+    anchor: Floats,
     prior: Prior,
     settings: LearningSettings,
 ) -> tuple[Floats, Floats]:
     """Shrunk and raw Sharpe ratios of k sets at the reference horizon; (k, 3) in, (k,) out."""
     column = HORIZONS.index(settings.reference_horizon_minutes)
     periods = settings.periods_per_year(settings.reference_horizon_minutes)
-    estimates = Estimates.of(sums, base_sums, settings)
+    estimates = Estimates.of(sums, base_sums, anchor, settings)
     net = Prior(prior.between[column, :N_RETURNS]).shrink(estimates)[:, NET]
     best = best_actions(net)
     ratios = sharpe_with(net, returns[:, NET], base_returns[NET], periods, settings)

@@ -39,15 +39,19 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
         Time apart of two occurrences, and of two effectively independent states.
     null_quantile
         Share of random balls that a match must beat.
+    clear_ratio, clear_group, clear_known
+        A match is unmistakable where the distance (1 - cosine) jumps by more than 1 / `clear_ratio` after at most
+        `clear_group` patterns, among at least `clear_known`: among few patterns there are such jumps by chance.
     drift_windows_half_life
         Sightings after which the place of a pattern has moved half way to where it is seen now.
     fade_windows
         Windows without a sighting after which a pattern has faded.
     candidate_windows
         Windows without a sighting after which a candidate is forgotten.
-    max_conditions, min_condition_distance, redundant_correlation
-        Conditions named for a pattern; least Kolmogorov-Smirnov distance of a feature from its base that is worth a
-        condition; rank correlation above which a second feature says what the first one said.
+    max_conditions, min_condition_shift, redundant_correlation
+        Conditions named for a pattern; least shift of a feature against its base (difference of the one-sided
+        Kolmogorov-Smirnov distances) that is worth a condition; rank correlation above which a second feature says what
+        the first one said.
     moderation_blocks
         Weight, in blocks, of the partition's variance beside a pattern's own, which few blocks estimate badly.
     grace_windows, prune_sharpe, prune_accesses, access_days, min_judged_occurrences, unseen_days
@@ -69,12 +73,15 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True):
     look_back_minutes: float = 240.0
 
     null_quantile: float = 0.95
+    clear_ratio: float = 0.25
+    clear_group: int = 2
+    clear_known: int = 20
     drift_windows_half_life: float = 3.0
     fade_windows: int = 3
     candidate_windows: int = 30
 
     max_conditions: int = 4
-    min_condition_distance: float = 0.25
+    min_condition_shift: float = 0.25
     redundant_correlation: float = 0.7
 
     moderation_blocks: float = 7.0

@@ -53,7 +53,8 @@ class Moments(msgspec.Struct, frozen=True, eq=False):
             + 6 * delta**2 * (n1**2 * other.m2 + n2**2 * self.m2) / n**2
             + 4 * delta * (n1 * other.m3 - n2 * self.m3) / n
         )
-        return Moments(self.count + other.count, mean, m2, m3, m4)
+        # asarray, because sums of arrays of shape () are scalars.
+        return Moments(*(np.asarray(part) for part in (self.count + other.count, mean, m2, m3, m4)))
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Moments:
@@ -202,11 +203,12 @@ class Drawdown(msgspec.Struct, frozen=True, eq=False):
 
     def followed_by(self, later: Drawdown) -> Drawdown:
         """Figures of this span and then the later one."""
+        drop = self.highest - (self.total + later.lowest)
         return Drawdown(
-            self.total + later.total,
-            np.maximum(self.highest, self.total + later.highest),
-            np.minimum(self.lowest, self.total + later.lowest),
-            np.maximum(np.maximum(self.worst, later.worst), self.highest - (self.total + later.lowest)),
+            np.asarray(self.total + later.total),
+            np.asarray(np.maximum(self.highest, self.total + later.highest)),
+            np.asarray(np.minimum(self.lowest, self.total + later.lowest)),
+            np.asarray(np.maximum(np.maximum(self.worst, later.worst), drop)),
         )
 
     @classmethod

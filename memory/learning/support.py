@@ -7,6 +7,7 @@ apart; the effective number counts occurrences whose features share no look-back
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,5 +176,5 @@ def occurrences_by_label(
     bounds = np.searchsorted(groups[order], np.arange(n_labels + 1))
     return [
         occurrences(times[order[start:end]], separation_min=separation_min, look_back_min=look_back_min)
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+        for start, end in itertools.pairwise(bounds)
     ]

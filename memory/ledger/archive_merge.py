@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,7 @@ def _recoded(archived: _Table, late: _Table, codes: str, names: str) -> tuple[_T
 
 
 def _concatenated(first: _Table, second: _Table) -> _Table:
-    columns = {
+    columns: dict[str, Any] = {
         field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)])
         for field in fields(first)
         if isinstance(getattr(first, field.name), np.ndarray)
@@ -93,4 +93,5 @@ def _canonical_rows(keys: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int
     changed = np.zeros(len(order) - 1, dtype=np.bool_)
     for key in keys:
         changed |= np.diff(key[order]) != 0
-    return order[np.concatenate([[True], changed])]
+    first: npt.NDArray[np.intp] = order[np.concatenate([[True], changed])]
+    return first

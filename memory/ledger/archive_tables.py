@@ -92,6 +92,8 @@ def state_table_from_arrow(arrow: pa.Table) -> StateTable:
     for index, name in enumerate(names):
         features[:, index] = _floats(arrow, _FEATURE_PREFIX + name)
     products = tuple(meta["products"])
+    figures: dict[str, Any] = {name: _integers(arrow, name) for name in _STATE_INTEGERS}
+    figures |= {name: _floats(arrow, name) for name in _STATE_FLOATS}
     return StateTable(
         encoder_id=meta["encoder_id"],
         source=meta["source"],
@@ -101,8 +103,7 @@ def state_table_from_arrow(arrow: pa.Table) -> StateTable:
         vectors=_vectors_from_arrow(arrow, meta["dimension"]),
         features=features,
         regime=_codes(arrow, "regime", REGIMES),
-        **{name: _integers(arrow, name) for name in _STATE_INTEGERS},
-        **{name: _floats(arrow, name) for name in _STATE_FLOATS},
+        **figures,
     )
 
 
@@ -132,6 +133,8 @@ def experience_table_from_arrow(arrow: pa.Table) -> ExperienceTable:
     """The inverse of `experience_table_to_arrow`; arrays are copies that may be written to."""
     meta = _meta(arrow, "experiences")
     agents, products, runs = (tuple(meta[name]) for name in ("agents", "products", "runs"))
+    figures: dict[str, Any] = {name: _integers(arrow, name) for name in _EXPERIENCE_INTEGERS}
+    figures |= {name: _floats(arrow, name) for name in _EXPERIENCE_FLOATS}
     return ExperienceTable(
         encoder_id=meta["encoder_id"],
         source=meta["source"],
@@ -143,8 +146,7 @@ def experience_table_from_arrow(arrow: pa.Table) -> ExperienceTable:
         run=_codes(arrow, "run", runs),
         regime=_codes(arrow, "regime", REGIMES),
         terminal=arrow.column("terminal").to_numpy().astype(np.bool_),
-        **{name: _integers(arrow, name) for name in _EXPERIENCE_INTEGERS},
-        **{name: _floats(arrow, name) for name in _EXPERIENCE_FLOATS},
+        **figures,
     )
 
 

@@ -27,8 +27,8 @@ _IDLE_IN_TRANSACTION = "25P03"
 _DISK_FULL = "53100"
 _TOO_MANY_CONNECTIONS = "53300"
 _UNDEFINED_DATABASE = "3D000"
-_RETRYABLE = ("40001", "40P01")
-"""Serialisation failure and deadlock: the same transaction succeeds when run again."""
+_RETRYABLE = ("40001", "40P01", "55P03")
+"""Serialisation failure, deadlock and lock timeout: the same transaction succeeds when run again."""
 
 
 class Database:

@@ -95,8 +95,17 @@ class FenceRepository:
             time.sleep(min(poll_s, remaining))
 
     def renew(self, token: FencingToken, lease_s: float) -> None:
-        """Extends the lease to `lease_s` seconds from now, or FencedOutError where it was overtaken or given back."""
+        """Extends the lease to `lease_s` seconds from now.
+
+        Raises
+        ------
+        FencedOutError
+            The namespace was overtaken or given back.
+        StoreUnavailableError
+            Postgres is away, or a process of this run is stopped within a writing transaction; try again.
+        """
         with self._database.transaction() as session:
+            _limit_lock_wait(session)
             renewed = session.execute(
                 sa.update(Fence)
                 .where(Fence.namespace == token.namespace, Fence.token == token.value, Fence.released.is_(False))
@@ -180,9 +189,7 @@ class FenceRepository:
                 _limit_lock_wait(session)
                 session.execute(insert(Fence).values(_unheld(namespace)).on_conflict_do_nothing())
                 row = session.execute(
-                    sa.select(Fence.released, Fence.expires_at)
-                    .where(Fence.namespace == namespace)
-                    .with_for_update()
+                    sa.select(Fence.released, Fence.expires_at).where(Fence.namespace == namespace).with_for_update()
                 ).one()
                 if not row.released and row.expires_at > session.execute(sa.select(_clock())).scalar_one():
                     return None

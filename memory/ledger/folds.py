@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from memory.errors import ConflictingRecordError
@@ -39,7 +40,7 @@ class FoldRepository:
             checkpoint = _last(session, line, kind, before)
             if checkpoint is None:
                 return FoldItems(checkpoint=None, items={})
-            rows = session.execute(_versions(checkpoint, FoldItem.item_key, FoldItem.payload)).tuples()
+            rows = session.execute(_versions(checkpoint, FoldItem.item_key, FoldItem.payload))
             items = {key: payload for key, payload in rows if payload is not None}
             return FoldItems(checkpoint=_record(checkpoint), items=items)
 
@@ -141,14 +142,14 @@ class FoldRepository:
                     sa.select(Generation.window, Generation.manifest_digest)
                     .join(WindowState, WindowState.current_generation_id == Generation.id)
                     .where(WindowState.line == line)
-                ).tuples()
+                ).all()
             )
             folded: dict[str, dict[Window, str]] = {kind: {} for kind in kinds}
             for kind, window, digest in session.execute(
                 sa.select(FoldCheckpoint.kind, FoldCheckpoint.window, FoldCheckpoint.input_digest).where(
                     FoldCheckpoint.line == line, FoldCheckpoint.kind.in_(kinds)
                 )
-            ).tuples():
+            ):
                 folded[kind][window] = digest
         stale = [
             window
@@ -164,7 +165,7 @@ class FoldRepository:
             return [_record(row) for row in session.scalars(_at(line, kind).order_by(FoldCheckpoint.window))]
 
 
-def _at(line: str, kind: str) -> sa.Select[tuple[FoldCheckpoint]]:
+def _at(line: str, kind: str) -> sa.Select[FoldCheckpoint]:
     return sa.select(FoldCheckpoint).where(FoldCheckpoint.line == line, FoldCheckpoint.kind == kind)
 
 
@@ -188,7 +189,7 @@ def _last_full(checkpoint: FoldCheckpoint) -> sa.ScalarSelect[Window]:
     )
 
 
-def _versions(checkpoint: FoldCheckpoint, *columns: Any) -> sa.Select[Any]:
+def _versions(checkpoint: FoldCheckpoint, *columns: Any) -> sa.Select[*tuple[Any, ...]]:
     """The last version of each item between the last full checkpoint and this one, removals included."""
     return (
         sa.select(*columns)
@@ -199,13 +200,13 @@ def _versions(checkpoint: FoldCheckpoint, *columns: Any) -> sa.Select[Any]:
             FoldCheckpoint.window <= checkpoint.window,
             FoldCheckpoint.window >= _last_full(checkpoint),
         )
-        .distinct(FoldItem.item_key)
+        .ext(distinct_on(FoldItem.item_key))
         .order_by(FoldItem.item_key, FoldCheckpoint.window.desc())
     )
 
 
 def _digests(session: Session, checkpoint: FoldCheckpoint) -> dict[str, str]:
-    rows = session.execute(_versions(checkpoint, FoldItem.item_key, FoldItem.digest)).tuples()
+    rows = session.execute(_versions(checkpoint, FoldItem.item_key, FoldItem.digest))
     return {key: digest for key, digest in rows if digest is not None}
 
 

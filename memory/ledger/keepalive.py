@@ -22,7 +22,12 @@ class KeepAlive:
     """
 
     def __init__(
-        self, runs: RunRepository, fence: FenceRepository, run_id: str, lease_s: float, token: FencingToken | None = None
+        self,
+        runs: RunRepository,
+        fence: FenceRepository,
+        run_id: str,
+        lease_s: float,
+        token: FencingToken | None = None,
     ) -> None:
         self._runs, self._fence = runs, fence
         self._run_id, self._lease_s, self._token = run_id, lease_s, token

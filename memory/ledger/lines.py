@@ -127,9 +127,7 @@ class LineRepository:
 
 
 def _latest_activation(session: Session, namespace: str) -> int | None:
-    return session.scalar(
-        sa.select(sa.func.max(KnowledgeLine.activation)).where(KnowledgeLine.namespace == namespace)
-    )
+    return session.scalar(sa.select(sa.func.max(KnowledgeLine.activation)).where(KnowledgeLine.namespace == namespace))
 
 
 def _line_record(row: KnowledgeLine) -> LineRecord:

@@ -24,7 +24,9 @@ def schema_revision(connection: sa.Connection) -> str | None:
     """Revision of the schema, or None where the database holds no ledger yet."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    revision: str | None = connection.execute(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))).scalar()
+    revision: str | None = connection.execute(
+        sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
+    ).scalar()
     return revision
 
 
@@ -87,6 +89,6 @@ def _refuse_prefect(connection: sa.Connection) -> None:
     if sa.inspect(connection).has_table("flow_run"):
         raise ServerUnsuitableError(
             f"the database {connection.engine.url.database!r} is Prefect's own.",
-            remedy="Create a database of its own for the ledger on the same server (CREATE DATABASE coinswarm) and name "
-            "it in COINSWARM_DATABASE_URL.",
+            remedy="Create a database of its own for the ledger on the same server (CREATE DATABASE coinswarm) and "
+            "name it in COINSWARM_DATABASE_URL.",
         )

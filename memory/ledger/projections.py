@@ -11,9 +11,10 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session
 
+from memory.errors import ConflictingRecordError
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
 from memory.ledger.hashing import digest_of, sha256_hex
@@ -92,8 +93,10 @@ class ProjectionRepository:
         """Drops everything projected for a window and all later ones, but for aliases REFOUNDED."""
         with self._database.transaction() as session:
             guard(session, token, line)
-            for model in (*MODELS.values(), PruneDecisionEntry):
+            for model in MODELS.values():
                 session.execute(sa.delete(model).where(model.line == line, model.window >= window))
+            decision = PruneDecisionEntry
+            session.execute(sa.delete(decision).where(decision.line == line, decision.window >= window))
             _delete_aliases(session, line, window)
 
     def as_of(self, kind: type[_Row], line: str, window: Window | None = None) -> Sequence[_Row]:
@@ -134,7 +137,7 @@ class ProjectionRepository:
         return sorted(rows, key=lambda row: (-row.support, row.item_id))[:limit]
 
     def add_aliases(self, token: FencingToken, line: str, window: Window, aliases: Iterable[AliasRow]) -> None:
-        """Notes that ids of an earlier fold lead to patterns that a later fold founded (REFOUNDED); newest wins."""
+        """Notes that ids of an earlier fold lead to patterns that a later fold founded (REFOUNDED)."""
         with self._database.transaction() as session:
             guard(session, token, line)
             for alias in aliases:
@@ -143,18 +146,17 @@ class ProjectionRepository:
                 )
                 session.execute(
                     statement.on_conflict_do_update(
-                        index_elements=[PatternAlias.line, PatternAlias.alias_id, PatternAlias.reason],
-                        set_={"pattern_id": alias.pattern_id, "window": window},
+                        constraint=PatternAlias.__table__.primary_key,  # type: ignore[arg-type]
+                        set_={"pattern_id": alias.pattern_id},
                     )
                 )
 
-    def aliases(self, line: str) -> Sequence[AliasRow]:
-        """All aliases of a line, by id."""
-        query = sa.select(PatternAlias).where(PatternAlias.line == line)
+    def aliases(self, line: str, window: Window | None = None) -> Sequence[AliasRow]:
+        """Where ids lead as of a window, or now; by id."""
         with self._database.transaction() as session:
             rows = [
                 AliasRow(alias_id=row.alias_id, pattern_id=row.pattern_id, reason=row.reason)
-                for row in session.scalars(query)
+                for row in session.scalars(_aliases_as_of(line, window))
             ]
         return sorted(rows, key=lambda row: (row.alias_id, row.reason))
 
@@ -189,11 +191,11 @@ class ProjectionRepository:
         return sorted(rows, key=lambda row: row.memory_id)
 
 
-def _as_of(model: type[ProjectionVersion], line: str, window: Window | None) -> sa.Select[tuple[ProjectionVersion]]:
+def _as_of(model: type[ProjectionVersion], line: str, window: Window | None) -> sa.Select[ProjectionVersion]:
     query = sa.select(model).where(model.line == line)
     if window is not None:
         query = query.where(model.window <= window)
-    return query.distinct(model.item_id).order_by(model.item_id, model.window.desc())
+    return query.ext(distinct_on(model.item_id)).order_by(model.item_id, model.window.desc())
 
 
 def _replace_versions(
@@ -202,17 +204,19 @@ def _replace_versions(
     earlier = (
         sa.select(model.item_id, model.digest, model.removed)
         .where(model.line == line, model.window < window)
-        .distinct(model.item_id)
+        .ext(distinct_on(model.item_id))
         .order_by(model.item_id, model.window.desc())
     )
-    before = {item_id: digest for item_id, digest, removed in session.execute(earlier).tuples() if not removed}
+    before = {item_id: digest for item_id, digest, removed in session.execute(earlier) if not removed}
     digests = {row.item_id: _row_digest(row) for row in rows}
     if len(digests) != len(rows):
-        raise ValueError(f"{model.__tablename__}: two rows share an id; ids must be unique within line and kind")
+        raise ConflictingRecordError(
+            f"two rows of {model.__tablename__} share an id.", remedy="Ids must be unique within line and kind."
+        )
     changed = {item_id: digest for item_id, digest in digests.items() if before.get(item_id) != digest}
     wanted = changed | {item_id: "" for item_id in before if item_id not in digests}
     here = sa.select(model.item_id, model.digest).where(model.line == line, model.window == window)
-    if dict(session.execute(here).tuples().all()) == wanted:
+    if dict(session.execute(here).all()) == wanted:
         return
     session.execute(sa.delete(model).where(model.line == line, model.window >= window))
     values: list[dict[str, Any]] = [
@@ -241,8 +245,9 @@ def _row_digest(row: ProjectionRow) -> str:
 
 
 def _row(kind: type[_Row], version: ProjectionVersion) -> _Row:
-    values = {field.name: getattr(version, field.name) for field in fields(kind)}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values: dict[str, Any] = {field.name: getattr(version, field.name) for field in fields(kind)}
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return kind(**values)
 
 
 def _delete_aliases(session: Session, line: str, window: Window) -> None:
@@ -253,29 +258,32 @@ def _delete_aliases(session: Session, line: str, window: Window) -> None:
     )
 
 
-def _replace_aliases(session: Session, line: str, window: Window, aliases: Sequence[AliasRow]) -> None:
-    """`aliases` are those known after the window, or only those that the window brought: both give the same rows."""
-    query = sa.select(PatternAlias.alias_id, PatternAlias.pattern_id).where(
-        PatternAlias.line == line, PatternAlias.reason == MERGED
+def _aliases_as_of(line: str, window: Window | None) -> sa.Select[PatternAlias]:
+    query = sa.select(PatternAlias).where(PatternAlias.line == line)
+    if window is not None:
+        query = query.where(PatternAlias.window <= window)
+    return query.ext(distinct_on(PatternAlias.alias_id, PatternAlias.reason)).order_by(
+        PatternAlias.alias_id, PatternAlias.reason, PatternAlias.window.desc()
     )
-    earlier = dict(session.execute(query.where(PatternAlias.window < window)).tuples().all())
-    here = dict(session.execute(query.where(PatternAlias.window == window)).tuples().all())
-    wanted = {
-        alias.alias_id: alias.pattern_id for alias in aliases if earlier.get(alias.alias_id) != alias.pattern_id
-    }
+
+
+def _replace_aliases(session: Session, line: str, window: Window, aliases: Sequence[AliasRow]) -> None:
+    """`aliases` are all those known after the window, or only those that it brought: both give the same rows."""
+    query = sa.select(PatternAlias).where(PatternAlias.line == line, PatternAlias.reason == MERGED)
+    earlier: dict[str, str] = {}
+    for row in session.scalars(query.where(PatternAlias.window < window).order_by(PatternAlias.window)):
+        earlier[row.alias_id] = row.pattern_id
+    here = {row.alias_id: row.pattern_id for row in session.scalars(query.where(PatternAlias.window == window))}
+    wanted = {alias.alias_id: alias.pattern_id for alias in aliases if earlier.get(alias.alias_id) != alias.pattern_id}
     if here == wanted:
         return
     _delete_aliases(session, line, window)
-    for alias_id, pattern_id in wanted.items():
-        statement = insert(PatternAlias).values(
-            line=line, alias_id=alias_id, pattern_id=pattern_id, window=window, reason=MERGED
-        )
-        session.execute(
-            statement.on_conflict_do_update(
-                index_elements=[PatternAlias.line, PatternAlias.alias_id, PatternAlias.reason],
-                set_={"pattern_id": pattern_id, "window": window},
-            )
-        )
+    values = [
+        {"line": line, "alias_id": alias_id, "reason": MERGED, "window": window, "pattern_id": pattern_id}
+        for alias_id, pattern_id in wanted.items()
+    ]
+    if values:
+        session.execute(sa.insert(PatternAlias), values)
 
 
 def _replace_decisions(session: Session, line: str, window: Window, decisions: Sequence[PruneDecision]) -> None:

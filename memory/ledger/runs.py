@@ -174,10 +174,7 @@ class RunRepository:
     def _update(self, run_id: str, **values: Any) -> None:
         with self._database.transaction() as session:
             updated = session.execute(
-                sa.update(Run)
-                .where(Run.run_id == run_id, Run.status == RUNNING)
-                .values(**values)
-                .returning(Run.run_id)
+                sa.update(Run).where(Run.run_id == run_id, Run.status == RUNNING).values(**values).returning(Run.run_id)
             ).one_or_none()
             if updated is None:
                 status = session.scalar(sa.select(Run.status).where(Run.run_id == run_id))

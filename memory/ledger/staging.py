@@ -85,9 +85,7 @@ class StagingRepository:
                 session.execute(
                     sa.insert(ClusterSummaryEntry), [_cluster_values(summary_id, cluster) for cluster in clusters]
                 )
-            staged = session.scalars(
-                _find(line, window, kind, partition_key, input_digest, settings_hash)
-            ).one()
+            staged = session.scalars(_find(line, window, kind, partition_key, input_digest, settings_hash)).one()
             if staged.digest != digest:
                 raise ConflictingRecordError(
                     f"{kind} {partition_key!r} of {window.name} was summarised before from the same input with the "
@@ -155,7 +153,7 @@ def summary_record(staged: StagedSummary) -> SummaryRecord:
 
 def _find(
     line: str, window: Window, kind: str, partition_key: str, input_digest: str, settings_hash: str
-) -> sa.Select[tuple[StagedSummary]]:
+) -> sa.Select[StagedSummary]:
     return sa.select(StagedSummary).where(
         StagedSummary.line == line,
         StagedSummary.window == window,

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session
 
-from memory.errors import IncompleteGenerationError, WindowError
+from memory.errors import IncompleteGenerationError
 from memory.ledger.archive import ArchivedFile, ArchiveReference
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
@@ -80,7 +80,7 @@ class WindowRepository:
                 ArchivedWindow.window == window,
                 ArchivedWindow.encoder_id == encoder_id,
             )
-            .distinct(ArchivedWindow.source)
+            .ext(distinct_on(ArchivedWindow.source))
             .order_by(ArchivedWindow.source, ArchivedWindow.id.desc())
         )
         with self._database.transaction() as session:
@@ -231,7 +231,7 @@ class WindowRepository:
         if last is not None:
             query = query.where(WindowState.window <= last)
         with self._database.transaction() as session:
-            return [_status(state, generation) for state, generation in session.execute(query).tuples()]
+            return [_status(state, generation) for state, generation in session.execute(query)]
 
     def with_current(self, line: str) -> Sequence[tuple[Window, str]]:
         """Windows that have a current generation with its manifest digest, in order of time."""
@@ -245,7 +245,7 @@ class WindowRepository:
             return [(row[0], row[1]) for row in session.execute(query)]
 
     def mark_stale(self, token: FencingToken, line: str, window: Window, reason: str) -> None:
-        """Notes that a window must be consolidated again, such as for records that came late; the first reason stays."""
+        """Notes that a window must be consolidated again, such as for late records; the first reason stays."""
         with self._database.transaction() as session:
             guard(session, token, line)
             state = _locked_state(session, line, window)
@@ -263,7 +263,7 @@ class WindowRepository:
             .limit(limit)
         )
         with self._database.transaction() as session:
-            return [_status(state, generation) for state, generation in session.execute(query).tuples()]
+            return [_status(state, generation) for state, generation in session.execute(query)]
 
 
 def _locked_state(session: Session, line: str, window: Window) -> WindowState:
@@ -288,7 +288,7 @@ def _staged_ids(
         )
         .order_by(StagedSummary.id)
     )
-    staged = {(kind, key, digest): summary_id for kind, key, digest, summary_id in rows.tuples()}
+    staged = {(kind, key, digest): summary_id for kind, key, digest, summary_id in rows}
     named = [(entry.kind, entry.partition_key, entry.digest) for entry in entries if entry.digest is not None]
     missing = [f"{kind} {key!r}" for kind, key, digest in named if (kind, key, digest) not in staged]
     if missing:
@@ -300,11 +300,11 @@ def _staged_ids(
     return {(kind, key): staged[kind, key, digest] for kind, key, digest in named}
 
 
-def _highest_number(line: str, window: Window) -> sa.Select[tuple[int | None]]:
+def _highest_number(line: str, window: Window) -> sa.Select[int | None]:
     return sa.select(sa.func.max(Generation.number)).where(Generation.line == line, Generation.window == window)
 
 
-def _current(line: str) -> sa.Select[tuple[Generation]]:
+def _current(line: str) -> sa.Select[Generation]:
     return (
         sa.select(Generation)
         .join(WindowState, WindowState.current_generation_id == Generation.id)

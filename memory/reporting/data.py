@@ -107,28 +107,43 @@ class NightCounts:
 
     Attributes
     ----------
-    patterns_current
-        Published patterns after the night.
-    patterns_known
-        Patterns of the night before that could have been confirmed: the base of both rates below.
+    clusters, clusters_matched
+        Clusters of the night, and those nearer to something known than chance.
     confirmation_rate, null_confirmation_rate
-        Share of them that were confirmed, and that random balls of equal size would have been; None on the first
-        night.
+        Share of the clusters that matched, and of as many random balls that would have; None where nothing was known
+        before that could have been matched.
+    patterns_confirmed, patterns_returned
+        Patterns published before that were seen again; those among them that had faded or been pruned.
+    patterns_current
+        Patterns that stand after the night.
     """
 
     window_name: str
     experiences: int = 0
     states: int = 0
     clusters: int = 0
+    clusters_matched: int = 0
     noise_share: float | None = None
     patterns_new: int = 0
     patterns_confirmed: int = 0
+    patterns_returned: int = 0
     patterns_faded: int = 0
+    patterns_merged: int = 0
+    patterns_demoted: int = 0
     patterns_pruned: int = 0
     patterns_current: int = 0
-    patterns_known: int = 0
     confirmation_rate: float | None = None
     null_confirmation_rate: float | None = None
+
+    @property
+    def null_confirmed(self) -> float | None:
+        """Patterns that would have been confirmed at the null's rate: the confirmed ones, scaled by both rates.
+
+        None where there is no rate to compare with.
+        """
+        if not self.confirmation_rate or self.null_confirmation_rate is None:
+            return None
+        return self.patterns_confirmed * self.null_confirmation_rate / self.confirmation_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,16 +158,14 @@ class LineageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedAction:
-    """The best action of a pattern, named on earlier windows and judged on the latest; gross means."""
+    """The best action of a pattern, named on earlier windows and judged on later ones: net, out of sample."""
 
     pattern_id: str
     action: str
-    horizon_minutes: int
-    earlier_n: int
-    earlier_mean: float
-    later_n: int
-    later_mean: float
-    later_interval: Interval | None = None
+    windows: int
+    n: int
+    mean: float
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +261,7 @@ class PruneDecision:
     Attributes
     ----------
     rules
-        Names of the rules that keep it, or that let it go.
+        Names of the rules that keep it; none for one that is removed.
     net_sharpe
         Annualised net Sharpe ratio from the shrunk mean of the best action: what the rule looks at.
     raw_sharpe, sharpe_lower_bound
@@ -269,19 +282,26 @@ class PruneDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PruningReport:
-    """What pruning decided.
+class PassShares:
+    """What passing the rule on Sharpe is worth: shares that pass it, by shrunk and by raw mean; None where unknown.
 
-    Attributes
-    ----------
-    random_pass_share
-        Share of random state sets that would pass the rule on Sharpe: what passing it is worth.
-    episodic_removed, shared_removed
-        Experiences that went because of their age.
+    Clusters and random balls are those of the window alone and of equal size, hence comparable.
     """
 
+    patterns: float | None = None
+    patterns_raw: float | None = None
+    clusters: float | None = None
+    clusters_raw: float | None = None
+    random_sets: float | None = None
+    random_sets_raw: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningReport:
+    """What pruning decided; `episodic_removed` and `shared_removed` are experiences that went for their age."""
+
     decisions: tuple[PruneDecision, ...] = ()
-    random_pass_share: float | None = None
+    pass_shares: PassShares | None = None
     episodic_removed: int = 0
     shared_removed: int = 0
     dry_run: bool = False
@@ -336,6 +356,10 @@ class ReportData:
         REGIME memories; those of all products together carry a `product_id` of "" or "*" or "ALL".
     nights, scorecards
         Oldest first; the reported window is the last.
+    pooled_scores
+        The scores of all nights together: mean rank correlations, each night counting once; `blocks` counts nights.
+    reference_horizon_minutes
+        Horizon by which patterns are ranked and `judged` was judged: one for all, so that none is chosen by luck.
     """
 
     facts: RunFacts
@@ -351,8 +375,10 @@ class ReportData:
     strategies: tuple[StrategyMemory, ...] = ()
     correlations: tuple[CorrelationMemory, ...] = ()
     scorecards: tuple[ScorecardNight, ...] = ()
+    pooled_scores: tuple[ScorecardEntry, ...] = ()
     pruning: PruningReport | None = None
     benchmark: BenchmarkReport | None = None
+    reference_horizon_minutes: int = 15
 
     @property
     def night(self) -> NightCounts | None:

@@ -16,6 +16,9 @@ HEADLINE_HORIZON_MINUTES = 5
 CERTAIN_Q = 0.05
 """False discovery rate below which a pattern's return is said to differ from its base rate."""
 
+NORMAL_95 = 1.96
+"""Standard errors that a two-sided 95 % interval spans on either side."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -36,7 +39,11 @@ class Sentence:
 
 def sentences(data: ReportData) -> list[Sentence]:
     """What was read, learned, changed and dropped, and how last night's predictions did: one line each."""
-    lines = [Sentence("Read", _read(data)), Sentence("Learned", _learned(data)), Sentence("Chance", _against_null(data))]
+    lines = [
+        Sentence("Read", _read(data)),
+        Sentence("Learned", _learned(data)),
+        Sentence("Chance", _against_null(data)),
+    ]
     lines.append(Sentence("Predicted", _predicted(data.scorecard)))
     lines.append(Sentence("Worth", _worth(data)))
     lines.append(Sentence("Dropped", _dropped(data)))
@@ -56,7 +63,7 @@ def figures(data: ReportData) -> list[Figure]:
         found.append(Figure("patterns", wording.count(night.patterns_current), remark))
         if night.confirmation_rate is not None:
             remark = f"the null: {wording.percent(night.null_confirmation_rate)}"
-            found.append(Figure("seen again", wording.percent(night.confirmation_rate), remark))
+            found.append(Figure("clusters seen before", wording.percent(night.confirmation_rate), remark))
     for outcome in (VOLATILITY, RETURN):
         entry = headline_entry(data.scorecard, "patterns", outcome)
         if entry is not None:
@@ -67,9 +74,13 @@ def figures(data: ReportData) -> list[Figure]:
             found.append(Figure(f"{outcome} IC", wording.number(entry.ic), remark))
     if data.benchmark is not None and data.benchmark.latencies:
         p50, _, p99 = quantiles(data.benchmark.latencies[0])
-        found.append(Figure("search p50", wording.milliseconds(float(p50)), f"p99 {wording.milliseconds(float(p99))}"))
+        found.append(
+            Figure("search p50", wording.milliseconds(float(p50), 2), f"p99 {wording.milliseconds(float(p99), 2)}")
+        )
     if data.facts.steps:
-        found.append(Figure("run time", wording.duration(total_seconds(data)), wording.plural(len(data.facts.steps), "step")))
+        found.append(
+            Figure("run time", wording.duration(total_seconds(data)), wording.plural(len(data.facts.steps), "step"))
+        )
     return found
 
 
@@ -123,29 +134,42 @@ def _learned(data: ReportData) -> str:
     if night is None:
         return "This window has not been consolidated."
     noise = "" if night.noise_share is None else f", {wording.percent(night.noise_share)} of the states in none"
-    known = f" of {night.patterns_known:,} known" if night.patterns_known else ""
+    changes = [
+        f"{wording.plural(night.patterns_new, 'pattern')} new",
+        f"{night.patterns_confirmed:,} confirmed",
+        f"{night.patterns_faded:,} faded",
+    ]
+    for amount, verb in (
+        (night.patterns_returned, "came back"),
+        (night.patterns_merged, "merged"),
+        (night.patterns_demoted, "demoted"),
+    ):
+        if amount:
+            changes.append(f"{amount:,} {verb}")
+    stand = "stands" if night.patterns_current == 1 else "stand"
     return (
-        f"{wording.plural(night.clusters, 'cluster')}{noise}. {wording.plural(night.patterns_new, 'pattern')} new, "
-        f"{night.patterns_confirmed:,}{known} confirmed, {night.patterns_faded:,} faded; "
-        f"{wording.plural(night.patterns_current, 'pattern')} now current."
+        f"{wording.plural(night.clusters, 'cluster')}{noise}. {wording.listing(changes, 6)}; "
+        f"{wording.plural(night.patterns_current, 'pattern')} now {stand}."
     )
 
 
 def _against_null(data: ReportData) -> str:
     night = data.night
-    if night is None or night.confirmation_rate is None:
+    if night is None:
+        return "Recurrence has not been judged for this window."
+    if night.confirmation_rate is None:
         return "A first night has nothing to confirm: recurrence is judged from the second on."
-    rate = wording.percent(night.confirmation_rate)
+    rate = f"{wording.percent(night.confirmation_rate)} of the clusters match what was known"
     if night.null_confirmation_rate is None:
-        return f"{rate} of the known patterns were seen again; no null was computed, so that says nothing yet."
+        return f"{rate}; no null was computed, so that says nothing yet."
     null = wording.percent(night.null_confirmation_rate)
-    return f"{rate} of the known patterns were seen again; the null would have confirmed {null}. {_excess(night)}"
+    return f"{rate}; the null would have confirmed {null}. {_excess(night)}"
 
 
 def _excess(night: NightCounts) -> str:
-    """Says whether the excess over the null is more than the count of patterns would scatter by."""
+    """Says whether the excess over the null is more than a count of so many clusters would scatter by."""
     rate, null = night.confirmation_rate or 0.0, night.null_confirmation_rate or 0.0
-    scatter = 1.96 * (max(null * (1 - null), 0.0) / max(night.patterns_known, 1)) ** 0.5
+    scatter = NORMAL_95 * (max(null * (1 - null), 0.0) / max(night.clusters, 1)) ** 0.5
     if rate - null > scatter:
         return "Recurrence goes beyond chance."
     if rate - null < -scatter:
@@ -166,7 +190,7 @@ def _predicted(card: ScorecardNight | None) -> str:
         interval = f" ({wording.number_interval(entry.interval)})" if entry.interval else ""
         parts.append(
             f"{meaning} within {wording.horizon(entry.horizon_minutes)}: rank correlation "
-            f"{wording.number(entry.ic)}{interval}{beside}: {_verdict(entry.interval)}"
+            f"{wording.number(entry.ic)}{interval}{beside}: {_verdict(entry.interval, null.ic if null else None)}"
         )
     if not parts:
         return "The patterns covered too few of the window's states for their predictions to be scored."
@@ -175,23 +199,30 @@ def _predicted(card: ScorecardNight | None) -> str:
     return f"{text[0].upper()}{text[1:]}.{covered}"
 
 
-def _verdict(interval: Interval | None) -> str:
+def _verdict(interval: Interval | None, null: float | None) -> str:
+    """What an interval of a rank correlation allows to be said, against nothing and against random balls."""
     if interval is None:
         return "too few blocks to tell"
+    if null is not None and interval.low > max(null, 0.0):
+        return "better than random balls"
     if interval.low > 0:
-        return "better than nothing"
+        return "knowledge, but not surely more than random balls have" if null is not None else "better than nothing"
     return "worse than nothing" if interval.high < 0 else "not told apart from zero"
 
 
 def _worth(data: ReportData) -> str:
-    ranked = [outcome for pattern in strongest(data.patterns) if (outcome := leading_outcome(pattern)) is not None]
+    horizon = data.reference_horizon_minutes
+    ranked = [
+        o for pattern in strongest(data.patterns, horizon) if (o := leading_outcome(pattern, horizon)) is not None
+    ]
     if not ranked:
         return "No current pattern has an outcome to be ranked by."
     certain = sum(1 for outcome in ranked if outcome.q_value is not None and outcome.q_value < CERTAIN_Q)
     paying = sum(1 for outcome in ranked if outcome.shrunk_net_mean > 0)
     return (
-        f"{paying:,} of {wording.plural(len(ranked), 'current pattern')} pay more than they cost, after shrinkage; "
-        f"for {certain:,} the return differs from its regime's base rate (q < {CERTAIN_Q:g})."
+        f"After {wording.horizon(horizon)} and costs {paying:,} of {wording.plural(len(ranked), 'current pattern')} "
+        "pay, by the shrunk mean of the better of long and short, luck included; "
+        f"for {certain or 'none'} the return differs from its regime's base rate (q < {CERTAIN_Q:g})."
     )
 
 
@@ -204,6 +235,9 @@ def _dropped(data: ReportData) -> str:
     text = f"{removed:,} of {wording.plural(len(pruning.decisions), 'judged memory', 'judged memories')} {verb}"
     aged = pruning.episodic_removed + pruning.shared_removed
     text += f", and {wording.plural(aged, 'experience')} for their age." if aged else "."
-    if pruning.random_pass_share is not None:
-        text += f" {wording.percent(pruning.random_pass_share)} of random state sets would pass the Sharpe rule."
+    shares = pruning.pass_shares
+    if shares is not None and shares.random_sets is not None:
+        text += f" The Sharpe rule would pass {wording.percent(shares.random_sets)} of random state sets"
+        clusters = f", and {wording.percent(shares.clusters)} of the night's clusters"
+        text += f"{clusters if shares.clusters is not None else ''}."
     return text

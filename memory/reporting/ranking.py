@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from memory.records import Outcome, PatternMemory, VolatilityOutcome
 from memory.reporting import wording
 
 FADED = "faded"
 _TRADES = ("LONG", "SHORT")
-_LABEL_LENGTH = 54
-"""Characters of a row's label that fit above a forest plot's row on a phone."""
+_LABEL_LENGTH = 68
+"""Characters of a row's label that fit above a row of a forest plot."""
 
 
-def leading_outcome(pattern: PatternMemory) -> Outcome | None:
-    """The outcome that a pattern is ranked by: its best trade over the horizon with the highest shrunk net mean.
+def leading_outcome(pattern: PatternMemory, horizon_minutes: int) -> Outcome | None:
+    """The outcome that a pattern is ranked by: its best trade at one horizon, by shrunk net mean.
 
-    LONG and SHORT compete where the pattern names no best action, or FLAT. None where it has no outcome of a trade.
+    LONG and SHORT compete where the pattern names no best action, or FLAT. Where the pattern lacks the horizon, the
+    nearest one stands in; None where it has no outcome of a trade.
     """
     actions = (pattern.best_action,) if pattern.best_action in _TRADES else _TRADES
-    outcomes = [outcome for outcome in pattern.outcomes if outcome.action in actions]
-    return max(outcomes, key=lambda outcome: (outcome.shrunk_net_mean, -outcome.horizon_minutes), default=None)
+    trades = [outcome for outcome in pattern.outcomes if outcome.action in actions]
+
+    def key(outcome: Outcome) -> tuple[int, int, float]:
+        return abs(outcome.horizon_minutes - horizon_minutes), outcome.horizon_minutes, -outcome.shrunk_net_mean
+
+    return min(trades, key=key, default=None)
 
 
-def strongest(patterns: Iterable[PatternMemory]) -> list[PatternMemory]:
-    """Patterns that have not faded, best first by shrunk net mean; those without a trade's outcome come last."""
+def strongest(patterns: Iterable[PatternMemory], horizon_minutes: int) -> list[PatternMemory]:
+    """Patterns that have not faded, best first by shrunk net mean.
 
-    def key(pattern: PatternMemory) -> tuple[bool, float, str]:
-        outcome = leading_outcome(pattern)
-        return outcome is None, -outcome.shrunk_net_mean if outcome else 0.0, pattern.pattern_id
+    Demoted ones, whose predictions failed, come after all others; those without a trade's outcome come last.
+    """
+
+    def key(pattern: PatternMemory) -> tuple[bool, bool, float, str]:
+        outcome = leading_outcome(pattern, horizon_minutes)
+        mean = outcome.shrunk_net_mean if outcome else 0.0
+        return outcome is None, pattern.demoted, -mean, pattern.pattern_id
 
     return sorted((pattern for pattern in patterns if pattern.status != FADED), key=key)
 
@@ -59,3 +68,21 @@ def row_label(rank: int, pattern: PatternMemory) -> str:
     phrases = ", ".join(condition.phrase for condition in pattern.conditions) or wording.short_id(pattern.pattern_id)
     text = f"{rank}  {wording.regime_name(pattern.regime)}: {phrases}"
     return text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 1].rstrip(' ,')}…"
+
+
+def surest_volatility(ranked: Sequence[tuple[int, PatternMemory]]) -> list[tuple[int, PatternMemory]]:
+    """Patterns with their ranks, those first whose volatility differs most surely from the base rate.
+
+    Sure is how far the base rate lies outside the interval (inside counts as negative), summed over the horizons;
+    patterns without any interval come last, in their order.
+    """
+
+    def key(row: tuple[int, PatternMemory]) -> tuple[bool, float]:
+        margins = [
+            max(outcome.interval.low - outcome.base_mean, outcome.base_mean - outcome.interval.high)
+            for outcome in row[1].volatility
+            if outcome.interval is not None
+        ]
+        return not margins, -sum(margins)
+
+    return sorted(ranked, key=key)

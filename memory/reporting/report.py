@@ -29,7 +29,10 @@ PATTERNS_IN_FULL = 25
 PATTERNS_LISTED = 300
 """Further patterns shown in a line each; the rest is counted, and `coinswarm patterns` lists it."""
 
-FOREST_ROWS = 10
+PATTERNS_OPEN = 10
+"""Patterns in view at once; the rest of those in full unfolds."""
+
+FOREST_ROWS = 8
 """Patterns in each forest plot: what one glance takes in."""
 
 DECISIONS_LISTED = 60
@@ -100,8 +103,11 @@ def render_report(data: ReportData) -> str:
 
 
 def _context(data: ReportData) -> dict[str, Any]:
-    ranked = ranking.strongest(data.patterns)
+    horizon = data.reference_horizon_minutes
+    ranked = ranking.strongest(data.patterns, horizon)
     full, rest = ranked[:PATTERNS_IN_FULL], ranked[PATTERNS_IN_FULL:]
+    rows = list(enumerate(ranked, 1))
+    surest = ranking.surest_volatility(rows)
     links = {pattern.pattern_id: f"#{_anchor(pattern)}" for pattern in full}
     base_of = sections.base_rate_lookup(data.base_rates)
     horizons = ranking.horizons_of(data.patterns)
@@ -121,24 +127,29 @@ def _context(data: ReportData) -> dict[str, Any]:
         "sentences": headlines.sentences(data),
         "regime_legend": sorted(drawn_regimes, key=sections.regime_order),
         "ranked": full,
+        "opened": PATTERNS_OPEN,
         "rest": rest[:PATTERNS_LISTED],
         "unlisted": max(len(rest) - PATTERNS_LISTED, 0),
         "links": links,
         "judged": judged,
         "base_of": base_of,
-        "strip_reach": _strip_reach(full),
+        "strip_reach": _strip_reach(full, horizon),
+        "leading": lambda pattern: ranking.leading_outcome(pattern, horizon),
         "horizons": horizons,
         "history": pattern_history(data.nights) if data.nights else None,
         "confirmation": confirmation_history(data.nights),
-        "maps": [pattern_map(data.patterns, data.states, links, wide=wide) for wide in (True, False)]
+        "maps": [pattern_map(data.patterns, data.states, links, horizon, wide=wide) for wide in (True, False)]
         if data.patterns
         else [],
-        "return_forests": _drawn(return_forest(ranked[:FOREST_ROWS], base_of, minutes) for minutes in horizons),
-        "volatility_forests": _drawn(volatility_forest(ranked[:FOREST_ROWS], minutes) for minutes in horizons),
+        "return_forests": _drawn(return_forest(rows[:FOREST_ROWS], base_of, minutes) for minutes in horizons),
+        "volatility_forests": _drawn(volatility_forest(surest[:FOREST_ROWS], minutes) for minutes in horizons),
         "predictors": theme.predictor_series(predictors),
         "scorecard_columns": columns,
         "scorecard_panels": _drawn(scorecard_panel(data.scorecards, *column) for column in columns),
-        "scorecard_rows": sections.scorecard_rows(data.scorecard, predictors, columns) if data.scorecard else [],
+        "scorecard_rows": sections.scorecard_rows(data.scorecard.entries, predictors, columns)
+        if data.scorecard
+        else [],
+        "pooled_rows": sections.scorecard_rows(data.pooled_scores, predictors, columns) if data.pooled_scores else [],
         "timelines": [
             [regime_timeline(path, index, wide=wide) for wide in (True, False)] for index, path in enumerate(timelines)
         ],
@@ -166,12 +177,12 @@ def _anchor(pattern: PatternMemory) -> str:
     return f"pattern-{re.sub(r'[^A-Za-z0-9-]', '-', pattern.pattern_id)}"
 
 
-def _strip_reach(patterns: list[PatternMemory]) -> float:
+def _strip_reach(patterns: list[PatternMemory], horizon: int) -> float:
     """Half the span that the small interval strips of the table cover: nine in ten intervals fit."""
     ends = sorted(
         max(abs(outcome.gross_mean), abs(outcome.interval.low), abs(outcome.interval.high))
         for pattern in patterns
-        if (outcome := ranking.leading_outcome(pattern)) is not None and outcome.interval is not None
+        if (outcome := ranking.leading_outcome(pattern, horizon)) is not None and outcome.interval is not None
     )
     return ends[int(0.9 * (len(ends) - 1))] if ends else 0.0
 
@@ -203,7 +214,8 @@ def _environment() -> Environment:
         listing=wording.listing,
         short_id=wording.short_id,
         anchor=_anchor,
-        leading=ranking.leading_outcome,
+        first_sentence=wording.first_sentence,
+        rule=sections.rule_text,
         regime_var=lambda name: theme.css_variable(theme.regime_colour(name)),
         colour_var=theme.css_variable,
     )

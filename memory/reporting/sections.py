@@ -103,10 +103,10 @@ class ScorecardRow:
 
 
 def scorecard_rows(
-    card: ScorecardNight, predictors: Sequence[str], columns: Sequence[tuple[str, int]]
+    entries: Iterable[ScorecardEntry], predictors: Sequence[str], columns: Sequence[tuple[str, int]]
 ) -> list[ScorecardRow]:
-    """The scorecard of one night as a table."""
-    cells = {(entry.predictor, entry.outcome, entry.horizon_minutes): entry for entry in card.entries}
+    """Scores of one night, or of all of them together, as a table."""
+    cells = {(entry.predictor, entry.outcome, entry.horizon_minutes): entry for entry in entries}
     return [ScorecardRow(name, tuple(cells.get((name, *column)) for column in columns)) for name in predictors]
 
 
@@ -127,14 +127,33 @@ def base_rate_lookup(rates: Iterable[BaseRate]) -> Callable[[PatternMemory, str,
     return find
 
 
-def rule_counts(decisions: Iterable[PruneDecision]) -> list[tuple[str, int, int]]:
-    """(rule, memories that it keeps, memories that it lets go), most used first; a memory may name several rules."""
-    counts: dict[str, list[int]] = {}
+NO_RULE = "no rule keeps it"
+_RULE_TEXTS = {
+    "sharpe": "Sharpe above the limit",
+    "accessed": "used often of late",
+    "grace": "still young",
+    "unjudged": "too rare to judge, seen of late",
+}
+
+
+def rule_text(rule: str) -> str:
+    """A rule of pruning in words."""
+    return _RULE_TEXTS.get(rule, rule.replace("_", " "))
+
+
+def rule_counts(decisions: Iterable[PruneDecision]) -> list[tuple[str, int]]:
+    """(rule, memories that it keeps), most used first, and at the end those that none keeps.
+
+    A memory may be kept by several rules at once.
+    """
+    counts: dict[str, int] = {}
+    removed = 0
     for decision in decisions:
-        for rule in decision.rules:
-            counts.setdefault(rule, [0, 0])[decision.removed] += 1
-    rows = [(rule, kept, removed) for rule, (kept, removed) in counts.items()]
-    return sorted(rows, key=lambda row: (-row[1] - row[2], row[0]))
+        removed += decision.removed
+        for rule in decision.rules if not decision.removed else ():
+            counts[rule] = counts.get(rule, 0) + 1
+    kept = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+    return [*((rule_text(rule), count) for rule, count in kept), *([(NO_RULE, removed)] if removed else [])]
 
 
 def total_trades(figures: PerformanceMetrics) -> str:

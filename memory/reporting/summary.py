@@ -13,7 +13,7 @@ SUMMARY_PATTERNS = 8
 TABLE_PATTERNS = 50
 """Rows of the table artifact."""
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~])")
+_MARKUP = re.compile(r"([\\`*_\[\]#|~])")
 
 
 def escaped(text: str) -> str:
@@ -38,17 +38,17 @@ def markdown_summary(data: ReportData) -> str:
     if found:
         lines += ["", "| figure | value | remark |", "| --- | ---: | --- |"]
         lines += [f"| {escaped(f.label)} | {escaped(f.value)} | {escaped(f.remark)} |" for f in found]
-    ranked = ranking.strongest(data.patterns)[:SUMMARY_PATTERNS]
+    ranked = ranking.strongest(data.patterns, data.reference_horizon_minutes)[:SUMMARY_PATTERNS]
     if ranked:
         lines += ["", "## Strongest patterns", ""]
         lines += ["| | pattern | regime | best trade | net, bp | 95 % gross, bp | q |"]
         lines += ["| ---: | --- | --- | --- | ---: | ---: | ---: |"]
         for rank, pattern in enumerate(ranked, 1):
-            best = ranking.leading_outcome(pattern)
+            best = ranking.leading_outcome(pattern, data.reference_horizon_minutes)
             trade = f"{best.action.lower()} {wording.horizon(best.horizon_minutes)}" if best else wording.MISSING
             cells = (
                 str(rank),
-                escaped(pattern.description or pattern.pattern_id),
+                escaped(wording.first_sentence(pattern.description) or pattern.pattern_id),
                 escaped(wording.regime_name(pattern.regime)),
                 escaped(trade),
                 wording.basis_points(best.net_mean if best else None),
@@ -65,8 +65,10 @@ def markdown_summary(data: ReportData) -> str:
 def table_rows(data: ReportData) -> list[dict[str, str | int | float | None]]:
     """The strongest patterns as rows of a table artifact: plain values, returns in basis points, JSON-safe."""
     rows: list[dict[str, str | int | float | None]] = []
-    for rank, pattern in enumerate(ranking.strongest(data.patterns)[:TABLE_PATTERNS], 1):
-        best = ranking.leading_outcome(pattern)
+    for rank, pattern in enumerate(
+        ranking.strongest(data.patterns, data.reference_horizon_minutes)[:TABLE_PATTERNS], 1
+    ):
+        best = ranking.leading_outcome(pattern, data.reference_horizon_minutes)
         interval = best.interval if best else None
         rows.append(
             {

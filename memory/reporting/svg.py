@@ -25,10 +25,14 @@ from memory.reporting.theme import CSS_VARIABLES, GRID, INK, MUTED
 FONT_SIZE = 11.0
 """Pixels; drawings are shown at about their natural size, so that text stays readable on a phone."""
 
+LARGEST_SCALE = 1.22
+"""Drawings grow with the page by this at most, so that their text never outgrows the page's."""
+
 _POINTS_PER_INCH = 72.0
 """Resolution of matplotlib's SVG: at one point a pixel, sizes below are pixels."""
 
-_STYLE: dict[str, Any] = {
+# The type of the keys differs between the versions of matplotlib that are supported.
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "coinswarm",
     # Names come from data; a dollar sign in one must not start a formula.
@@ -67,6 +71,7 @@ _LOCK = threading.RLock()
 _NAMESPACE = "{http://www.w3.org/2000/svg}"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 _FONT = re.compile(r"font:\s*([^;]*)")
+_FONT_FAMILY = re.compile(r"font-family:[^;]*;?\s*")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -134,7 +139,7 @@ def inline_svg(figure: Figure, *, name: str, label: str, marks: Sequence[Marks] 
     width, height = (float(root.attrib.pop(side).removesuffix("pt")) for side in ("width", "height"))
     root.attrib.pop("version", None)
     root.attrib.update(
-        {"class": "chart", "role": "img", "aria-label": label, "style": f"max-width:{width * 1.15:.0f}px"}
+        {"class": "chart", "role": "img", "aria-label": label, "style": f"max-width:{width * LARGEST_SCALE:.0f}px"}
     )
     root.attrib["viewBox"] = f"0 0 {width:g} {height:g}"
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 - serialised, hence escaped, by ElementTree
@@ -179,7 +184,12 @@ def _restyle(root: ET.Element, name: str) -> None:
         for attribute in ("style", "clip-path"):
             if attribute in element.attrib:
                 value = _REFERENCE.sub(rf"url(#{name}-\1)", element.attrib[attribute])
-                element.set(attribute, _HEX.sub(_variable, _FONT.sub(_own_font, value)))
+                element.set(attribute, _HEX.sub(_variable, _FONT.sub(_own_font, _FONT_FAMILY.sub("", value))))
+        # CSS variables work in styles only, not in attributes such as those of a hatch's background.
+        for attribute in ("fill", "stroke"):
+            if _HEX.fullmatch(element.get(attribute, "")):
+                own = _HEX.sub(_variable, element.attrib.pop(attribute))
+                element.set("style", f"{attribute}: {own}; {element.get('style', '')}".rstrip("; "))
         for attribute in ("d", "transform", "x", "y"):
             if attribute in element.attrib:
                 element.set(attribute, _NUMBER.sub(_shorter, element.attrib[attribute]))

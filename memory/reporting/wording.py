@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 
 from memory.records import Interval
 
 MISSING = "–"
 _MINUS = "−"
+_NO_BREAK = "\u00a0"
+"""Space that keeps a figure and its unit on one line."""
+
 _BASIS_POINTS = 1e4
 _LONGEST_IDENTIFIER = 12
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
@@ -30,7 +35,7 @@ def count(value: int | None) -> str:
 
 def percent(share: float | None, digits: int = 0) -> str:
     """A share, 0 to 1, as a percentage."""
-    return MISSING if share is None or not math.isfinite(share) else f"{number(100 * share, digits)} %"
+    return MISSING if share is None or not math.isfinite(share) else f"{number(100 * share, digits)}{_NO_BREAK}%"
 
 
 def basis_points(fraction: float | None, digits: int = 1) -> str:
@@ -73,11 +78,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes / 60:.1f} h"
 
 
-def milliseconds(value: float | None) -> str:
-    """A latency in milliseconds, to three significant digits."""
+def milliseconds(value: float | None, digits: int = 3) -> str:
+    """A latency in milliseconds, to some significant digits."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.{digits}g} ms"
 
 
 def horizon(minutes: int) -> str:
@@ -118,6 +123,11 @@ def listing(names: list[str], most: int = 4) -> str:
     if len(shown) <= 1:
         return "".join(shown)
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text; a full stop within a number does not end one."""
+    return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
 
 
 def short_id(identifier: str) -> str:

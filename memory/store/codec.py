@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -45,7 +45,7 @@ SIDE_SIGNS = (0, 1, -1)
 _REGIME_CODES = {regime: code for code, regime in enumerate(REGIMES)}
 _SOURCE_CODES = {source: code for code, source in enumerate(SOURCES)}
 
-_VECTOR_DTYPES = {"FLOAT32": np.dtype("<f4"), "FLOAT16": np.dtype("<f2")}
+_VECTOR_DTYPES: dict[str, np.dtype[Any]] = {"FLOAT32": np.dtype("<f4"), "FLOAT16": np.dtype("<f2")}
 
 
 class Body(msgspec.Struct, array_like=True, gc=False):
@@ -137,18 +137,21 @@ def ms_rounded_up(timestamp: datetime) -> int:
 
 def pack_vector(vector: Vector, vector_type: str) -> bytes:
     """A vector as the index of that type (FLOAT32 or FLOAT16) reads it."""
-    return vector.astype(_VECTOR_DTYPES[vector_type], copy=False).tobytes()
+    packed: bytes = vector.astype(_VECTOR_DTYPES[vector_type], copy=False).tobytes()
+    return packed
 
 
 def unpack_vector(packed: bytes, vector_type: str) -> Vector:
     """The float32 vector of `pack_vector`; read-only where nothing had to be converted."""
-    return np.frombuffer(packed, dtype=_VECTOR_DTYPES[vector_type]).astype(np.float32, copy=False)
+    vector: Vector = np.frombuffer(packed, dtype=_VECTOR_DTYPES[vector_type]).astype(np.float32, copy=False)
+    return vector
 
 
 def unpack_vectors(packed: Sequence[bytes], vector_type: str, dimension: int) -> Vector:
     """Vectors of shape (n, dimension), float32."""
     flat = np.frombuffer(b"".join(packed), dtype=_VECTOR_DTYPES[vector_type])
-    return flat.reshape(len(packed), dimension).astype(np.float32)
+    vectors: Vector = flat.reshape(len(packed), dimension).astype(np.float32)
+    return vectors
 
 
 # --- experiences ---------------------------------------------------------------------------------------------

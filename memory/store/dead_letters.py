@@ -116,9 +116,7 @@ class DeadLetters:
         commands = [self.command(refusal, origin=origin) for refusal in refusals]
         return [answer.decode() for answer in await self._link.pipeline(commands)]
 
-    def command(
-        self, refusal: Refusal, *, origin: str, acknowledge: tuple[str, str, str] | None = None
-    ) -> Command:
+    def command(self, refusal: Refusal, *, origin: str, acknowledge: tuple[str, str, str] | None = None) -> Command:
         """The command that writes a letter down, and acknowledges the (stream, group, entry) it came from."""
         experience = refusal.experience
         packed = experience if isinstance(experience, bytes) else pack_raw(experience, lenient=True)

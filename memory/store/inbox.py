@@ -289,9 +289,7 @@ class Inbox:
         deliveries = {entry: times for entry, _, _, times in pending}
         if not deliveries:
             return []
-        claimed = await self._link.execute(
-            "XCLAIM", stream, GROUP, consumer, idle_ms, *deliveries, retry=False
-        )
+        claimed = await self._link.execute("XCLAIM", stream, GROUP, consumer, idle_ms, *deliveries, retry=False)
         taken = [(entry, fields, deliveries[entry] + 1) for entry, fields in _entries(claimed)]
         worn = [item for item in taken if item[2] > MAX_DELIVERIES]
         await self._link.pipeline(

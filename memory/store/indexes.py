@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from memory.errors import StoreUnavailableError
 from memory.records import VECTOR_DIMENSION
 from memory.settings import Settings
-from memory.store.keys import CONCEPT_ATTRIBUTE, TAG_SEPARATOR, VECTOR_ATTRIBUTE, Keys
+from memory.store.keys import CONCEPT_VECTOR, STATE_VECTOR, TAG_SEPARATOR, Keys, vector_attribute, vector_field
 from memory.store.link import Command, RedisLink
 
 HNSW_NEIGHBOURS = 16
@@ -35,14 +35,15 @@ class IndexSchema:
     ----------
     name
         Name of the index.
-    vector_field
-        Field of the record's hash that holds the vector.
+    vector_field, vector_attribute
+        Field of the record's hash that holds the vector; its name in queries.
     algorithm, vector_type, dimension
         FLAT or HNSW; FLOAT32 or FLOAT16; length of the vectors.
     """
 
     name: str
     vector_field: str
+    vector_attribute: str
     algorithm: str
     vector_type: str
     dimension: int
@@ -96,24 +97,21 @@ class Indexes:
         if schema is not None:
             return schema
         name = self._keys.episodic_index(encoder_id)
-        field = f"{VECTOR_ATTRIBUTE}:{encoder_id}"
         await self._create(
             name,
             self._keys.episodic_prefix,
-            VECTOR_ATTRIBUTE,
+            encoder_id,
             [
                 ("scope", "TAG", "SEPARATOR", TAG_SEPARATOR, "CASESENSITIVE"),
                 ("timestamp", "NUMERIC"),
                 ("known_at", "NUMERIC"),
                 ("recorded_at", "NUMERIC"),
                 ("reward", "NUMERIC"),
-                self._vector_field(field, dimension),
+                self._vector_field(encoder_id, dimension),
             ],
         )
         schema = await self._describe(name)
-        await self._link.execute(
-            "SET", self._keys.index_schema(encoder_id), msgspec.json.encode(asdict(schema))
-        )
+        await self._link.execute("SET", self._keys.index_schema(encoder_id), msgspec.json.encode(asdict(schema)))
         await self._adopt(encoder_id)
         self._known[encoder_id] = schema
         return schema
@@ -124,14 +122,23 @@ class Indexes:
         await self._create(
             name,
             self._keys.semantic_prefix,
-            CONCEPT_ATTRIBUTE,
+            encoder_id,
             [
                 ("scope", "TAG", "SEPARATOR", TAG_SEPARATOR, "CASESENSITIVE"),
                 ("valid_from", "NUMERIC"),
                 ("valid_to", "NUMERIC"),
                 # Patterns are thousands, not millions: exact search and full precision cost nothing here.
-                (f"{CONCEPT_ATTRIBUTE}:{encoder_id}", "AS", CONCEPT_ATTRIBUTE, "VECTOR", "FLAT", 6)
-                + ("TYPE", "FLOAT32", "DIM", dimension, "DISTANCE_METRIC", "COSINE"),
+                (
+                    *(
+                        vector_field(CONCEPT_VECTOR, encoder_id),
+                        "AS",
+                        vector_attribute(encoder_id),
+                        "VECTOR",
+                        "FLAT",
+                        6,
+                    ),
+                    *("TYPE", "FLOAT32", "DIM", dimension, "DISTANCE_METRIC", "COSINE"),
+                ),
             ],
         )
         await self._adopt(encoder_id)
@@ -181,19 +188,21 @@ class Indexes:
 
     # --- internals -------------------------------------------------------------------------------------------
 
-    def _vector_field(self, field: str, dimension: int) -> Command:
+    def _vector_field(self, encoder_id: str, dimension: int) -> Command:
         attributes: list[Any] = ["TYPE", self._settings.vector_type, "DIM", dimension, "DISTANCE_METRIC", "COSINE"]
         if self._settings.vector_algorithm == "HNSW":
             attributes += ["M", HNSW_NEIGHBOURS, "EF_CONSTRUCTION", HNSW_BUILD_EFFORT]
             attributes += ["EF_RUNTIME", HNSW_SEARCH_EFFORT]
         algorithm = self._settings.vector_algorithm
-        return (field, "AS", VECTOR_ATTRIBUTE, "VECTOR", algorithm, len(attributes), *attributes)
+        field = vector_field(STATE_VECTOR, encoder_id)
+        return (field, "AS", vector_attribute(encoder_id), "VECTOR", algorithm, len(attributes), *attributes)
 
-    async def _create(self, name: str, prefix: str, vector_attribute: str, fields: Sequence[Command]) -> None:
+    async def _create(self, name: str, prefix: str, encoder_id: str, fields: Sequence[Command]) -> None:
         """Create an index and wait until it holds all that is stored; nothing happens where it exists."""
         try:
             await self._link.execute(
-                *("FT.CREATE", name, "ON", "HASH", "PREFIX", 1, prefix, "FILTER", f"exists(@{vector_attribute})"),
+                *("FT.CREATE", name, "ON", "HASH", "PREFIX", 1, prefix),
+                *("FILTER", f"exists(@{vector_attribute(encoder_id)})"),
                 "SCHEMA",
                 *(part for field in fields for part in field),
             )
@@ -213,6 +222,7 @@ class Indexes:
                 return IndexSchema(
                     name=name,
                     vector_field=attribute[b"identifier"].decode(),
+                    vector_attribute=attribute[b"attribute"].decode(),
                     algorithm=attribute[b"algorithm"].decode(),
                     vector_type=attribute[b"data_type"].decode(),
                     dimension=int(attribute[b"dim"]),

@@ -6,6 +6,7 @@ All keys of a namespace begin with its name and a colon; ids hold neither colons
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from memory.settings import NAMESPACE_PATTERN
 SCHEMA_VERSION = "v1"
 """Version of the layout of records and indexes; part of the index names."""
 
-VECTOR_ATTRIBUTE = "state_vector"
-CONCEPT_ATTRIBUTE = "concept_vector"
+STATE_VECTOR = "state_vector"
+CONCEPT_VECTOR = "concept_vector"
 TAG_SEPARATOR = ","
 
 
@@ -151,6 +152,23 @@ class Keys:
     def dead_letter_digests(self) -> str:
         """Key of the digests of the dead letters, so that none is listed twice."""
         return f"{self.namespace}:dead_letter_digests"
+
+
+# --- vectors -------------------------------------------------------------------------------------------------
+
+
+def vector_field(kind: str, encoder_id: str) -> str:
+    """Field of a record's hash that holds its vector; `kind` is STATE_VECTOR or CONCEPT_VECTOR."""
+    return f"{kind}:{encoder_id}"
+
+
+def vector_attribute(encoder_id: str) -> str:
+    """Name of an encoder's vector in queries.
+
+    It differs by encoder: the server resolves the filters of all indexes over a prefix in one table of names, so a
+    name that two of them share would let one encoder's records into the other's index.
+    """
+    return f"vector_{hashlib.blake2b(encoder_id.encode(), digest_size=6).hexdigest()}"
 
 
 # --- tags ----------------------------------------------------------------------------------------------------

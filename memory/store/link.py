@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -31,6 +30,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from memory.embedded.checks import RedisFacts, judge_redis, parse_version, search_version
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
 
 FIRST_RETRY_DELAY_S = 0.02
@@ -38,12 +38,9 @@ LONGEST_RETRY_DELAY_S = 0.5
 TRANSACTION_ATTEMPTS = 20
 """How often an optimistic transaction is tried when others write to what it watches."""
 
-MINIMUM_SEARCH_VERSION = 20400
-"""Search 2.4: the first with vectors beside filters (KNN inside a query) in its released form."""
-MINIMUM_CLUSTER_SEARCH_VERSION = 80000
-"""Before version 8 the module answered a cluster's search from one shard only, without a warning."""
-
 Command = tuple[Any, ...]
+Read = Callable[..., Awaitable[Any]]
+"""Sends one reading command of a transaction and returns its answer."""
 Result = TypeVar("Result")
 
 _RETRIED = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError, asyncio.IncompleteReadError)
@@ -143,29 +140,24 @@ class RedisLink:
 
     async def _check_server(self) -> None:
         try:
+            info = _text(await self.execute("INFO", "server", "cluster", "memory", "persistence"))
             modules = await self.execute("MODULE", "LIST")
-            server = await self.execute("INFO", "server", "cluster")
         except NoPermissionError:
             return  # A restricted user: whoever set it up has chosen the server.
-        versions = {str(_text(module[b"name"])): int(module[b"ver"]) for module in modules}
-        search = versions.get("search", versions.get("searchlight"))
-        if search is None:
-            raise ServerUnsuitableError(
-                f"the Redis server at {self.address} has no search.",
-                remedy="Use Redis 8 or Redis Stack, load redisearch.so, or leave COINSWARM_REDIS_URL empty "
-                "for the embedded server.",
-            )
-        if search < MINIMUM_SEARCH_VERSION:
-            raise ServerUnsuitableError(
-                f"the search module of the Redis server at {self.address} is version {search}, which is too old.",
-                remedy="Use Redis 8 or search 2.10, or leave COINSWARM_REDIS_URL empty for the embedded server.",
-            )
-        if _is_cluster(server) and search < MINIMUM_CLUSTER_SEARCH_VERSION:
-            raise ServerUnsuitableError(
-                f"the Redis server at {self.address} is a cluster whose search (version {search}) answers from one "
-                "shard only.",
-                remedy="Use a single server, or a cluster of Redis 8 or newer.",
-            )
+        facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        listed = {"modules": [{"name": _text(module[b"name"]), "ver": module[b"ver"]} for module in modules]}
+        database = urlsplit(self._url).path.strip("/") if not self._url.startswith("unix:") else ""
+        judge_redis(
+            RedisFacts(
+                version=parse_version(facts.get("redis_version", "0")),
+                search_version=search_version(listed),
+                cluster=facts.get("cluster_enabled") == "1",
+                database=int(database) if database.isdigit() else 0,
+                maxmemory_policy=facts.get("maxmemory_policy", "unknown"),
+                append_only=facts.get("aof_enabled") == "1",
+            ),
+            self.address,
+        )
 
     # --- commands --------------------------------------------------------------------------------------------
 
@@ -180,7 +172,8 @@ class RedisLink:
             The server refused the command.
         """
         client = self._open_client()
-        return await self._attempt(lambda: client.execute_command(*arguments), retry=retry, timeout_s=timeout_s)
+        command: Read = client.execute_command
+        return await self._attempt(lambda: command(*arguments), retry=retry, timeout_s=timeout_s)
 
     async def pipeline(
         self, commands: Sequence[Command], *, transaction: bool = False, timeout_s: float | None = None
@@ -216,11 +209,11 @@ class RedisLink:
         return script
 
     async def transaction(
-        self, watched: Sequence[str], prepare: Callable[[Pipeline], Awaitable[tuple[list[Command], Result]]]
+        self, watched: Sequence[str], prepare: Callable[[Read], Awaitable[tuple[list[Command], Result]]]
     ) -> Result:
         """Read, decide and write in one step: nobody else has written to the watched keys in between.
 
-        `prepare` reads through the pipeline it is given, without side effects, and returns the commands to run and
+        `prepare` reads through the function it is given, without side effects, and returns the commands to run and
         its own result. It is called again where a watched key changed or the connection broke: the commands must
         bear being prepared again after they have run.
         """
@@ -230,10 +223,10 @@ class RedisLink:
             for _ in range(TRANSACTION_ATTEMPTS):
                 async with client.pipeline(transaction=True) as pipe:
                     await pipe.watch(*watched)
-                    commands, result = await prepare(pipe)
+                    commands, result = await prepare(pipe.execute_command)
                     if not commands:
                         return result
-                    pipe.multi()
+                    pipe.multi()  # type: ignore[no-untyped-call]
                     for command in commands:
                         pipe.execute_command(*command)
                     try:
@@ -325,10 +318,6 @@ class RedisLink:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _is_cluster(info: Any) -> bool:
-    return "cluster_enabled:1" in _text(info)
 
 
 def check_complete(answer: Any) -> Any:

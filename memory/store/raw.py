@@ -48,11 +48,14 @@ def pack_raw(experience: EpisodicMemory | RawExperience, *, lenient: bool = Fals
     InvalidRecordError
         A field holds something that cannot be written down.
     """
-    content = (
-        {name: getattr(experience, name) for name in _FIELDS}
-        if isinstance(experience, EpisodicMemory)
-        else dict(experience)
-    )
+    if isinstance(experience, EpisodicMemory):
+        content = {name: getattr(experience, name) for name in _FIELDS}
+    elif isinstance(experience, Mapping):
+        content = dict(experience)
+    elif lenient:
+        content = {"experience": experience}
+    else:
+        raise _wrong_kind("experience", experience, "an EpisodicMemory, or fields of one by name")
     problem = ""
     try:
         return msgspec.msgpack.encode(content, enc_hook=_write_lenient if lenient else _write)

@@ -150,7 +150,7 @@ class CorrelationVersion(ProjectionVersion):
 
 
 class PatternAlias(Base):
-    """An id that leads to another pattern: merged by the fold, or founded differently by a later fold."""
+    """An id that leads to another pattern from a window on: merged by the fold, or founded differently by another."""
 
     __tablename__ = "pattern_aliases"
     __table_args__ = (
@@ -161,8 +161,8 @@ class PatternAlias(Base):
     line: Mapped[str] = mapped_column(sa.ForeignKey("knowledge_lines.line"), primary_key=True)
     alias_id: Mapped[str] = mapped_column(primary_key=True)
     reason: Mapped[str] = mapped_column(primary_key=True)
+    window: Mapped[Window] = mapped_column(primary_key=True)
     pattern_id: Mapped[str]
-    window: Mapped[Window]
 
 
 class AccessSnapshot(Base):

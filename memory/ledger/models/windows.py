@@ -52,7 +52,13 @@ class ArchivedWindow(Base):
     __tablename__ = "archives"
     __table_args__ = (
         sa.UniqueConstraint(
-            "namespace", "window", "encoder_id", "source", "states_sha256", "experiences_sha256", name="uq_archives_content"
+            "namespace",
+            "window",
+            "encoder_id",
+            "source",
+            "states_sha256",
+            "experiences_sha256",
+            name="uq_archives_content",
         ),
     )
 

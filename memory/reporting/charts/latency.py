@@ -32,7 +32,7 @@ def quantiles(series: LatencySeries) -> Floats:
 
 def latency_distribution(series: Sequence[LatencySeries]) -> Markup:
     """Share of queries answered within a time, one curve a kind of query; p50, p95 and p99 marked."""
-    figure, axes = axes_of(460, 280, left=44, bottom=40)
+    figure, axes = axes_of(400, 270, left=44, bottom=40)
     shares = np.linspace(0.0, 1.0, _CURVE_POINTS)
     for entry, look in zip(series, LOOKS * (len(series) // len(LOOKS) + 1), strict=False):
         axes.plot(np.quantile(entry.samples_ms, shares), 100 * shares, color=look.colour, ls=look.dash, lw=look.width)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 from markupsafe import Markup
 from matplotlib.collections import PolyCollection
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from memory.reporting import theme, wording
 from memory.reporting.data import Floats, Ints, PricePath
@@ -64,7 +64,7 @@ def regime_timeline(path: PricePath, index: int, *, wide: bool) -> Markup:
         axes.set_title(f"{path.product_id}   {wording.number(100 * change, 1, signed=True)} %")
     else:
         axes.set_title(path.product_id)
-    axes.xaxis.set_major_locator(_hours(first, last, 8 if wide else 4))
+    axes.xaxis.set_major_locator(_ticks(first, last, 8 if wide else 4))
     axes.xaxis.set_major_formatter(FuncFormatter(_clock))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(_price))
@@ -80,17 +80,11 @@ def _with_breaks(path: PricePath) -> tuple[Floats, Floats]:
     return np.insert(times.astype(np.float64), after, times[after - 1] + 1.0), np.insert(path.price, after, np.nan)
 
 
-def _hours(first: int, last: int, most: int) -> MaxNLocator:
-    steps_ms = [minutes * _MINUTE_MS for minutes in (5, 15, 30, 60, 120, 180, 240, 360, 720, 1440, 2880, 10080)]
-    step = next((step for step in steps_ms if (last - first) / step <= most), steps_ms[-1])
-
-    class _Multiples(MaxNLocator):
-        """Ticks on whole multiples of the step since midnight UTC."""
-
-        def tick_values(self, vmin: float, vmax: float) -> Floats:
-            return np.arange(np.ceil(vmin / step) * step, vmax + 1, step)
-
-    return _Multiples()
+def _ticks(first: int, last: int, most: int) -> FixedLocator:
+    """At most `most` ticks or so, on whole multiples of a round step since midnight UTC."""
+    steps = [minutes * _MINUTE_MS for minutes in (5, 15, 30, 60, 120, 180, 240, 360, 720, 1440, 2880, 10080)]
+    step = next((step for step in steps if (last - first) / step <= most), steps[-1])
+    return FixedLocator(range(-(-first // step) * step, last + 1, step))
 
 
 def _clock(value: float, _position: int | None = None) -> str:

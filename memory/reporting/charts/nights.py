@@ -16,7 +16,7 @@ from memory.reporting.svg import axes_of, inline_svg
 NIGHTS_DRAWN = 60
 """The latest nights that fit one chart; older ones stay in the ledger."""
 
-_WIDTH = 460
+_WIDTH = 400
 _DODGE = 0.085
 """Sideways shift between predictors of one night, as a share of the distance between nights."""
 
@@ -27,7 +27,7 @@ FADED_COLOUR = theme.MUTED
 def pattern_history(nights: Sequence[NightCounts]) -> Markup:
     """Confirmed and new patterns stacked upwards, faded ones downwards, and what the null would have confirmed."""
     shown = nights[-NIGHTS_DRAWN:]
-    figure, axes = axes_of(_WIDTH, 270, left=40, bottom=40)
+    figure, axes = axes_of(_WIDTH, 240, left=40, bottom=40)
     position = np.arange(len(shown))
     floor = np.zeros(len(shown))
     for field, _, colour, hatch in STACK:
@@ -37,8 +37,8 @@ def pattern_history(nights: Sequence[NightCounts]) -> Markup:
     faded = np.array([-night.patterns_faded for night in shown], dtype=np.float64)
     axes.bar(position, faded, 0.62, color=FADED_COLOUR, alpha=0.55)
     for x, night in zip(position, shown, strict=True):
-        if night.null_confirmation_rate is not None:
-            level = night.null_confirmation_rate * night.patterns_known
+        level = night.null_confirmed
+        if level is not None:
             axes.plot([x - 0.42, x + 0.42], [level, level], color=theme.ORANGE, linewidth=3, zorder=4)
     axes.axhline(0, color=theme.MUTED, linewidth=1)
     axes.grid(axis="y")
@@ -55,7 +55,7 @@ def confirmation_history(nights: Sequence[NightCounts]) -> Markup | None:
     rows = [(x, night) for x, night in enumerate(shown) if night.confirmation_rate is not None]
     if not rows:
         return None
-    figure, axes = axes_of(_WIDTH, 270, left=44, bottom=40)
+    figure, axes = axes_of(_WIDTH, 240, left=44, bottom=40)
     x = [position for position, _ in rows]
     null = [(position, night) for position, night in rows if night.null_confirmation_rate is not None]
     axes.plot(
@@ -72,8 +72,10 @@ def confirmation_history(nights: Sequence[NightCounts]) -> Markup | None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
     _name_nights(axes, [night.window_name for night in shown])
-    axes.set_title("share of known patterns seen again")
-    return inline_svg(figure, name="confirmation", label="Confirmation rate of patterns and of the null over the nights")
+    axes.set_title("share of clusters that match what is known")
+    return inline_svg(
+        figure, name="confirmation", label="Confirmation rate of patterns and of the null over the nights"
+    )
 
 
 def predictors_of(cards: Sequence[ScorecardNight]) -> list[str]:
@@ -87,13 +89,13 @@ def scorecard_panel(cards: Sequence[ScorecardNight], outcome: str, horizon_minut
     shown = cards[-NIGHTS_DRAWN:]
     names = predictors_of(cards)
     looks = theme.predictor_series(names)
-    figure, axes = axes_of(300, 210, left=42, right=8, bottom=34)
+    figure, axes = axes_of(244, 190, left=40, right=6, bottom=28)
     drawn = 0
     # The patterns come last, on top of what they are compared with.
     for order, name in reversed(list(enumerate(names))):
         look = looks[name]
         points = [
-            (x + (order - (len(names) - 1) / 2) * _DODGE, entry)
+            (x + (order - (len(names) - 1) / 2) * _DODGE, entry.ic, entry.interval)
             for x, card in enumerate(shown)
             for entry in card.entries
             if _is(entry, name, outcome, horizon_minutes) and entry.ic is not None
@@ -102,13 +104,13 @@ def scorecard_panel(cards: Sequence[ScorecardNight], outcome: str, horizon_minut
             continue
         drawn += len(points)
         colour = look.colour
-        for x, entry in points:
-            if entry.interval is not None:
-                ends = [entry.interval.low, entry.interval.high]
+        for x, _, interval in points:
+            if interval is not None:
+                ends = [interval.low, interval.high]
                 axes.plot([x, x], ends, color=colour, linewidth=look.width, alpha=0.55)
         axes.plot(
-            [x for x, _ in points],
-            [entry.ic for _, entry in points],
+            [x for x, _, _ in points],
+            [ic for _, ic, _ in points],
             marker=look.marker,
             linestyle=look.dash,
             color=colour,
@@ -142,5 +144,3 @@ def _name_nights(axes: Axes, names: Sequence[str], most: int = 7) -> None:
     ticks = list(range(len(names) - 1, -1, -step))[::-1]
     axes.set_xticks(ticks, [names[tick][5:] for tick in ticks])
     axes.set_xlim(-0.6, len(names) - 0.4)
-
-

@@ -23,10 +23,10 @@ MAP_STATES = 700
 MAP_PATTERNS = 400
 """Patterns drawn on the map, those with most support first: a pattern costs some 400 bytes in each drawing."""
 
-_LARGEST_DOT = 150.0
-_SMALLEST_DOT = 16.0
-_DOT_AREA = "support"
-_ROW_HEIGHT = 34
+_LARGEST_DOT = 280.0
+_SMALLEST_DOT = 34.0
+_FOREST_WIDTH = 390
+_ROW_HEIGHT = 36
 _BASIS_POINTS = 1e4
 _STATUS_MARKERS = {"new": "D", "confirmed": "o", FADED: "X"}
 
@@ -60,7 +60,12 @@ def thinned(n: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
 
 
 def pattern_map(
-    patterns: Sequence[PatternMemory], cloud: StateCloud | None, links: Mapping[str, str], *, wide: bool
+    patterns: Sequence[PatternMemory],
+    cloud: StateCloud | None,
+    links: Mapping[str, str],
+    horizon_minutes: int,
+    *,
+    wide: bool,
 ) -> Markup:
     """Patterns in two dimensions over the states of the window: colour is regime, area support, mark status."""
     chosen = sorted(patterns, key=lambda pattern: (-pattern.support, pattern.pattern_id))[:MAP_PATTERNS]
@@ -71,7 +76,9 @@ def pattern_map(
         regimes = np.array(cloud.regimes)[thinned(len(cloud.regimes))]
         for regime in sorted(set(regimes.tolist())):
             rows = regimes == regime
-            axes.scatter(*states[rows].T, s=7, color=theme.regime_colour(regime), alpha=0.3, linewidth=0)
+            axes.scatter(
+                states[rows, 0], states[rows, 1], s=7, color=theme.regime_colour(regime), alpha=0.3, linewidth=0
+            )
     largest = max((pattern.support for pattern in chosen), default=1)
     marks = []
     for status, marker in _STATUS_MARKERS.items():
@@ -81,39 +88,47 @@ def pattern_map(
         area = [_SMALLEST_DOT + (_LARGEST_DOT - _SMALLEST_DOT) * chosen[i].support / largest for i in rows]
         colours = [theme.regime_colour(chosen[i].regime) for i in rows]
         axes.scatter(
-            *points[rows].T,
+            points[rows, 0],
+            points[rows, 1],
             s=np.array(area) * (0.6 if marker == "D" else 1.0) * (1.0 if wide else 0.6),
             marker=marker,
             c=colours if status != FADED else theme.MUTED,
             alpha=0.92 if status != FADED else 0.6,
             edgecolor=theme.PAPER,
-            linewidth=1.0,
+            linewidth=1.0 if status != FADED else 0.0,
             gid=f"map-{status}",
             zorder=2 if status == FADED else 3,
         )
-        titles = [_map_title(chosen[i]) for i in rows]
+        titles = [_map_title(chosen[i], horizon_minutes) for i in rows]
         marks.append(Marks(f"map-{status}", titles, [links.get(chosen[i].pattern_id) for i in rows]))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(f"first principal component, {wording.percent(float(shares[0]))} of the variance →")
     axes.set_ylabel(f"second, {wording.percent(float(shares[1]))} →")
+    axes.spines["bottom"].set_visible(False)
     axes.margins(0.03)
     label = f"Map of {len(chosen)} patterns over {len(states)} states of the window, coloured by regime"
     return inline_svg(figure, name=f"map-{'wide' if wide else 'narrow'}", label=label, marks=marks)
 
 
-def _map_title(pattern: PatternMemory) -> str:
-    outcome = leading_outcome(pattern)
-    gain = "" if outcome is None else (
-        f" · {outcome.action.lower()} {wording.horizon(outcome.horizon_minutes)}: "
-        f"{wording.basis_points(outcome.net_mean)} bp net"
+def _map_title(pattern: PatternMemory, horizon_minutes: int) -> str:
+    outcome = leading_outcome(pattern, horizon_minutes)
+    gain = (
+        ""
+        if outcome is None
+        else (
+            f" · {outcome.action.lower()} {wording.horizon(outcome.horizon_minutes)}: "
+            f"{wording.basis_points(outcome.net_mean)} bp net"
+        )
     )
     seen = wording.plural(pattern.support, "occurrence")
     return f"{pattern.pattern_id} · {pattern.status} · {wording.regime_name(pattern.regime)} · {seen}{gain}"
 
 
 def return_forest(
-    ranked: Sequence[PatternMemory], base_of: Callable[[PatternMemory, str, int], BaseRate | None], horizon_minutes: int
+    ranked: Sequence[tuple[int, PatternMemory]],
+    base_of: Callable[[PatternMemory, str, int], BaseRate | None],
+    horizon_minutes: int,
 ) -> Markup | None:
     """Gross mean of LONG with its interval, beside the regime's base rate and the band that costs eat.
 
@@ -121,10 +136,12 @@ def return_forest(
 
     Parameters
     ----------
+    ranked
+        Patterns with their ranks, in the order of the rows.
     base_of
         Base rate of a pattern's partition by action and horizon.
     """
-    rows = [(rank, p, o) for rank, p in enumerate(ranked, 1) if (o := outcome_of(p, "LONG", horizon_minutes))]
+    rows = [(rank, p, o) for rank, p in ranked if (o := outcome_of(p, "LONG", horizon_minutes))]
     if not rows:
         return None
     figure, axes = _forest_axes(len(rows))
@@ -142,15 +159,15 @@ def return_forest(
     _widen(axes, 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value, 0, signed=True)))
-    axes.set_xlabel("← short pays      mean gross return of long, bp      long pays →")
+    _sides(axes, "← short pays", "mean gross return of long, bp", "long pays →")
     axes.set_title(f"after {wording.horizon(horizon_minutes)}")
     label = f"Mean return after {wording.horizon(horizon_minutes)} with intervals, for {len(rows)} patterns"
     return inline_svg(figure, name=f"returns-{horizon_minutes}", label=label)
 
 
-def volatility_forest(ranked: Sequence[PatternMemory], horizon_minutes: int) -> Markup | None:
+def volatility_forest(ranked: Sequence[tuple[int, PatternMemory]], horizon_minutes: int) -> Markup | None:
     """How much more or less than its regime the market moved after each pattern, as a factor with its interval."""
-    rows = [(rank, p, v) for rank, p in enumerate(ranked, 1) if (v := volatility_of(p, horizon_minutes))]
+    rows = [(rank, p, v) for rank, p in ranked if (v := volatility_of(p, horizon_minutes))]
     if not rows:
         return None
     figure, axes = _forest_axes(len(rows))
@@ -172,14 +189,14 @@ def volatility_forest(ranked: Sequence[PatternMemory], horizon_minutes: int) -> 
     ticks = [tick for tick in (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0) if low <= tick <= high]
     axes.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("← calmer      movement against the regime's usual      wilder →")
+    _sides(axes, "← calmer", "movement against the regime's usual", "wilder →")
     axes.set_title(f"after {wording.horizon(horizon_minutes)}")
     label = f"Volatility after {wording.horizon(horizon_minutes)} against the base rate, for {len(rows)} patterns"
     return inline_svg(figure, name=f"volatility-{horizon_minutes}", label=label)
 
 
 def _forest_axes(rows: int) -> tuple[Figure, Axes]:
-    figure, axes = axes_of(460, 66 + _ROW_HEIGHT * rows, left=14, right=14, top=26, bottom=40)
+    figure, axes = axes_of(_FOREST_WIDTH, 66 + _ROW_HEIGHT * rows, left=14, right=14, top=26, bottom=40)
     # Strongest at the top; the label of a row stands above its line.
     axes.set_ylim(rows - 0.55, -0.75)
     axes.set_yticks([])
@@ -198,6 +215,12 @@ def _estimate(axes: Axes, y: int, mean: float, interval: Interval | None, scale:
 
 def _row_label(axes: Axes, y: int, text: str) -> None:
     axes.text(0.0, y - 0.33, text, transform=axes.get_yaxis_transform(), ha="left", va="bottom", fontsize=10)
+
+
+def _sides(axes: Axes, left: str, middle: str, right: str) -> None:
+    """What the two directions and the values of the horizontal axis mean, below its ticks."""
+    for x, text, align in ((0.0, left, "left"), (0.5, middle, "center"), (1.0, right, "right")):
+        axes.annotate(text, (x, 0), (0, -22), "axes fraction", "offset points", color=theme.MUTED, ha=align, va="top")
 
 
 def _widen(axes: Axes, least: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from memory.embedded.home import Home
+from memory.embedded.home import Home, runtime_directory
 from memory.embedded.process import ProcessIdentity, processes_holding
 
 SOURCE = str(Path(__file__).parents[3])
@@ -40,9 +41,11 @@ except CoinswarmError as error:
 class User:
     """A process of its own that has a session open."""
 
-    def __init__(self, home: Path, services: str, prefix: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, home: Path, services: str, prefix: Sequence[str], python: str, environment: dict[str, str]
+    ) -> None:
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", USER_PROGRAM, str(home), services],
+            [*prefix, python, "-c", USER_PROGRAM, str(home), services],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,6 +99,8 @@ def stop_supervisor(home: Path) -> None:
     if identity is not None:
         identity.signal(signal.SIGTERM)
     wait_until(lambda: not holders(home), f"the servers of {home} to end")
+    # The next start would clean up after a supervisor that was killed; here there is none.
+    shutil.rmtree(runtime_directory(Home.at(home), os.environ), ignore_errors=True)
 
 
 @pytest.fixture
@@ -112,9 +117,14 @@ def start_user(home: Path) -> Iterator[Callable[..., User]]:
     users: list[User] = []
 
     def start(
-        services: str = "redis", *, directory: Path = home, prefix: Sequence[str] = (), **environment: str
+        services: str = "redis",
+        *,
+        directory: Path = home,
+        prefix: Sequence[str] = (),
+        python: str = sys.executable,
+        **environment: str,
     ) -> User:
-        user = User(directory, services, prefix, environment)
+        user = User(directory, services, prefix, python, environment)
         users.append(user)
         return user
 

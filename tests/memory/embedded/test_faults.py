@@ -48,9 +48,7 @@ def supervisor(home: Path) -> ProcessIdentity:
     return identity
 
 
-def test_two_first_starts_at_once_make_one_supervisor_and_both_work(
-    home: Path, start_user: Callable[..., Any]
-) -> None:
+def test_two_first_starts_at_once_make_one_supervisor_and_both_work(home: Path, start_user: Callable[..., Any]) -> None:
     users = [start_user("redis,postgres") for _ in range(4)]
     reports = [user.report() for user in users]
     assert len({report["supervisor"] for report in reports}) == 1
@@ -219,6 +217,19 @@ def test_servers_stop_when_their_home_is_removed_and_a_new_home_in_its_place_wor
     session = open_session(home, ("redis",))
     old = supervisor(home)
     shutil.rmtree(home)
+    with open_session(home, ("redis",)) as again:
+        assert not old.is_alive()
+        assert again.endpoints.redis_url is not None
+        write_memory(again.endpoints.redis_url, "new")
+    session.close()
+
+
+def test_servers_stop_when_their_sockets_were_removed_and_the_next_session_has_new_ones(home: Path) -> None:
+    session = open_session(home, ("redis",))
+    old = supervisor(home)
+    runtime = home_status(home).runtime_directory
+    assert runtime is not None
+    shutil.rmtree(runtime)
     with open_session(home, ("redis",)) as again:
         assert not old.is_alive()
         assert again.endpoints.redis_url is not None

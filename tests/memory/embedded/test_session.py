@@ -31,7 +31,20 @@ def client(redis_url: str | None) -> redis.Redis:
 
 def test_redis_searches_vectors_in_dialect_two_and_fails_rather_than_return_a_part(home: Path) -> None:
     with open_session(home, ("redis",)) as session, client(session.endpoints.redis_url) as server:
-        schema = ("scope", "TAG", "v", "VECTOR", "FLAT", "6", "TYPE", "FLOAT32", "DIM", "2", "DISTANCE_METRIC", "COSINE")
+        schema = (
+            "scope",
+            "TAG",
+            "v",
+            "VECTOR",
+            "FLAT",
+            "6",
+            "TYPE",
+            "FLOAT32",
+            "DIM",
+            "2",
+            "DISTANCE_METRIC",
+            "COSINE",
+        )
         server.execute_command("FT.CREATE", "index", "PREFIX", "1", "m:", "SCHEMA", *schema)
         for name, vector in {"m:near": b"\0\0\x80?\0\0\0\0", "m:far": b"\0\0\0\0\0\0\x80?"}.items():
             server.hset(name, mapping={"scope": "a", "v": vector})
@@ -83,12 +96,11 @@ def test_data_outlives_a_clean_stop(home: Path) -> None:
             assert connection.execute("SELECT number FROM kept").fetchone() == (7,)
 
 
-def test_nothing_is_left_when_the_last_session_has_closed(
-    home: Path, lock_holders: Callable[[Path], set[int]]
-) -> None:
+def test_nothing_is_left_when_the_last_session_has_closed(home: Path, lock_holders: Callable[[Path], set[int]]) -> None:
     with open_session(home):
         status = home_status(home)
         assert {server.name: server.state for server in status.servers} == {"redis": "ready", "postgres": "ready"}
+        assert {server.name: server.version for server in status.servers} == {"redis": "8.2.3", "postgres": "18.4"}
         runtime = status.runtime_directory
     assert not lock_holders(home)
     assert runtime is not None

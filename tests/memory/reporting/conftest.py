@@ -1,10 +1,10 @@
-"""A night's report data: prices and regimes from the sample market, everything learned drawn from a seeded generator."""
+"""A night's report data: prices from the sample market, what was learned drawn from a seeded generator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from math import log, sqrt
+from math import exp, log, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from memory.reporting.data import (
     LatencySeries,
     LineageEvent,
     NightCounts,
+    PassShares,
     PricePath,
     PruneDecision,
     PruningReport,
@@ -82,13 +83,15 @@ def make_outcomes(rng: np.random.Generator, n: int, blocks: int, drift: float) -
                     blocks=blocks,
                     gross_mean=side * mean,
                     net_mean=net,
-                    interval=Interval(low=side * mean - half, high=side * mean + half) if blocks >= 8 and side else None,
-                    win_rate=0.5 + 200 * net if side else 0.0,
+                    interval=Interval(low=side * mean - half, high=side * mean + half)
+                    if blocks >= 8 and side
+                    else None,
+                    win_rate=min(max(0.5 + 100 * net, 0.0), 1.0) if side else 0.0,
                     gross_sharpe=side * mean / 1e-3 * 9 if side else None,
                     net_sharpe=net / 1e-3 * 9 if side else None,
                     max_drawdown=abs(rng.normal(0, 0.01)) * abs(side),
-                    shrunk_net_mean=0.4 * net,
-                    q_value=float(rng.uniform(0.0, 0.6)) if blocks >= 8 and side else None,
+                    shrunk_net_mean=net * blocks / (blocks + 25),
+                    q_value=min(1.0, 3 * exp(-2 * (mean / half) ** 2)) if blocks >= 8 and side else None,
                 )
             )
     return tuple(outcomes)
@@ -131,7 +134,7 @@ def make_pattern(rng: np.random.Generator, index: int, centres: np.ndarray) -> P
     return PatternMemory(
         memory_id=f"p-{index:016x}",
         pattern_id=f"p-{index:016x}",
-        description=f"{sentence[0].upper()}{sentence[1:]}",
+        description=f"{sentence[0].upper()}{sentence[1:]}. In the next 15 minutes the price moved +1.5 bp on average.",
         concept_vector=vector,
         source="replay",
         regime=regime,
@@ -149,7 +152,7 @@ def make_pattern(rng: np.random.Generator, index: int, centres: np.ndarray) -> P
         volatility=volatility,
         expected_return=max(outcome.shrunk_net_mean for outcome in outcomes),
         best_action=None,
-        realised={"momentum": {"BUY": float(rng.normal(0, 2e-4)), "SELL": float(rng.normal(0, 2e-4))}},
+        realised={"momentum": {"buy_n": 12.0, "buy_mean": float(rng.normal(0, 2e-4)), "buy_win_rate": 0.42}},
         demoted=bool(rng.random() < 0.05),
         aliases=(),
         access_count=int(rng.integers(0, 30)),
@@ -164,7 +167,9 @@ def regime_labels(price: np.ndarray) -> tuple[str, ...]:
     volatility = np.sqrt(np.convolve(returns**2, kernel, mode="same"))
     trend = np.abs(np.convolve(returns, kernel, mode="same")) / volatility
     level = np.quantile(volatility, [0.3, 0.8, 0.98])
-    codes = np.where(volatility > level[2], 4, np.where(volatility > level[1], 2, np.where(volatility < level[0], 3, 1)))
+    codes = np.where(
+        volatility > level[2], 4, np.where(volatility > level[1], 2, np.where(volatility < level[0], 3, 1))
+    )
     codes = np.where((codes == 1) & (trend > np.quantile(trend, 0.6)), 0, codes)
     # A minute takes the label of the hour's fifth that it lies in, so that labels dwell.
     return tuple(REGIMES[codes[(i // 12) * 12]] for i in range(len(codes)))
@@ -325,23 +330,24 @@ def make_nights(count: int) -> tuple[NightCounts, ...]:
     """Counts of some nights, growing."""
     nights = []
     for night in range(count):
-        known = 30 * night
-        confirmed = int(known * (0.34 + 0.02 * (night % 3)))
+        clusters = 44 + 3 * (night % 4)
+        matched = int(clusters * (0.34 + 0.03 * (night % 3))) if night else 0
         nights.append(
             NightCounts(
                 window_name=(START - DAY * (count - 1 - night)).date().isoformat(),
                 experiences=21_600,
                 states=4_320,
-                clusters=44 + 3 * (night % 4),
+                clusters=clusters,
+                clusters_matched=matched,
                 noise_share=0.68 + 0.02 * (night % 3),
-                patterns_new=34 - 2 * night % 9,
-                patterns_confirmed=confirmed,
-                patterns_faded=int(known * 0.12),
+                patterns_new=34 - 2 * night,
+                patterns_confirmed=matched - matched // 4,
+                patterns_returned=night // 2,
+                patterns_faded=3 * night,
                 patterns_pruned=2 * night,
                 patterns_current=34 + 26 * night,
-                patterns_known=known,
-                confirmation_rate=confirmed / known if known else None,
-                null_confirmation_rate=0.27 if known else None,
+                confirmation_rate=matched / clusters if night else None,
+                null_confirmation_rate=0.21 + 0.02 * (night % 2) if night else None,
             )
         )
     return tuple(nights)
@@ -357,7 +363,7 @@ def make_pruning(rng: np.random.Generator, patterns: tuple[PatternMemory, ...]) 
                 memory_id=pattern.memory_id,
                 kind="PATTERN",
                 removed=removed,
-                rules=("no_rule_keeps_it",) if removed else ("young",) if index % 3 else ("sharpe", "often_used"),
+                rules=() if removed else ("grace",) if index % 3 else ("sharpe", "accessed"),
                 description=pattern.description,
                 net_sharpe=float(rng.normal(0, 3)),
                 raw_sharpe=float(rng.normal(0, 8)),
@@ -367,7 +373,13 @@ def make_pruning(rng: np.random.Generator, patterns: tuple[PatternMemory, ...]) 
                 occurrences=pattern.support,
             )
         )
-    return PruningReport(decisions=tuple(decisions), random_pass_share=0.53, episodic_removed=0, shared_removed=12)
+    return PruningReport(
+        decisions=tuple(decisions),
+        pass_shares=PassShares(
+            patterns=0.16, patterns_raw=0.5, clusters=0.09, clusters_raw=0.5, random_sets=0.08, random_sets_raw=0.53
+        ),
+        shared_removed=12,
+    )
 
 
 def make_data(*, patterns: int = 60, nights: int = 5, seed: int = 7) -> ReportData:
@@ -442,12 +454,10 @@ def make_data(*, patterns: int = 60, nights: int = 5, seed: int = 7) -> ReportDa
             JudgedAction(
                 pattern_id=first.pattern_id,
                 action="LONG",
-                horizon_minutes=15,
-                earlier_n=120,
-                earlier_mean=6e-4,
-                later_n=40,
-                later_mean=1e-4,
-                later_interval=Interval(low=-4e-4, high=6e-4),
+                windows=2,
+                n=40,
+                mean=1e-4,
+                interval=Interval(low=-4e-4, high=6e-4),
             ),
         )
         if first
@@ -459,6 +469,7 @@ def make_data(*, patterns: int = 60, nights: int = 5, seed: int = 7) -> ReportDa
         strategies=make_strategies(rng),
         correlations=make_correlations(rng),
         scorecards=make_scorecards(rng, nights),
+        pooled_scores=make_scorecards(rng, 2)[0].entries if nights > 2 else (),
         pruning=make_pruning(rng, learned),
         benchmark=BenchmarkReport(
             latencies=(
@@ -480,8 +491,7 @@ def make_data(*, patterns: int = 60, nights: int = 5, seed: int = 7) -> ReportDa
 
 def make_minimal() -> ReportData:
     """A run that left nothing but its facts."""
-    facts = make_facts()
-    return ReportData(facts=facts)
+    return ReportData(facts=make_facts())
 
 
 def make_facts() -> RunFacts:

@@ -1,0 +1,57 @@
+"""The nightly job: drain, consolidate, transitions, prune, benchmark, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.benchmark_memory import Parameters as BenchmarkParameters
+from flows.benchmark_memory import benchmark_memory
+from flows.consolidate_memories import Parameters as ConsolidateParameters
+from flows.consolidate_memories import consolidate_memories
+from flows.parameters import MarketParameters, Source, WindowParameters
+from flows.prune_memories import Parameters as PruneParameters
+from flows.prune_memories import prune_memories
+from flows.record_experiences import Parameters as RecordParameters
+from flows.record_experiences import record_experiences
+from flows.update_transitions import Parameters as TransitionParameters
+from flows.update_transitions import update_transitions
+from tasks.reporting import nightly_result, write_nightly_report
+from tasks.runs import ledger_run
+
+
+class Parameters(WindowParameters, MarketParameters):
+    """Which night to run, and what to record first."""
+
+    source: Source = Field(
+        default="inbox", description="What to record first: what waits in the inboxes, or a replay of the market."
+    )
+    queries: int = Field(default=300, ge=20, le=100_000, description="Queries of each kind in the benchmark.")
+
+
+@flow(name="nightly", flow_run_name="nightly-{parameters.namespace}")
+def nightly(parameters: Parameters | None = None) -> dict[str, Any]:
+    """Everything that one night needs. Running it again changes nothing unless experiences came in since."""
+    parameters = parameters or Parameters()
+    window = parameters.window()
+    where: dict[str, Any] = {"namespace": parameters.namespace, "date": window.start.date()}
+    with ledger_run("nightly", parameters, parameters.namespace, window=window) as run:
+        step = run.steps.step
+        with step("record"):
+            market = parameters.model_dump(include={"market", "products", "encoder"})
+            recorded = record_experiences(RecordParameters(**where, **market, source=parameters.source))
+        with step("consolidate"):
+            consolidated = consolidate_memories(ConsolidateParameters(**where))
+        with step("update transitions"):
+            transitions = update_transitions(TransitionParameters(**where))
+        with step("prune"):
+            pruned = prune_memories(PruneParameters(**where))
+        with step("benchmark"):
+            measured = benchmark_memory(BenchmarkParameters(**where, queries=parameters.queries))
+        run.result |= nightly_result(recorded, consolidated, transitions, pruned, measured)
+        with step("report"):
+            run.report_path = write_nightly_report(parameters.namespace, run.run_id, window, run.finished())
+        run.result["report"] = run.report_path
+        return run.finished()

@@ -1,0 +1,38 @@
+"""Forget what is old and archived; list what the fold pruned and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import WindowParameters
+from tasks.pruning import forget_experiences, list_pruned
+from tasks.reporting import leave_pruning_artifact
+from tasks.runs import TaskContext, ledger_run
+
+
+class Parameters(WindowParameters):
+    """What to prune."""
+
+    dry_run: bool = Field(default=False, description="Only say what would go.")
+
+
+@flow(name="prune_memories", flow_run_name="prune-{parameters.namespace}")
+def prune_memories(parameters: Parameters | None = None) -> dict[str, Any]:
+    """Remove experiences past their retention whose window is archived, counted from the window's end.
+
+    Patterns are pruned by the fold itself; this flow lists its decisions for the window.
+    """
+    parameters = parameters or Parameters()
+    window = parameters.window()
+    with ledger_run("prune_memories", parameters, parameters.namespace, window=window, writes=True) as run:
+        context = TaskContext.of(run)
+        with run.steps.step("prune") as shown:
+            decisions = list_pruned(context)
+            removed = forget_experiences(context, parameters.dry_run)
+            shown |= {"patterns": len(decisions["pruned"]), "experiences": removed["experiences"]}
+        run.result |= {"window": window.name, "dry_run": parameters.dry_run, **decisions, **removed}
+        leave_pruning_artifact(run.result)
+        return run.finished()

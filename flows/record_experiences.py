@@ -1,0 +1,52 @@
+"""Record experiences: from a replayed market, or from the agents' inboxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import MarketParameters, Source, WindowParameters
+from tasks.recording import drain_inbox, replay_market
+from tasks.reporting import leave_recording_artifact
+from tasks.runs import ledger_run
+
+
+class Parameters(WindowParameters, MarketParameters):
+    """What to record."""
+
+    source: Source = Field(
+        default="inbox",
+        description="inbox: what agents appended to their streams. market: a replay of candles through the agents.",
+    )
+    min_quality: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="Leave out experiences whose quality is below this; they are counted."
+    )
+
+
+@flow(name="record_experiences", flow_run_name="record-{parameters.namespace}-{parameters.source}")
+def record_experiences(parameters: Parameters | None = None) -> dict[str, Any]:
+    """Store what agents lived through; recording the same again stores nothing.
+
+    A replay needs a window (the last full UTC day where it is empty); the inbox is drained whatever the window.
+    """
+    parameters = parameters or Parameters()
+    window = parameters.window() if parameters.source == "market" else None
+    with ledger_run("record_experiences", parameters, parameters.namespace, window=window) as run:
+        with run.steps.step(f"record from {parameters.source}") as shown:
+            if window is not None:
+                counts = replay_market(
+                    parameters.namespace,
+                    window,
+                    parameters.market,
+                    parameters.products,
+                    parameters.encoder,
+                    parameters.min_quality,
+                )
+            else:
+                counts = drain_inbox(parameters.namespace, parameters.encoder, parameters.min_quality)
+            shown |= {name: counts[name] for name in ("stored", "duplicates", "dead_letters")}
+        run.result |= {"source": parameters.source, "window": window.name if window else None, **counts}
+        leave_recording_artifact(run.result)
+        return run.finished()

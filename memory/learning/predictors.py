@@ -1,0 +1,262 @@
+"""Ways to predict the outcomes of states from what is remembered: patterns, and what patterns must beat.
+
+All predict the same two figures at each horizon, in units of the state's own trailing volatility: the scaled forward
+return, and the volatility that follows. A prediction array has the shape (n, H, 2), NaN where nothing is predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.learning.outcomes import SCALED, VOLATILITY, compute_outcomes
+from memory.learning.partitions import assign_partitions
+from memory.learning.predictions import COVERAGE_QUANTILE, HORIZONS, PatternPredictions
+from memory.learning.settings import LearningSettings
+from memory.records import MIXED, REGIMES
+from memory.tables import Floats, Ints, StateTable
+
+RETURN_COLUMN, VOLATILITY_COLUMN = 0, 1
+"""Last axis of predictions and targets."""
+
+NO_PATTERN = -1
+
+_ROWS_AT_ONCE = 256
+"""Rows of a similarity matrix that are held at once."""
+_LARGEST_DEVIATION = 5.0
+"""Features are clipped at so many standard deviations, so that no single minute steers the regression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """States of earlier windows with what came of them.
+
+    Attributes
+    ----------
+    states
+        In canonical order.
+    targets
+        (m, H, 2): scaled returns and volatilities; NaN where unknown.
+    """
+
+    states: StateTable
+    targets: Floats
+
+
+def targets_of(states: StateTable, settings: LearningSettings) -> Floats:
+    """What predictions are compared with: (n, H, 2), from the given states alone."""
+    return compute_outcomes(states, settings).measures[:, :, [SCALED, VOLATILITY]]
+
+
+def assign(predictions: PatternPredictions, states: StateTable) -> Ints:
+    """Pattern of each state: the nearest by cosine, among those of its regime and the mixed ones, that covers it.
+
+    Returns
+    -------
+    int64 (n,): positions in `predictions`, `NO_PATTERN` where none covers the state. Cost: O(n patterns dimension).
+    """
+    chosen = np.full(len(states), NO_PATTERN, dtype=np.int64)
+    if not len(predictions):
+        return chosen
+    regimes = np.array([key.rpartition("/")[2] for key in predictions.partitions])
+    for code in np.unique(states.regime).tolist():
+        own = np.flatnonzero((regimes == REGIMES[code]) | (regimes == MIXED))
+        if not len(own):
+            continue
+        vectors, floors = predictions.vectors[own], predictions.cosine_floor[own]
+        rows = np.flatnonzero(states.regime == code)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE]
+            cosine = states.vectors[some] @ vectors.T
+            best = np.where(cosine >= floors, cosine, -np.inf).argmax(axis=1)
+            covered = cosine[np.arange(len(some)), best] >= floors[best]
+            chosen[some[covered]] = own[best[covered]]
+    return chosen
+
+
+def predict_by_patterns(predictions: PatternPredictions, chosen: Ints) -> Floats:
+    """What the pattern of each state predicts; NaN where there is none."""
+    predicted = np.full((len(chosen), len(HORIZONS), 2), np.nan)
+    covered = chosen != NO_PATTERN
+    predicted[covered, :, RETURN_COLUMN] = predictions.scaled_return[chosen[covered]]
+    predicted[covered, :, VOLATILITY_COLUMN] = predictions.volatility[chosen[covered]]
+    return predicted
+
+
+def random_balls(
+    predictions: PatternPredictions,
+    remembered: Remembered,
+    random_state: np.random.Generator,
+    *,
+    window_ms: int,
+    most: int,
+) -> PatternPredictions:
+    """The null of the patterns: for each a random state and the states nearest to it, out of one window's partition.
+
+    A pattern is as dense as a cluster of one window's partition is; balls out of many windows at once would be far
+    smaller than the patterns that they stand in for.
+
+    Parameters
+    ----------
+    predictions
+        The patterns that the balls stand in for: number, sizes and partitions are theirs.
+    remembered
+        States that the balls are drawn from, window by window. A ball holds at most all states of its partition there.
+    random_state
+        Chooses the centres.
+    window_ms
+        Length of a window; windows begin at multiples of it.
+    most
+        Balls at most; with more patterns, an even choice of them is stood in for.
+
+    Returns
+    -------
+    Balls in the form of patterns: mean vector, coverage by the same rule, mean outcomes of the members. Patterns of a
+    partition that no remembered window has get none. Cost: O(m + balls * largest partition * dimension).
+    """
+    picked = np.arange(len(predictions))
+    if len(picked) > most:
+        picked = np.unique(np.linspace(0, len(picked) - 1, most).round().astype(np.int64))
+    draws = random_state.random(len(picked))
+    window, partition = _windows_and_partitions(remembered.states, window_ms)
+    kept, vectors, floors, means = [], [], [], []
+    for place, position in enumerate(picked.tolist()):
+        candidates = np.flatnonzero(partition == predictions.partitions[position].rpartition("/")[2])
+        if not len(candidates):
+            continue
+        centre = candidates[int(draws[place] * len(candidates))]
+        pool = candidates[window[candidates] == window[centre]]
+        size = int(min(predictions.states_a_window[position], len(pool)))
+        similarity = remembered.states.vectors[pool] @ remembered.states.vectors[centre]
+        members = np.sort(pool[np.argpartition(-similarity, size - 1)[:size]])
+        mean = remembered.states.vectors[members].mean(axis=0, dtype=np.float64)
+        mean /= np.linalg.norm(mean)
+        kept.append(position)
+        vectors.append(mean)
+        floors.append(np.quantile(remembered.states.vectors[members] @ mean, COVERAGE_QUANTILE))
+        means.append(_known_means(remembered.targets[members]))
+    outcome = np.array(means).reshape(-1, len(HORIZONS), 2)
+    rows = np.array(kept, dtype=np.int64)
+    return PatternPredictions(
+        pattern_ids=tuple(f"ball-{position}" for position in kept),
+        partitions=tuple(predictions.partitions[position] for position in kept),
+        vectors=np.array(vectors, dtype=np.float32).reshape(len(kept), predictions.vectors.shape[1]),
+        cosine_floor=np.array(floors, dtype=np.float64),
+        states=predictions.states_a_window[rows],
+        scaled_return=outcome[:, :, RETURN_COLUMN],
+        volatility=outcome[:, :, VOLATILITY_COLUMN],
+        base_scaled_return=predictions.base_scaled_return[rows],
+        base_volatility=predictions.base_volatility[rows],
+    )
+
+
+def _windows_and_partitions(states: StateTable, window_ms: int) -> tuple[Ints, npt.NDArray[np.str_]]:
+    """Window of each state, and the partition (regime or MIXED) that it had there."""
+    window = states.timestamp_ms // window_ms
+    partition = np.full(len(states), MIXED, dtype=f"<U{max(len(name) for name in (MIXED, *REGIMES))}")
+    for number in np.unique(window).tolist():
+        rows = np.flatnonzero(window == number)
+        partition[rows] = assign_partitions([REGIMES[code] for code in states.regime[rows]])
+    return window, partition
+
+
+def predict_by_neighbours(remembered: Remembered, states: StateTable, *, neighbours: int, most: int) -> Floats:
+    """Mean outcome of the nearest remembered states, by cosine.
+
+    Parameters
+    ----------
+    remembered
+        Where neighbours are looked for; with more than `most` states, in an even choice of them.
+    states
+        What is predicted.
+    neighbours
+        How many are averaged.
+    most
+        Bounds the cost: O(n most dimension).
+    """
+    known = np.flatnonzero(np.isfinite(remembered.targets).any(axis=(1, 2)))
+    if len(known) > most:
+        known = known[np.unique(np.linspace(0, len(known) - 1, most).round().astype(np.int64))]
+    predicted = np.full((len(states), len(HORIZONS), 2), np.nan)
+    if not len(known):
+        return predicted
+    pool, targets = remembered.states.vectors[known], remembered.targets[known].reshape(len(known), -1)
+    finite = np.isfinite(targets)
+    filled = np.where(finite, targets, 0.0)
+    count = min(neighbours, len(known))
+    for start in range(0, len(states), _ROWS_AT_ONCE):
+        similarity = states.vectors[start : start + _ROWS_AT_ONCE] @ pool.T
+        nearest = np.argpartition(similarity, len(known) - count, axis=1)[:, len(known) - count :]
+        # Sums in the order of the states, so that equal neighbours give equal bits.
+        nearest.sort(axis=1)
+        held = finite[nearest].sum(axis=1)
+        total = filled[nearest].sum(axis=1)
+        mean = np.divide(total, held, out=np.full(total.shape, np.nan), where=held > 0)
+        predicted[start : start + _ROWS_AT_ONCE] = mean.reshape(-1, len(HORIZONS), 2)
+    return predicted
+
+
+def predict_by_ridge(remembered: Remembered, states: StateTable, *, penalty: float) -> Floats:
+    """Ridge regression of the outcomes on the named features.
+
+    Parameters
+    ----------
+    remembered
+        What it is fitted to; features are standardised on it, missing ones set to their mean.
+    states
+        What is predicted.
+    penalty
+        Added to the diagonal of the features' correlation matrix: 0 is least squares.
+    """
+    predicted = np.full((len(states), len(HORIZONS), 2), np.nan)
+    shared = [name for name in remembered.states.feature_names if name in states.feature_names]
+    columns = np.column_stack([remembered.states.feature(name) for name in shared]) if shared else np.zeros((0, 0))
+    held = np.isfinite(columns)
+    count = np.maximum(held.sum(axis=0), 1)
+    mean = np.where(held, columns, 0.0).sum(axis=0) / count
+    spread = np.sqrt(np.where(held, (columns - mean) ** 2, 0.0).sum(axis=0) / count)
+    useful = spread > 0
+    if not useful.any():
+        return predicted
+
+    def standardised(table: Floats) -> Floats:
+        scaled = (table[:, useful] - mean[useful]) / spread[useful]
+        clipped: Floats = np.clip(np.nan_to_num(scaled, nan=0.0), -_LARGEST_DEVIATION, _LARGEST_DEVIATION)
+        return clipped
+
+    known = standardised(columns)
+    wanted = standardised(np.column_stack([states.feature(name) for name in shared]))
+    for horizon in range(len(HORIZONS)):
+        for column in (RETURN_COLUMN, VOLATILITY_COLUMN):
+            target = remembered.targets[:, horizon, column]
+            rows = np.isfinite(target)
+            if rows.sum() <= known.shape[1]:
+                continue
+            x, y = known[rows], target[rows]
+            centre = x.mean(axis=0)
+            x = x - centre
+            gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1])
+            weights = np.linalg.solve(gram, x.T @ (y - y.mean()) / len(x))
+            predicted[:, horizon, column] = y.mean() + (wanted - centre) @ weights
+    return predicted
+
+
+def predict_by_base_rate(remembered: Remembered, states: StateTable) -> Floats:
+    """Mean outcome of the state's regime; of all states where the regime is not remembered."""
+    overall = _known_means(remembered.targets)
+    rates = np.repeat(overall[None], len(REGIMES), axis=0)
+    for code in np.unique(remembered.states.regime).tolist():
+        own = _known_means(remembered.targets[remembered.states.regime == code])
+        rates[code] = np.where(np.isfinite(own), own, overall)
+    return rates[states.regime]
+
+
+def _known_means(values: Floats) -> Floats:
+    """Mean along the first axis without NaN; NaN where there is no value."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean

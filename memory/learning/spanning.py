@@ -1,0 +1,297 @@
+"""Minimum spanning tree of the mutual reachability distances: where HDBSCAN's hierarchy comes from.
+
+Two routes, by size. *exact*: all distances, in float64, and Prim's algorithm. *graph*: a k-nearest-neighbour graph
+(faiss), its components joined. Both give the tree's edges, from which `hdbscan` builds the condensed tree.
+
+The core distance of a state is that of its `min_samples`-th nearest state, and where times are known at least that of
+its `min_recurrences`-th nearest state that is `recurrence_min` minutes or more away (a Theiler window: J. Theiler,
+Phys. Rev. A 34, 2427, 1986). Features with a look-back of hours move slowly, so that a state's nearest states are the
+minutes beside it; without the window, density measures how slowly the market moved, and clusters are single stretches of
+time. With it, density measures how near the market came back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+SMALLEST_DISTANCE = 1e-12
+"""What exact copies are lifted to: a sparse matrix reads an explicit zero as "no edge"."""
+_MS_PER_MINUTE = 60_000
+_CHUNK_ROWS = 512
+_FLAT_LIMIT = 25_000
+"""Up to here an exact search costs no more than building an inverted file."""
+_LISTS_PER_ROOT = 4
+_PROBES = 24
+_RECURRENCE_NEIGHBOURS = 512
+"""How far the graph looks for states of other times: past the minutes around a state, of several products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """What density asks of other times.
+
+    Attributes
+    ----------
+    timestamps_ms
+        (n,) decision times.
+    apart_min
+        Minutes from which on another state is of another time.
+    count
+        States of other times that the core distance reaches to.
+    """
+
+    timestamps_ms: IntArray
+    apart_min: float
+    count: int
+
+    def apart(self, first: IntArray, second: IntArray) -> npt.NDArray[np.bool_]:
+        """Whether states are of different times; positions broadcast."""
+        distance_ms = np.abs(self.timestamps_ms[first] - self.timestamps_ms[second])
+        apart: npt.NDArray[np.bool_] = distance_ms >= self.apart_min * _MS_PER_MINUTE
+        return apart
+
+
+@dataclass(frozen=True, slots=True)
+class SpanningTree:
+    """Edges of a minimum spanning tree over n states.
+
+    Attributes
+    ----------
+    first, second
+        (n - 1,) int64 end points.
+    weight
+        (n - 1,) float64 mutual reachability distances, at least `SMALLEST_DISTANCE`.
+    components
+        Parts that the graph fell into before they were joined; 1 on the exact route.
+    """
+
+    first: IntArray
+    second: IntArray
+    weight: FloatArray
+    components: int
+
+    def matrix(self, n_states: int) -> csr_matrix:
+        """The tree as a symmetric sparse matrix, as `hdbscan.HDBSCAN(metric="precomputed")` takes it."""
+        rows = np.concatenate([self.first, self.second])
+        columns = np.concatenate([self.second, self.first])
+        weights = np.concatenate([self.weight, self.weight])
+        return csr_matrix((weights, (rows, columns)), shape=(n_states, n_states))
+
+
+def exact_spanning_tree(vectors: Vectors, *, min_samples: int, recurrence: Recurrence | None) -> SpanningTree:
+    """Minimum spanning tree from all distances.
+
+    Parameters
+    ----------
+    vectors
+        (n, d) unit rows, n > min_samples.
+    min_samples
+        Neighbours, the state itself not counted, that define the core distance.
+    recurrence
+        What density asks of other times; None where times are unknown or of no concern.
+
+    Returns
+    -------
+    `SpanningTree`. Cost: O(n^2 d) time, 8 n^2 bytes.
+    """
+    reachability, core = _distances(vectors, min_samples, recurrence)
+    np.maximum(reachability, core[:, None], out=reachability)
+    np.maximum(reachability, core[None, :], out=reachability)
+    return _prim(reachability)
+
+
+def graph_spanning_tree(
+    vectors: Vectors, *, min_samples: int, n_neighbors: int, recurrence: Recurrence | None
+) -> SpanningTree:
+    """Minimum spanning tree of a k-nearest-neighbour graph.
+
+    Parameters
+    ----------
+    vectors, min_samples, recurrence
+        See `exact_spanning_tree`.
+    n_neighbors
+        Neighbours a state is linked to; where times are known, also to as many of other times as the search shows.
+
+    Returns
+    -------
+    `SpanningTree`. Where too few states of other times are among the `_RECURRENCE_NEIGHBOURS` nearest, the core distance is that of the furthest one seen, which is a lower bound. Cost: O(n sqrt(n) d) from 25,000
+    states, O(n^2 d) below; about 8 (k + 512) n bytes.
+    """
+    n_states = len(vectors)
+    wanted = min(n_states - 1, max(n_neighbors, min_samples))
+    searched = min(n_states - 1, _RECURRENCE_NEIGHBOURS) if recurrence else wanted
+    index = _index(vectors)
+    core = np.empty(n_states)
+    starts: list[IntArray] = []
+    ends: list[IntArray] = []
+    lengths: list[FloatArray] = []
+    for begin in range(0, n_states, _CHUNK_ROWS):
+        rows = np.arange(begin, min(begin + _CHUNK_ROWS, n_states))
+        _, found = index.search(vectors[rows], searched + 1)
+        source, target = np.repeat(rows, found.shape[1]), found.ravel().astype(np.int64)
+        # An inverted file pads short answers with -1; a state is no neighbour of itself.
+        usable = ((target >= 0) & (target != source)).reshape(found.shape)
+        far = usable
+        if recurrence:
+            far = usable & recurrence.apart(source, target).reshape(found.shape)
+        kept = (usable & (np.cumsum(usable, axis=1) <= wanted)) | (far & (np.cumsum(far, axis=1) <= wanted))
+        # The furthest one seen stands in for a core distance that the lists do not reach.
+        furthest = usable & (np.cumsum(usable, axis=1) == usable.sum(axis=1, keepdims=True))
+        distance = np.full(found.shape, np.nan)
+        needed = kept | furthest
+        flat = needed.ravel()
+        distance[needed] = _exact_distances(vectors, source[flat], target[flat])
+        core[rows] = _core_from_lists(distance, usable & kept, furthest, min_samples)
+        if recurrence:
+            returned = _core_from_lists(distance, far & kept, furthest, recurrence.count)
+            core[rows] = np.maximum(core[rows], returned)
+        starts.append(source[kept.ravel()])
+        ends.append(target[kept.ravel()])
+        lengths.append(distance[kept])
+    first, second, length = np.concatenate(starts), np.concatenate(ends), np.concatenate(lengths)
+    weight = np.maximum(np.maximum(length, np.maximum(core[first], core[second])), SMALLEST_DISTANCE)
+    return _tree_of_graph(vectors, core, first, second, weight)
+
+
+def _distances(vectors: Vectors, min_samples: int, recurrence: Recurrence | None) -> tuple[FloatArray, FloatArray]:
+    """All distances and the core distances. A state that never recurs takes the largest distance as its core."""
+    rows = vectors.astype(np.float64)
+    # By way of the dot product, as float32 near-duplicates would lose all digits; float64 keeps 1e-8.
+    squares = np.einsum("ij,ij->i", rows, rows)
+    distances = rows @ rows.T
+    distances *= -2.0
+    distances += squares[:, None]
+    distances += squares[None, :]
+    np.maximum(distances, 0.0, out=distances)
+    np.sqrt(distances, out=distances)
+    np.fill_diagonal(distances, 0.0)
+    core = np.empty(len(rows))
+    everyone = np.arange(len(rows))
+    for begin in range(0, len(rows), _CHUNK_ROWS):
+        chunk_rows = everyone[begin : begin + _CHUNK_ROWS]
+        chunk = distances[chunk_rows]
+        chunk[chunk_rows - begin, chunk_rows] = np.inf
+        core[chunk_rows] = np.partition(chunk, min_samples - 1, axis=1)[:, min_samples - 1]
+        if recurrence:
+            chunk[~recurrence.apart(chunk_rows[:, None], everyone[None, :])] = np.inf
+            returned = np.partition(chunk, recurrence.count - 1, axis=1)[:, recurrence.count - 1]
+            core[chunk_rows] = np.maximum(core[chunk_rows], returned)
+    core[~np.isfinite(core)] = distances.max()
+    return distances, core
+
+
+def _prim(reachability: FloatArray) -> SpanningTree:
+    """Prim's algorithm on a dense matrix: O(n^2), ties to the lower position."""
+    n_states = len(reachability)
+    nearest = np.full(n_states, np.inf)
+    parent = np.zeros(n_states, dtype=np.int64)
+    outside = np.ones(n_states, dtype=bool)
+    second = np.empty(n_states - 1, dtype=np.int64)
+    weight = np.empty(n_states - 1)
+    current = 0
+    for edge in range(n_states - 1):
+        outside[current] = False
+        nearest[current] = np.inf
+        row = reachability[current]
+        closer = outside & (row < nearest)
+        nearest[closer] = row[closer]
+        parent[closer] = current
+        current = int(np.argmin(nearest))
+        second[edge] = current
+        weight[edge] = nearest[current]
+    return SpanningTree(first=parent[second], second=second, weight=np.maximum(weight, SMALLEST_DISTANCE), components=1)
+
+
+def _index(vectors: Vectors) -> faiss.Index:
+    dimension = vectors.shape[1]
+    if len(vectors) <= _FLAT_LIMIT:
+        index: faiss.Index = faiss.IndexFlatL2(dimension)
+    else:
+        lists = int(_LISTS_PER_ROOT * math.sqrt(len(vectors)))
+        # faiss trains its quantiser from a fixed seed, so the same rows give the same lists.
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dimension), dimension, lists)
+        index.train(vectors)
+        index.nprobe = _PROBES
+    index.add(vectors)
+    return index
+
+
+def _exact_distances(vectors: Vectors, first: IntArray, second: IntArray) -> FloatArray:
+    """Distances of pairs from their differences in float64, in slices that fit the cache."""
+    distances = np.empty(len(first))
+    slice_rows = 1 << 16
+    for begin in range(0, len(first), slice_rows):
+        part = slice(begin, begin + slice_rows)
+        difference = vectors[first[part]].astype(np.float64)
+        difference -= vectors[second[part]]
+        distances[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    return distances
+
+
+def _core_from_lists(
+    distance: FloatArray, counting: npt.NDArray[np.bool_], furthest: npt.NDArray[np.bool_], count: int
+) -> FloatArray:
+    counted = np.where(counting, distance, np.inf)
+    column = min(count, counted.shape[1]) - 1
+    core = np.partition(counted, column, axis=1)[:, column]
+    fallback = np.where(furthest, distance, 0.0).max(axis=1)
+    return np.where(np.isfinite(core), core, fallback)
+
+
+def _tree_of_graph(
+    vectors: Vectors, core: FloatArray, first: IntArray, second: IntArray, weight: FloatArray
+) -> SpanningTree:
+    n_states = len(vectors)
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    order = np.lexsort((weight, high, low))
+    low, high, weight = low[order], high[order], weight[order]
+    once = np.ones(len(low), dtype=bool)
+    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    graph = coo_matrix((weight[once], (low[once], high[once])), shape=(n_states, n_states)).tocsr()
+    n_components, component = connected_components(graph, directed=False)
+    tree = minimum_spanning_tree(graph).tocoo()
+    edges = [tree.row.astype(np.int64), tree.col.astype(np.int64)]
+    weights = tree.data.astype(np.float64)
+    if n_components > 1:
+        bridges = _join_components(vectors, component, n_components)
+        length = _exact_distances(vectors, bridges[0], bridges[1])
+        length = np.maximum(length, np.maximum(core[bridges[0]], core[bridges[1]]))
+        edges = [np.concatenate([edges[side], bridges[side]]) for side in (0, 1)]
+        weights = np.concatenate([weights, np.maximum(length, SMALLEST_DISTANCE)])
+    return SpanningTree(first=edges[0], second=edges[1], weight=weights, components=int(n_components))
+
+
+def _join_components(
+    vectors: Vectors, component: npt.NDArray[np.int32], n_components: int
+) -> tuple[IntArray, IntArray]:
+    """Edges that join the components along the minimum spanning tree of their centres.
+
+    Each joins the member nearest to the other's centre on either side: components of a neighbour graph are far apart
+    beside what holds them together, so that the exact pair of members does not matter to the hierarchy.
+    """
+    order = np.argsort(component, kind="stable")
+    bounds = np.searchsorted(component[order], np.arange(n_components + 1))
+    members = [order[start:end] for start, end in itertools.pairwise(bounds)]
+    centres = np.array([vectors[rows].mean(axis=0, dtype=np.float64) for rows in members])
+    squares = np.einsum("ij,ij->i", centres, centres)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2.0 * centres @ centres.T, 0.0))
+    tree = _prim(distances)
+    ends: tuple[list[int], list[int]] = ([], [])
+    for pair in zip(tree.first, tree.second, strict=True):
+        for side in (0, 1):
+            rows, target = members[pair[side]], centres[pair[1 - side]]
+            # On the sphere the nearest to a centre has the largest dot product with it.
+            ends[side].append(int(rows[np.argmax(vectors[rows] @ target)]))
+    return np.array(ends[0], dtype=np.int64), np.array(ends[1], dtype=np.int64)

@@ -1,0 +1,487 @@
+"""Semantic memory: what was learned, kept in versions, published in one step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from memory.errors import InvalidQueryError, InvalidRecordError
+from memory.records import (
+    SemanticMemory,
+    SemanticType,
+    to_ms,
+    validate_choice,
+    validate_semantic,
+    validate_timestamp,
+)
+from memory.store.access import ACCESS_DAYS, AccessCount, AccessCounters
+from memory.store.codec import ms_rounded_up
+from memory.store.encoders import EncoderRegistry
+from memory.store.fence import Fence
+from memory.store.indexes import Indexes
+from memory.store.keys import CONCEPT_VECTOR, Keys, semantic_tags, vector_field
+from memory.store.link import Command, Read, RedisLink
+from memory.store.semantic_codec import PackedSemantic, pack_semantic, unpack_semantic
+from memory.store.versions import History, MemoryKey, Snapshot, Version, VersionKey, Versions, republish
+
+READ_SIZE = 200
+ALL_KINDS: tuple[SemanticType, ...] = tuple(SemanticType)
+
+_Content = dict[tuple[MemoryKey, bytes], PackedSemantic]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """All memories (of the kinds that are published) as they are from a time on."""
+
+    valid_from: datetime
+    memories: Sequence[SemanticMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """What a publication changed.
+
+    Attributes
+    ----------
+    current
+        Memories that are current afterwards.
+    added, removed
+        Versions that are new; versions that are gone because the snapshot that they came from was replaced.
+    closed
+        Versions whose validity ended (or ended at another time than before).
+    unchanged
+        Versions that stayed as they were.
+    """
+
+    current: int
+    added: int
+    closed: int
+    removed: int
+    unchanged: int
+
+
+class SemanticStore:
+    """The semantic memory of one namespace.
+
+    Parameters
+    ----------
+    locked_to
+        Time that reading is locked to: nothing that became valid later is seen, and nothing can be published.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        keys: Keys,
+        indexes: Indexes,
+        encoders: EncoderRegistry,
+        fence: Fence,
+        access: AccessCounters,
+        *,
+        locked_to: datetime | None = None,
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._indexes = indexes
+        self._encoders = encoders
+        self._fence = fence
+        self._access = access
+        self._locked_to = locked_to
+
+    def at(self, as_of: datetime) -> SemanticStore:
+        """The same memory, for reading, locked to what was valid at a time."""
+        return SemanticStore(
+            self._link, self._keys, self._indexes, self._encoders, self._fence, self._access, locked_to=as_of
+        )
+
+    # --- publishing ------------------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        memories: Iterable[SemanticMemory],
+        *,
+        line: str,
+        kinds: Collection[SemanticType],
+        token: int,
+        valid_from: datetime,
+    ) -> PublishReport:
+        """Make `memories` all that is known from a time on, in one step.
+
+        Memories that are gone or whose content changed end at `valid_from`; new content begins there; unchanged
+        content keeps its version. Later publications stay as they are. Publishing the same again changes nothing.
+
+        Parameters
+        ----------
+        memories
+            All memories of these kinds; their own `valid_from` and `valid_to` are replaced.
+        line
+            Knowledge line that they belong to; memories of other lines are not touched.
+        kinds
+            Kinds that this publication is about; memories of other kinds are not touched.
+        token
+            Fencing token of the run.
+        valid_from
+            From when on this is known.
+
+        Raises
+        ------
+        InvalidRecordError
+            A memory is malformed, of another line or kind, or there are two with one id. Nothing is published.
+        FencedOutError
+            A newer run has written. Nothing is published.
+        """
+        publication = Publication(valid_from, tuple(memories))
+        return await self._publish([publication], line, kinds, token, replaces_from_ms=None, replaces=False)
+
+    async def publish_history(
+        self,
+        publications: Sequence[Publication],
+        *,
+        line: str,
+        kinds: Collection[SemanticType],
+        token: int,
+        since: datetime | None = None,
+    ) -> PublishReport:
+        """Publish several times' knowledge in one step, as if each had been published then.
+
+        Every publication from `since` on (all where None) is replaced by those given, so that a back-fill ends in
+        the same versions as a run in order. Otherwise as `publish`.
+        """
+        replaces_from_ms = None if since is None else ms_rounded_up(since)
+        return await self._publish(publications, line, kinds, token, replaces_from_ms, replaces=True)
+
+    async def _publish(
+        self,
+        publications: Sequence[Publication],
+        line: str,
+        kinds: Collection[SemanticType],
+        token: int,
+        replaces_from_ms: int | None,
+        *,
+        replaces: bool,
+    ) -> PublishReport:
+        if self._locked_to is not None:
+            raise InvalidRecordError(
+                "the past cannot be published to.", remedy="Publish through mem.semantic.", field="valid_from"
+            )
+        wanted = {SemanticType(validate_choice(kind, "kinds", ALL_KINDS)) for kind in kinds}
+        contents, snapshots = _snapshots(publications, line, wanted)
+        encoder_id = next((content.encoder_id for content in contents.values()), None)
+        if encoder_id is not None:
+            await self._indexes.ensure_semantic(encoder_id, await self._encoders.dimension(encoder_id))
+        packed = {essence: content.packed for essence, content in contents.items()}
+        manifest, times = self._keys.semantic_manifest(line), self._keys.semantic_publications(line)
+        replace_from_ms = (-(2**62) if replaces_from_ms is None else replaces_from_ms) if replaces else None
+
+        async def prepare(read: Read) -> tuple[list[Command], PublishReport]:
+            commands = await self._fence.check(read, token)
+            stored = _decode_manifest(await read("HGETALL", manifest))
+            published = [name.decode() for name in await read("HKEYS", times)]
+            before: Versions = {}
+            after: Versions = {}
+            for kind in sorted(wanted):
+                own = {key: version for key, version in stored.items() if key.kind == kind}
+                own_times = sorted(int(name.partition(":")[2]) for name in published if name.partition(":")[0] == kind)
+                result = republish(History(own, tuple(own_times)), snapshots[kind], replace_from_ms=replace_from_ms)
+                before.update(own)
+                after.update(result.versions)
+                commands += _time_commands(times, kind, set(own_times), set(result.times))
+            report = await self._changes(read, commands, before, after, packed, line, encoder_id)
+            if encoder_id is not None:
+                commands.append(("HSETNX", self._keys.current_line, encoder_id, line))
+            return commands, report
+
+        return await self._link.transaction([self._keys.fence, manifest, times], prepare)
+
+    async def _changes(
+        self,
+        read: Read,
+        commands: list[Command],
+        before: Versions,
+        after: Versions,
+        packed: Mapping[tuple[MemoryKey, bytes], PackedSemantic],
+        line: str,
+        encoder_id: str | None,
+    ) -> PublishReport:
+        """Append the commands that lead from some versions to others."""
+        manifest = self._keys.semantic_manifest(line)
+        removed = [key for key in before if key not in after]
+        added = [key for key in after if key not in before]
+        closed = 0
+        sources = {((key.kind, key.memory_id), version.digest): key for key, version in before.items()}
+        for key in added:
+            version = after[key]
+            essence = ((key.kind, key.memory_id), version.digest)
+            if essence in packed and encoder_id is not None:
+                fields = _document(packed[essence], line, encoder_id)
+            else:  # The content was published at another time before: it moves with its version.
+                old = sources[essence]
+                answer = await read("HGETALL", self._document_key(old, line))
+                fields = {name.decode(): value for name, value in answer.items() if name != b"valid_to"}
+            fields["valid_from"] = key.valid_from_ms
+            if version.valid_to_ms is not None:
+                fields["valid_to"] = version.valid_to_ms
+            flat = [part for pair in fields.items() for part in pair]
+            commands.append(("HSET", self._document_key(key, line), *flat))
+        for key, version in after.items():
+            old_version = before.get(key)
+            if old_version == version:
+                continue
+            commands.append(("HSET", manifest, _field(key), _value(version)))
+            if old_version is None:
+                continue
+            if old_version.digest != version.digest and encoder_id is not None:
+                content = _document(packed[((key.kind, key.memory_id), version.digest)], line, encoder_id)
+                commands.append(
+                    ("HSET", self._document_key(key, line), *[part for pair in content.items() for part in pair])
+                )
+            if old_version.valid_to_ms == version.valid_to_ms:
+                continue
+            closed += 1
+            if version.valid_to_ms is None:
+                commands.append(("HDEL", self._document_key(key, line), "valid_to"))
+            else:
+                commands.append(("HSET", self._document_key(key, line), "valid_to", version.valid_to_ms))
+        for key in removed:
+            commands += [("UNLINK", self._document_key(key, line)), ("HDEL", manifest, _field(key))]
+        return PublishReport(
+            current=sum(version.valid_to_ms is None for version in after.values()),
+            added=len(added),
+            closed=closed,
+            removed=len(removed),
+            unchanged=sum(before.get(key) == version for key, version in after.items()),
+        )
+
+    async def set_current_line(self, line: str, encoder_id: str, *, token: int) -> None:
+        """Make a knowledge line the one that is read for an encoder, in one step."""
+        await self._fence.write([("HSET", self._keys.current_line, encoder_id, line)], token)
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    async def current_line(self, encoder_id: str | None = None) -> str | None:
+        """The knowledge line that is read for an encoder (the namespace's current one where None)."""
+        encoder_id = encoder_id or await self._indexes.current_encoder()
+        if encoder_id is None:
+            return None
+        line = await self._link.execute("HGET", self._keys.current_line, encoder_id)
+        return None if line is None else line.decode()
+
+    async def current(self, kind: SemanticType | None = None, *, line: str | None = None) -> list[SemanticMemory]:
+        """What is known now, by kind and id; with `mem.at(t)`, what was known then. Cost: one read a memory."""
+        return await self._read(kind, line, self._locked_to)
+
+    async def as_of(
+        self, as_of: datetime, kind: SemanticType | None = None, *, line: str | None = None
+    ) -> list[SemanticMemory]:
+        """What was known at a time, by kind and id."""
+        return await self._read(kind, line, self._bounded(as_of))
+
+    async def versions(self, memory_id: str, *, line: str | None = None) -> list[SemanticMemory]:
+        """All versions of one memory, oldest first."""
+        line = line or await self.current_line()
+        if line is None:
+            return []
+        stored = await self._versions(line)
+        chosen = {
+            key: version
+            for key, version in stored.items()
+            if key.memory_id == memory_id and (self._locked_to is None or key.valid_from_ms <= to_ms(self._locked_to))
+        }
+        return await self._load(chosen, line)
+
+    async def get(self, memory_id: str, *, line: str | None = None) -> SemanticMemory | None:
+        """The current version of one memory (with `mem.at(t)` the one valid then); None where there is none."""
+        as_of_ms = None if self._locked_to is None else to_ms(self._locked_to)
+        for memory in reversed(await self.versions(memory_id, line=line)):
+            if memory.valid_to is None or (as_of_ms is not None and to_ms(memory.valid_to) > as_of_ms):
+                return memory
+        return None
+
+    async def counts(self, *, line: str | None = None) -> dict[str, int]:
+        """Number of current memories of each kind."""
+        line = line or await self.current_line()
+        versions = {} if line is None else _valid_at(await self._versions(line), self._locked_to)
+        return {kind.value: sum(key.kind == kind for key in versions) for kind in ALL_KINDS}
+
+    async def digest(self, *, line: str | None = None) -> str:
+        """SHA-256 over every field of every version of a line, in order; access counters are no part of it.
+
+        The same knowledge gives the same digest in any namespace's Redis, whatever led to it.
+        """
+        line = line or await self.current_line()
+        digest = hashlib.sha256()
+        if line is None:
+            return digest.hexdigest()
+        versions = await self._versions(line)
+        ordered = sorted(versions)
+        for start in range(0, len(ordered), READ_SIZE):
+            keys = ordered[start : start + READ_SIZE]
+            documents = await self._link.pipeline([("HGETALL", self._document_key(key, line)) for key in keys])
+            for key, document in zip(keys, documents, strict=True):
+                part = msgspec.msgpack.encode((tuple(key), versions[key].valid_to_ms, sorted(document.items())))
+                digest.update(len(part).to_bytes(8, "big") + part)
+        return digest.hexdigest()
+
+    # --- access ----------------------------------------------------------------------------------------------
+
+    async def count_access(self, memory_ids: Iterable[str], at: datetime) -> None:
+        """Count one retrieval of each memory on the UTC day of `at`."""
+        await self._access.count_access(memory_ids, self._bounded(at))
+
+    async def access_counts(
+        self, memory_ids: Sequence[str], until: datetime, days: int = ACCESS_DAYS
+    ) -> Mapping[str, AccessCount]:
+        """Retrievals of some memories on the `days` UTC days before `until` (a window's end), by id."""
+        return await self._access.counts(memory_ids, self._bounded(until), days)
+
+    # --- internals -------------------------------------------------------------------------------------------
+
+    def _bounded(self, as_of: datetime) -> datetime:
+        as_of = validate_timestamp(as_of, "as_of")
+        if self._locked_to is not None and as_of > self._locked_to:
+            raise InvalidQueryError(
+                f"as_of {as_of.isoformat()} lies after {self._locked_to.isoformat()}, to which this memory is locked.",
+                remedy="Ask as of an earlier time, or through a memory that is not locked.",
+                argument="as_of",
+            )
+        return as_of
+
+    def _document_key(self, key: VersionKey, line: str) -> str:
+        return self._keys.semantic(key.kind, key.memory_id, key.valid_from_ms, line)
+
+    async def _versions(self, line: str) -> Versions:
+        return _decode_manifest(await self._link.execute("HGETALL", self._keys.semantic_manifest(line)))
+
+    async def _read(self, kind: SemanticType | None, line: str | None, as_of: datetime | None) -> list[SemanticMemory]:
+        line = line or await self.current_line()
+        if line is None:
+            return []
+        versions = _valid_at(await self._versions(line), as_of)
+        if kind is not None:
+            wanted = validate_choice(kind, "kind", ALL_KINDS)
+            versions = {key: version for key, version in versions.items() if key.kind == wanted}
+        return await self._load(versions, line)
+
+    async def _load(self, versions: Mapping[VersionKey, Version], line: str) -> list[SemanticMemory]:
+        ordered = sorted(versions)
+        memories: list[SemanticMemory] = []
+        for start in range(0, len(ordered), READ_SIZE):
+            keys = ordered[start : start + READ_SIZE]
+            documents = await self._link.pipeline([("HGETALL", self._document_key(key, line)) for key in keys])
+            for key, document in zip(keys, documents, strict=True):
+                if not document:
+                    continue  # Published anew since the list was read.
+                memories.append(unpack_document(document, key))
+        return memories
+
+
+# --- documents -----------------------------------------------------------------------------------------------
+
+
+def unpack_document(document: Mapping[bytes, bytes], key: VersionKey) -> SemanticMemory:
+    """The memory that a stored hash holds."""
+    prefix = f"{CONCEPT_VECTOR}:".encode()
+    vector = next((value for name, value in document.items() if name.startswith(prefix)), None)
+    valid_to = document.get(b"valid_to")
+    return unpack_semantic(
+        SemanticType(key.kind),
+        document[b"body"],
+        vector,
+        key.valid_from_ms,
+        None if valid_to is None else int(valid_to),
+    )
+
+
+def _document(packed: PackedSemantic, line: str, encoder_id: str) -> dict[str, str | int | bytes]:
+    fields: dict[str, str | int | bytes] = {
+        "body": packed.body,
+        "scope": semantic_tags(packed.kind, line, packed.product_ids, packed.regime),
+    }
+    if packed.vector is not None:
+        fields[vector_field(CONCEPT_VECTOR, encoder_id)] = packed.vector
+    return fields
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    packed: PackedSemantic
+    encoder_id: str
+
+
+def _snapshots(
+    publications: Sequence[Publication], line: str, kinds: Collection[SemanticType]
+) -> tuple[dict[tuple[MemoryKey, bytes], _Prepared], dict[str, dict[int, Snapshot]]]:
+    """Validated content by id and digest, and the snapshots of each kind by time."""
+    contents: dict[tuple[MemoryKey, bytes], _Prepared] = {}
+    snapshots: dict[str, dict[int, Snapshot]] = {kind.value: {} for kind in kinds}
+    for publication in publications:
+        # A version is seen from its millisecond on: rounded up, never earlier than it was known.
+        time_ms = ms_rounded_up(validate_timestamp(publication.valid_from, "valid_from"))
+        found: dict[str, dict[MemoryKey, bytes]] = {kind.value: {} for kind in kinds}
+        for memory in publication.memories:
+            validate_semantic(memory)
+            packed = pack_semantic(memory)
+            key = (packed.kind.value, packed.memory_id)
+            if packed.kind not in kinds:
+                raise _misplaced(memory, "kinds", f"is a {packed.kind}, which this publication is not about")
+            if memory.line != line:
+                raise _misplaced(memory, "line", f"belongs to line {memory.line!r}, not to {line!r}")
+            if key in found[packed.kind]:
+                raise _misplaced(memory, "memory_id", "occurs twice")
+            found[packed.kind][key] = packed.digest
+            contents[(key, packed.digest)] = _Prepared(packed, memory.encoder_id)
+        for kind, snapshot in found.items():
+            snapshots[kind][time_ms] = snapshot
+    encoders = {content.encoder_id for content in contents.values()}
+    if len(encoders) > 1:
+        raise InvalidRecordError(
+            f"memories of the encoders {', '.join(sorted(encoders))} are published as one line.",
+            remedy="A knowledge line has one encoder: publish each line by itself.",
+            field="encoder_id",
+        )
+    return contents, snapshots
+
+
+def _misplaced(memory: SemanticMemory, field: str, problem: str) -> InvalidRecordError:
+    return InvalidRecordError(
+        f"semantic memory {memory.memory_id} {problem}.", remedy="Nothing was published.", field=field
+    )
+
+
+def _decode_manifest(answer: Mapping[bytes, bytes]) -> Versions:
+    versions: Versions = {}
+    for name, value in answer.items():
+        kind, memory_id, valid_from_ms = name.decode().split(":")
+        digest, valid_to_ms = msgspec.msgpack.decode(value, type=tuple[bytes, int | None])
+        versions[VersionKey(kind, memory_id, int(valid_from_ms))] = Version(digest, valid_to_ms)
+    return versions
+
+
+def _field(key: VersionKey) -> str:
+    return f"{key.kind}:{key.memory_id}:{key.valid_from_ms}"
+
+
+def _value(version: Version) -> bytes:
+    return msgspec.msgpack.encode((version.digest, version.valid_to_ms))
+
+
+def _time_commands(key: str, kind: str, before: set[int], after: set[int]) -> list[Command]:
+    commands: list[Command] = [("HSET", key, f"{kind}:{time}", 1) for time in sorted(after - before)]
+    commands += [("HDEL", key, f"{kind}:{time}") for time in sorted(before - after)]
+    return commands
+
+
+def _valid_at(versions: Versions, as_of: datetime | None) -> Versions:
+    if as_of is None:
+        return {key: version for key, version in versions.items() if version.valid_to_ms is None}
+    as_of_ms = to_ms(as_of)
+    return {
+        key: version
+        for key, version in versions.items()
+        if key.valid_from_ms <= as_of_ms and (version.valid_to_ms is None or version.valid_to_ms > as_of_ms)
+    }

@@ -1,0 +1,74 @@
+"""Knowledge lines and encoders."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from memory.errors import ConflictingRecordError, InvalidRecordError, WindowError
+from memory.ledger import FencingToken, Ledger, line_id
+
+JULY = datetime(2021, 7, 1, tzinfo=UTC)
+
+
+def test_the_first_line_is_current_at_once(ledger: Ledger, token: FencingToken, line: str) -> None:
+    assert line == f"{token.namespace}/encoder-1/1" == line_id(token.namespace, "encoder-1", "1")
+    current = ledger.lines.current(token.namespace)
+    assert current is not None
+    assert (current.line, current.current_from) == (line, None)
+
+
+def test_ensuring_a_line_again_changes_nothing(ledger: Ledger, token: FencingToken, line: str) -> None:
+    assert ledger.lines.ensure(token, "encoder-1", "1") == line
+    assert [row.line for row in ledger.lines.list(token.namespace)] == [line]
+
+
+def test_a_later_line_waits_until_it_is_activated(ledger: Ledger, token: FencingToken, line: str) -> None:
+    ledger.lines.ensure(token, "encoder-2", "1")
+    current = ledger.lines.current(token.namespace)
+    assert current is not None
+    assert current.line == line
+
+
+def test_the_old_line_stays_current_as_of_then(ledger: Ledger, token: FencingToken, line: str) -> None:
+    new = ledger.lines.ensure(token, "encoder-2", "1")
+    ledger.lines.activate(token, new, current_from=JULY)
+    ledger.lines.activate(token, new, current_from=datetime(2022, 1, 1, tzinfo=UTC))
+    now = ledger.lines.current(token.namespace)
+    before = ledger.lines.current(token.namespace, as_of=datetime(2021, 6, 30, tzinfo=UTC))
+    after = ledger.lines.current(token.namespace, as_of=JULY)
+    assert now is not None
+    assert before is not None
+    assert after is not None
+    assert (now.line, before.line, after.line) == (new, line, new)
+    assert now.current_from == JULY
+
+
+def test_activating_an_unknown_line_is_refused(ledger: Ledger, token: FencingToken) -> None:
+    with pytest.raises(WindowError, match=r"lines\.ensure"):
+        ledger.lines.activate(token, f"{token.namespace}/nobody/1", current_from=JULY)
+
+
+def test_no_line_is_current_before_the_first(ledger: Ledger, namespace: str) -> None:
+    assert ledger.lines.current(namespace) is None
+
+
+def test_ids_that_keys_cannot_hold_are_refused(ledger: Ledger, token: FencingToken) -> None:
+    with pytest.raises(InvalidRecordError, match="encoder_id"):
+        ledger.lines.ensure(token, "a/b", "1")
+
+
+def test_an_encoder_comes_back_as_it_was_kept(ledger: Ledger, namespace: str) -> None:
+    for _ in range(2):
+        ledger.lines.save_encoder(namespace, "e-1", b"\x00\xff", dimension=256, fitted_until=JULY, parameters={"k": 1})
+    kept = ledger.lines.encoder(namespace, "e-1")
+    assert kept is not None
+    assert (kept.payload, kept.fitted_until, kept.dimension, kept.parameters) == (b"\x00\xff", JULY, 256, {"k": 1})
+    assert ledger.lines.encoder(namespace, "e-2") is None
+
+
+def test_another_encoder_under_a_kept_id_is_refused(ledger: Ledger, namespace: str) -> None:
+    ledger.lines.save_encoder(namespace, "e-1", b"one", dimension=256, fitted_until=None)
+    with pytest.raises(ConflictingRecordError, match="an id of its own"):
+        ledger.lines.save_encoder(namespace, "e-1", b"two", dimension=256, fitted_until=None)

@@ -1,0 +1,142 @@
+"""The schema: made once on first use, agreeing with the models, refused where it is newer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from memory.errors import LedgerTooNewError, ServerUnsuitableError, StoreUnavailableError
+from memory.ledger import Ledger
+from memory.ledger.database import Database
+from memory.ledger.migrate import alembic_config, migrate
+from memory.ledger.migrations import HEAD, VERSION_TABLE
+from memory.ledger.models import Base
+
+
+def test_first_open_makes_the_schema(database_url: str) -> None:
+    with Ledger.open(database_url) as ledger:
+        assert ledger.schema_revision == HEAD
+        assert ledger.runs.list("default") == []
+
+
+def test_models_and_migrations_agree(database_url: str) -> None:
+    with Ledger.open(database_url) as ledger, ledger.transaction() as session:
+        context = MigrationContext.configure(
+            session.connection(), opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_check_constraints_and_sequence_agree_with_the_models(database_url: str) -> None:
+    """What Alembic does not compare: made by migrations here, by the models in a second schema, and compared."""
+    with Ledger.open(database_url) as ledger, ledger.transaction() as session:
+        migrated = _unseen_by_alembic(session.connection(), "public")
+        session.execute(sa.text("CREATE SCHEMA from_models"))
+        session.execute(sa.text("SET LOCAL search_path TO from_models"))
+        Base.metadata.create_all(session.connection(), checkfirst=False)
+        assert _unseen_by_alembic(session.connection(), "from_models") == migrated
+        assert migrated
+
+
+def _unseen_by_alembic(connection: sa.Connection, schema: str) -> set[tuple[object, ...]]:
+    constraints = connection.execute(
+        sa.text(
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = CAST(:schema AS regnamespace) AND contype IN ('c', 'f', 'p', 'u')"
+        ),
+        {"schema": schema},
+    )
+    sequences = connection.execute(
+        sa.text("SELECT sequencename FROM pg_sequences WHERE schemaname = :schema AND sequencename LIKE 'fencing%'"),
+        {"schema": schema},
+    )
+    found = {(name, text.replace("from_models.", "")) for name, text in constraints if VERSION_TABLE not in name}
+    return found | {tuple(row) for row in sequences}
+
+
+def test_head_is_the_newest_migration(database_url: str) -> None:
+    database = Database.connect(database_url)
+    with database.engine.connect() as connection:
+        assert ScriptDirectory.from_config(alembic_config(connection)).get_heads() == [HEAD]
+    database.dispose()
+
+
+def test_migrations_can_be_taken_back(database_url: str) -> None:
+    with Ledger.open(database_url) as ledger:
+        engine = ledger._database.engine
+        with engine.begin() as connection:
+            command.downgrade(alembic_config(connection), "base")
+        with engine.connect() as connection:
+            assert set(sa.inspect(connection).get_table_names()) == {VERSION_TABLE}
+        assert migrate(engine)
+        assert not migrate(engine)
+
+
+def test_two_processes_opening_an_empty_database_at_once_both_succeed(database_url: str) -> None:
+    code = "import sys; from memory.ledger import Ledger; l = Ledger.open(sys.argv[1]); print(l.schema_revision)"
+    starts = [
+        subprocess.Popen([sys.executable, "-c", code, database_url], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [start.communicate(timeout=60)[0].strip() for start in starts] == [HEAD, HEAD]
+    assert [start.returncode for start in starts] == [0, 0]
+
+
+def test_of_many_threads_opening_at_once_exactly_one_migrates(database_url: str) -> None:
+    database = Database.connect(database_url)
+    migrated: list[bool] = []
+    barrier = threading.Barrier(4)
+
+    def open_it() -> None:
+        barrier.wait()
+        migrated.append(migrate(database.engine))
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    database.dispose()
+    assert sorted(migrated) == [False, False, False, True]
+
+
+def test_a_newer_schema_is_refused_with_the_remedy(database_url: str) -> None:
+    with Ledger.open(database_url) as ledger, ledger.transaction() as session:
+        session.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(LedgerTooNewError, match=r"schema 9999.*Upgrade the software"):
+        Ledger.open(database_url)
+
+
+def test_prefects_own_database_is_refused(database_url: str) -> None:
+    database = Database.connect(database_url)
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE flow_run (id int)"))
+    database.dispose()
+    with pytest.raises(ServerUnsuitableError, match="CREATE DATABASE coinswarm"):
+        Ledger.open(database_url)
+
+
+def test_a_database_that_does_not_answer_is_said_to_be_away_and_no_password_is_shown() -> None:
+    with pytest.raises(StoreUnavailableError, match="COINSWARM_DATABASE_URL") as caught:
+        Ledger.open("postgresql://user:hush@127.0.0.1:1/coinswarm")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_missing_database_is_said_to_be_missing(database_url: str) -> None:
+    missing = sa.make_url(database_url).set(database="not-there").render_as_string(hide_password=False)
+    with pytest.raises(StoreUnavailableError, match="Create the database"):
+        Ledger.open(missing)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "no url at all"])
+def test_anything_but_postgres_is_refused(url: str) -> None:
+    with pytest.raises(ServerUnsuitableError, match="postgresql://"):
+        Ledger.open(url)

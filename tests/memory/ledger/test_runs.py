@@ -1,0 +1,117 @@
+"""Runs: started, alive, finished, failed, and found dead."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from memory.errors import FencedOutError, InvalidRecordError
+from memory.ledger import Ledger
+from memory.window import Window
+
+
+def start(ledger: Ledger, namespace: str, lease_s: float = 60, flow: str = "nightly") -> str:
+    return ledger.runs.start(flow, namespace, {"date": "2021-06-17"}, lease_s=lease_s)
+
+
+def test_a_started_run_is_listed_with_what_it_was_started_with(ledger: Ledger, namespace: str, window: Window) -> None:
+    run_id = ledger.runs.start("nightly", namespace, {"k": [1, None]}, window=window, lease_s=60, flow_run_id="p-1")
+    run = ledger.runs.get(run_id)
+    assert run is not None
+    assert (run.status, run.parameters, run.window, run.flow_run_id) == ("RUNNING", {"k": [1, None]}, window, "p-1")
+    assert run.started_at.utcoffset() is not None
+    assert ledger.runs.list(namespace, window=window) == [run]
+
+
+def test_a_finished_run_keeps_result_and_report(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace)
+    ledger.runs.finish(run_id, {"experiences": 21600}, report_path="/reports/x.html")
+    run = ledger.runs.last(namespace, "nightly", status="SUCCEEDED")
+    assert run is not None
+    assert (run.run_id, run.result, run.report_path) == (run_id, {"experiences": 21600}, "/reports/x.html")
+    assert run.finished_at is not None
+
+
+def test_runs_are_listed_latest_first_by_flow(ledger: Ledger, namespace: str) -> None:
+    first, second = start(ledger, namespace), start(ledger, namespace)
+    start(ledger, namespace, flow="backfill")
+    assert [run.run_id for run in ledger.runs.list(namespace, flow="nightly")] == [second, first]
+
+
+def test_a_failed_run_keeps_its_reason(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace)
+    ledger.runs.fail(run_id, "the archive cannot be written")
+    run = ledger.runs.get(run_id)
+    assert run is not None
+    assert (run.status, run.error) == ("FAILED", "the archive cannot be written")
+
+
+def test_a_run_without_heartbeat_is_found_dead_and_loses_its_right_to_write(ledger: Ledger, namespace: str) -> None:
+    dead = start(ledger, namespace, lease_s=0.1)
+    token = ledger.fence.acquire(namespace, dead, flow="nightly", lease_s=60)
+    alive = start(ledger, namespace)
+    time.sleep(0.3)
+    assert [run.run_id for run in ledger.runs.reconcile(namespace)] == [dead]
+    assert ledger.runs.reconcile(namespace) == []
+    with pytest.raises(FencedOutError, match="taken for dead"):
+        ledger.fence.check(token)
+    run = ledger.runs.get(alive)
+    assert run is not None
+    assert run.status == "RUNNING"
+
+
+def test_a_run_taken_for_dead_cannot_go_on(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace, lease_s=0.05)
+    time.sleep(0.2)
+    ledger.runs.reconcile(namespace)
+    with pytest.raises(FencedOutError, match="it is DEAD"):
+        ledger.runs.heartbeat(run_id)
+    with pytest.raises(FencedOutError):
+        ledger.runs.finish(run_id, {})
+    ledger.runs.fail(run_id, "noticed late")
+    run = ledger.runs.get(run_id)
+    assert run is not None
+    assert (run.status, run.error) == ("DEAD", "noticed late")
+
+
+def test_reconciling_leaves_other_namespaces_alone(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace, lease_s=0.05)
+    time.sleep(0.2)
+    assert ledger.runs.reconcile(f"{namespace}-x") == []
+    assert [run.run_id for run in ledger.runs.reconcile(namespace)] == [run_id]
+
+
+def test_keep_alive_outlives_many_leases(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace, lease_s=0.4)
+    token = ledger.fence.acquire(namespace, run_id, flow="nightly", lease_s=0.4)
+    with ledger.keep_alive(run_id, 0.4, token) as alive:
+        time.sleep(1.2)
+        assert ledger.runs.reconcile(namespace) == []
+        assert alive.lost is None
+    holder = ledger.fence.holder(namespace)
+    assert holder is not None
+    assert not holder.expired
+
+
+def test_keep_alive_says_when_the_run_was_taken_for_dead(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace, lease_s=0.4)
+    with ledger.keep_alive(run_id, 0.4) as alive:
+        ledger.runs.fail(run_id, "stopped by hand")
+        time.sleep(0.4)
+    assert isinstance(alive.lost, FencedOutError)
+
+
+def test_a_result_that_is_not_json_is_refused_and_the_run_goes_on(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace)
+    with pytest.raises(InvalidRecordError, match="JSON"):
+        ledger.runs.finish(run_id, {"rate": float("nan")})
+    ledger.runs.heartbeat(run_id)
+
+
+def test_removals_by_age_are_kept_with_their_rule(ledger: Ledger, namespace: str, window: Window) -> None:
+    run_id = start(ledger, namespace)
+    ledger.runs.record_removal(
+        namespace, run_id, memory_type="EPISODIC", window=window, rule="older than 90 days", count=5
+    )
+    assert ledger.runs.removals(namespace, run_id) == [("EPISODIC", window, "older than 90 days", 5)]
