@@ -17,6 +17,8 @@ from memory.settings import Settings
 
 SAMPLE_FOLDER = Path(__file__).parent / "data" / "sample"
 SAMPLES = ("binance", "coinbase")
+LONGEST_NAME = 64
+"""Names begin the ids of runs and encoders, which may hold 128 characters."""
 LONGEST_BAR_MS = 300_000
 """Longer bars would leave the features with too few of them in their look-back of minutes to hours."""
 
@@ -38,9 +40,10 @@ class Market:
         products = {item.product_id: item for item in sorted(candles, key=lambda item: item.product_id)}
         if not products:
             raise MarketDataError(f"market {name} holds no product.", remedy="Give it the candles of at least one.")
-        if not IDENTIFIER_PATTERN.fullmatch(name):
+        if not IDENTIFIER_PATTERN.fullmatch(name) or len(name) > LONGEST_NAME:
             raise MarketDataError(
-                f"market name {name!r} is not a valid id.", remedy="Use up to 128 letters, digits, '.', '_' or '-'."
+                f"market name {name!r} is not a valid id.",
+                remedy=f"Use up to {LONGEST_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit.",
             )
         bar_lengths = sorted({item.bar_ms for item in products.values()})
         if len(bar_lengths) > 1:

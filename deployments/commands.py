@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import rich.console
 from pydantic import ValidationError
+from rich.padding import Padding
 from rich.table import Table
 
 from deployments.console import Console, format_number
@@ -260,20 +261,17 @@ def show_patterns(found: Sequence[Mapping[str, Any]], out: rich.console.Console,
     if not found:
         out.print("No patterns yet: run 'coinswarm demo', or 'coinswarm run nightly' after recording.")
         return
-    table = Table(title=f"{len(found)} patterns, strongest first", title_justify="left")
-    for title in ("pattern", "regime", "status", "support", "best action", "expected, bp", "what it is"):
-        table.add_column(title)
+    out.print(f"{len(found)} patterns, strongest first", style="bold", highlight=False)
     for pattern in found[:limit]:
-        table.add_row(
-            pattern["pattern_id"],
-            pattern["regime"],
-            pattern["status"],
-            str(pattern["support"]),
-            pattern["best_action"] or "-",
-            f"{1e4 * pattern['expected_return']:+.1f}",
-            pattern["description"],
+        action = pattern["best_action"] or "no action (its predictions failed)"
+        out.print(
+            f"[bold]{pattern['pattern_id']}[/bold]  {pattern['regime']}, {pattern['status']}, "
+            f"{pattern['support']} occurrences; best: {action}, {1e4 * pattern['expected_return']:+.1f} bp net expected",
+            highlight=False,
         )
-    out.print(table)
+        out.print(Padding(pattern["description"], (0, 0, 1, 4)), highlight=False)
+    if len(found) > limit:
+        out.print(f"{len(found) - limit} more: --limit {len(found)}, or --json for all of them in full.")
 
 
 def report(namespace: str | None, day: date | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def prune_memories(parameters: Parameters | None = None) -> dict[str, Any]:
         with run.steps.step("prune") as shown:
             decisions = list_pruned(context)
             removed = forget_experiences(context, parameters.dry_run)
-            shown |= {"patterns": len(decisions["pruned"]), "experiences": removed["experiences"]}
+            shown |= {"patterns": len(decisions["pruned"]), "experiences": removed["forgotten_experiences"]}
         run.result |= {"window": window.name, "dry_run": parameters.dry_run, **decisions, **removed}
         leave_pruning_artifact(run.result)
         return run.finished()

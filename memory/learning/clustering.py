@@ -121,7 +121,7 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         *,
         min_cluster_size: int = 10,
         min_samples: int = 5,
-        min_recurrences: int = 2,
+        min_recurrences: int = 1,
         recurrence_min: float = SEPARATION_MINUTES,
         broad_share: float = 0.05,
         largest_share: float = 0.20,

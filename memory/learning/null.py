@@ -266,7 +266,8 @@ def _order_statistic(cosines: list[FloatArray], quantile: float) -> float:
     if not len(pooled):
         return math.inf
     rank = min(math.ceil(quantile * (len(pooled) + 1)), len(pooled))
-    return float(pooled[rank - 1])
+    threshold: float = pooled[rank - 1].item()
+    return threshold
 
 
 def _rows(X: npt.ArrayLike) -> Vectors:

@@ -6,8 +6,8 @@ Two routes, by size. *exact*: all distances, in float64, and Prim's algorithm. *
 The core distance of a state is that of its `min_samples`-th nearest state, and where times are known at least that of
 its `min_recurrences`-th nearest state that is `recurrence_min` minutes or more away (a Theiler window: J. Theiler,
 Phys. Rev. A 34, 2427, 1986). Features with a look-back of hours move slowly, so that a state's nearest states are the
-minutes beside it; without the window, density measures how slowly the market moved, and clusters are single stretches of
-time. With it, density measures how near the market came back.
+minutes beside it; without the window, density measures how slowly the market moved, and clusters are single stretches
+of time. With it, density measures how near the market came back.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def graph_spanning_tree(
 
     Returns
     -------
-    `SpanningTree`. Where too few states of other times are among the `_RECURRENCE_NEIGHBOURS` nearest, the core distance is that of the furthest one seen, which is a lower bound. Cost: O(n sqrt(n) d) from 25,000
-    states, O(n^2 d) below; about 8 (k + 512) n bytes.
+    `SpanningTree`. Where too few states of other times are among the `_RECURRENCE_NEIGHBOURS` nearest, the core
+    distance is that of the furthest one seen, which is a lower bound. Cost: O(n^2 d) up to 25,000 states,
+    O(n sqrt(n) d) above; memory 8 k n bytes for the edges.
     """
     n_states = len(vectors)
     wanted = min(n_states - 1, max(n_neighbors, min_samples))

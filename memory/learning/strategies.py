@@ -15,7 +15,7 @@ from memory.errors import InvalidRecordError
 from memory.learning.blocks import block_ids
 from memory.learning.context import ProjectionContext
 from memory.learning.settings import DEFAULT_SETTINGS, LearningSettings
-from memory.learning.statistics import Drawdown, Moments, sharpe, wilson_interval
+from memory.learning.statistics import Drawdown, Moments, probabilistic_sharpe, sharpe, wilson_interval
 from memory.records import REGIMES, Interval, PerformanceMetrics, StrategyMemory, from_ms, to_ms
 from memory.tables import ExperienceTable, Floats, Ints
 from memory.window import Window
@@ -127,8 +127,9 @@ def project_strategies(
 
     Notes
     -----
-    A regime is *applicable* where the annualised net Sharpe ratio of the block returns there exceeds `prune_sharpe`,
-    over at least `min_blocks` blocks in which the agent was active.
+    A regime is *applicable* where the agent was active in at least `min_blocks` blocks, the annualised net Sharpe ratio
+    of its block returns exceeds `prune_sharpe`, and that it exceeds 0 at all is no luck: its probability (Bailey & Lopez
+    de Prado 2012) is at least `confidence`.
     """
     by_agent: dict[str, list[StrategyCell]] = {}
     for cell in state.cells:
@@ -189,7 +190,9 @@ def _memory(
 
 def _applies(cell: StrategyCell, performance: PerformanceMetrics, settings: LearningSettings) -> bool:
     ratio = performance.sharpe_ratio
-    return cell.active >= settings.min_blocks and ratio is not None and ratio > settings.prune_sharpe
+    if ratio is None or cell.active < settings.min_blocks:
+        return False
+    return ratio > settings.prune_sharpe and float(probabilistic_sharpe(cell.net)) >= settings.confidence
 
 
 def _sentence(agent: str, applicable: tuple[str, ...], performance: dict[str, PerformanceMetrics]) -> str:

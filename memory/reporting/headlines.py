@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from scipy.special import bdtr, bdtrc
 
 from memory.records import Interval
 from memory.reporting import wording
@@ -16,8 +19,8 @@ HEADLINE_HORIZON_MINUTES = 5
 CERTAIN_Q = 0.05
 """False discovery rate below which a pattern's return is said to differ from its base rate."""
 
-NORMAL_95 = 1.96
-"""Standard errors that a two-sided 95 % interval spans on either side."""
+CHANCE_TAIL = 0.025
+"""Probability on either side below which a count of matches is not put down to chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ def figures(data: ReportData) -> list[Figure]:
         remark = f"{night.patterns_new} new, {night.patterns_confirmed} confirmed, {night.patterns_faded} faded"
         found.append(Figure("patterns", wording.count(night.patterns_current), remark))
         if night.confirmation_rate is not None:
-            remark = f"the null: {wording.percent(night.null_confirmation_rate)}"
-            found.append(Figure("clusters seen before", wording.percent(night.confirmation_rate), remark))
+            remark = f"of the clusters; null: {wording.percent(night.null_confirmation_rate)}"
+            found.append(Figure("seen before", wording.percent(night.confirmation_rate), remark))
     for outcome in (VOLATILITY, RETURN):
         entry = headline_entry(data.scorecard, "patterns", outcome)
         if entry is not None:
@@ -159,22 +162,36 @@ def _against_null(data: ReportData) -> str:
         return "Recurrence has not been judged for this window."
     if night.confirmation_rate is None:
         return "A first night has nothing to confirm: recurrence is judged from the second on."
-    rate = f"{wording.percent(night.confirmation_rate)} of the clusters match what was known"
+    rate = wording.percent(night.confirmation_rate)
     if night.null_confirmation_rate is None:
-        return f"{rate}; no null was computed, so that says nothing yet."
+        return f"{rate} of the clusters match what was known; no null was computed, so that says nothing yet."
     null = wording.percent(night.null_confirmation_rate)
-    return f"{rate}; the null would have confirmed {null}. {_excess(night)}"
+    text = (
+        f"{rate} of the {wording.plural(night.clusters, 'cluster')} match what was known; the null would have "
+        f"confirmed {null}: {_excess([night])}."
+    )
+    compared = [known for known in data.nights if known.null_confirmation_rate is not None and known.clusters]
+    if len(compared) < 2:
+        return text
+    clusters = sum(known.clusters for known in compared)
+    ours = sum(known.clusters * (known.confirmation_rate or 0.0) for known in compared) / clusters
+    chance = sum(known.clusters * (known.null_confirmation_rate or 0.0) for known in compared) / clusters
+    return (
+        f"{text} Over {wording.plural(len(compared), 'night')} {wording.percent(ours)} against "
+        f"{wording.percent(chance)}: {_excess(compared)}."
+    )
 
 
-def _excess(night: NightCounts) -> str:
-    """Says whether the excess over the null is more than a count of so many clusters would scatter by."""
-    rate, null = night.confirmation_rate or 0.0, night.null_confirmation_rate or 0.0
-    scatter = NORMAL_95 * (max(null * (1 - null), 0.0) / max(night.clusters, 1)) ** 0.5
-    if rate - null > scatter:
-        return "Recurrence goes beyond chance."
-    if rate - null < -scatter:
-        return "Patterns recur less than random balls do."
-    return "That is no more than chance gives."
+def _excess(nights: Sequence[NightCounts]) -> str:
+    """Whether so many matches could be chance: the exact binomial tail at the null's rate, either way."""
+    clusters = sum(night.clusters for night in nights)
+    matched = round(sum(night.clusters * (night.confirmation_rate or 0.0) for night in nights))
+    null = sum(night.clusters * (night.null_confirmation_rate or 0.0) for night in nights) / max(clusters, 1)
+    if matched and bdtrc(matched - 1, clusters, null) < CHANCE_TAIL:
+        return "recurrence beyond chance"
+    if bdtr(matched, clusters, null) < CHANCE_TAIL:
+        return "less than random balls recur"
+    return "no more than chance gives"
 
 
 def _predicted(card: ScorecardNight | None) -> str:

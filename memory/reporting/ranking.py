@@ -65,7 +65,8 @@ def horizons_of(patterns: Iterable[PatternMemory]) -> list[int]:
 
 def row_label(rank: int, pattern: PatternMemory) -> str:
     """What a chart calls a pattern: its rank, its regime and what sets it apart."""
-    phrases = ", ".join(condition.phrase for condition in pattern.conditions) or wording.short_id(pattern.pattern_id)
+    gist = ", ".join(wording.without_ranges(condition.phrase) for condition in pattern.conditions)
+    phrases = gist or wording.short_id(pattern.pattern_id)
     text = f"{rank}  {wording.regime_name(pattern.regime)}: {phrases}"
     return text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 1].rstrip(' ,')}…"
 
@@ -86,3 +87,8 @@ def surest_volatility(ranked: Sequence[tuple[int, PatternMemory]]) -> list[tuple
         return not margins, -sum(margins)
 
     return sorted(ranked, key=key)
+
+
+def title(pattern: PatternMemory) -> str:
+    """What lists call a pattern: the first sentence of its description, without ranges; its id where it has none."""
+    return wording.without_ranges(wording.first_sentence(pattern.description)) or pattern.pattern_id

@@ -145,6 +145,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "volatility_forests": _drawn(volatility_forest(surest[:FOREST_ROWS], minutes) for minutes in horizons),
         "predictors": theme.predictor_series(predictors),
         "scorecard_columns": columns,
+        "scorecard_groups": sections.column_groups(columns),
         "scorecard_panels": _drawn(scorecard_panel(data.scorecards, *column) for column in columns),
         "scorecard_rows": sections.scorecard_rows(data.scorecard.entries, predictors, columns)
         if data.scorecard
@@ -214,7 +215,7 @@ def _environment() -> Environment:
         listing=wording.listing,
         short_id=wording.short_id,
         anchor=_anchor,
-        first_sentence=wording.first_sentence,
+        title=ranking.title,
         rule=sections.rule_text,
         regime_var=lambda name: theme.css_variable(theme.regime_colour(name)),
         colour_var=theme.css_variable,

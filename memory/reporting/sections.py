@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from memory.records import REGIMES, CorrelationMemory, PatternMemory, PerformanceMetrics, RegimeMemory, StrategyMemory
-from memory.reporting.data import BaseRate, PruneDecision, ScorecardEntry, ScorecardNight
+from memory.reporting.data import VOLATILITY, BaseRate, PruneDecision, ScorecardEntry, ScorecardNight
 
 POOLED_PRODUCTS = ("", "*", "ALL")
 """Product ids that stand for all products together."""
@@ -113,7 +115,12 @@ def scorecard_rows(
 def scorecard_columns(cards: Iterable[ScorecardNight]) -> list[tuple[str, int]]:
     """Outcomes and horizons that were scored, volatility (where memory knows most) first."""
     present = {(entry.outcome, entry.horizon_minutes) for card in cards for entry in card.entries}
-    return sorted(present, key=lambda column: (column[0] != "volatility", column))
+    return sorted(present, key=lambda column: (column[0] != VOLATILITY, column))
+
+
+def column_groups(columns: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Outcomes above their horizons: each with the number of columns that it spans."""
+    return [(outcome, len(list(group))) for outcome, group in groupby(columns, key=itemgetter(0))]
 
 
 def base_rate_lookup(rates: Iterable[BaseRate]) -> Callable[[PatternMemory, str, int], BaseRate | None]:

@@ -41,16 +41,17 @@ def markdown_summary(data: ReportData) -> str:
     ranked = ranking.strongest(data.patterns, data.reference_horizon_minutes)[:SUMMARY_PATTERNS]
     if ranked:
         lines += ["", "## Strongest patterns", ""]
-        lines += ["| | pattern | regime | best trade | net, bp | 95 % gross, bp | q |"]
-        lines += ["| ---: | --- | --- | --- | ---: | ---: | ---: |"]
+        lines += ["| | pattern | regime | best trade | shrunk net, bp | net, bp | 95 % gross, bp | q |"]
+        lines += ["| ---: | --- | --- | --- | ---: | ---: | ---: | ---: |"]
         for rank, pattern in enumerate(ranked, 1):
             best = ranking.leading_outcome(pattern, data.reference_horizon_minutes)
             trade = f"{best.action.lower()} {wording.horizon(best.horizon_minutes)}" if best else wording.MISSING
             cells = (
                 str(rank),
-                escaped(wording.first_sentence(pattern.description) or pattern.pattern_id),
+                escaped(ranking.title(pattern)),
                 escaped(wording.regime_name(pattern.regime)),
                 escaped(trade),
+                wording.basis_points(best.shrunk_net_mean if best else None),
                 wording.basis_points(best.net_mean if best else None),
                 wording.basis_points_interval(best.interval if best else None),
                 escaped(wording.p_value(best.q_value if best else None)),
@@ -82,6 +83,7 @@ def table_rows(data: ReportData) -> list[dict[str, str | int | float | None]]:
                 "nights": pattern.windows_seen,
                 "best trade": best.action if best else None,
                 "horizon, min": best.horizon_minutes if best else None,
+                "shrunk net, bp": _points(best.shrunk_net_mean if best else None),
                 "net, bp": _points(best.net_mean if best else None),
                 "gross low, bp": _points(interval.low if interval else None),
                 "gross high, bp": _points(interval.high if interval else None),

@@ -15,6 +15,7 @@ _NO_BREAK = "\u00a0"
 
 _BASIS_POINTS = 1e4
 _LONGEST_IDENTIFIER = 12
+_RANGE = re.compile(r"\s*\([^()]*\d[^()]*\)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -128,6 +129,11 @@ def listing(names: list[str], most: int = 4) -> str:
 def first_sentence(text: str) -> str:
     """The first sentence of a text; a full stop within a number does not end one."""
     return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
+
+
+def without_ranges(text: str) -> str:
+    """The text without the ranges of figures that stand in brackets, for where the gist is enough."""
+    return _RANGE.sub("", text)
 
 
 def short_id(identifier: str) -> str:

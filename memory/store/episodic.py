@@ -249,7 +249,7 @@ class EpisodicStore:
 
     def _pack(self, valid: Sequence[tuple[int, EpisodicMemory]], schemas: dict[str, IndexSchema]) -> list[_Item]:
         """Pack records; a next state that the record after it holds becomes a reference to that record."""
-        order = sorted(valid, key=lambda entry: (_chain(entry[1]), entry[1].timestamp, entry[1].step, -entry[0]))
+        order = sorted(valid, key=lambda entry: (_chain(entry[1])[1:], entry[1].timestamp, entry[1].step, -entry[0]))
         items: list[_Item] = []
         later: EpisodicMemory | None = None
         later_item: _Item | None = None

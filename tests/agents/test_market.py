@@ -102,6 +102,12 @@ def test_a_file_name_without_product_and_bar_length_is_refused(
         Market.from_path(candle_path(candle_frame(), "candles.parquet"))
 
 
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65])
+def test_a_market_name_that_cannot_be_part_of_ids_is_refused(binance: Market, name: str) -> None:
+    with pytest.raises(MarketDataError, match="is not a valid id"):
+        Market(name, binance.products.values())
+
+
 def test_two_files_of_one_product_are_refused(candle_frame: MakeFrame, candle_path: WriteFrame) -> None:
     path = candle_path(candle_frame())
     candle_path(candle_frame(), "kraken_BTC-USD_1m_2020.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,6 +18,7 @@ from agents.market import Market
 from agents.regimes import CRISIS_SHARE, VOTE_MINUTES, RegimeRule
 from memory.records import REGIMES, Regime, to_ms
 
+Label = Callable[..., tuple[list[str], np.ndarray]]
 RULE_FEATURES = arrays(np.float64, st.tuples(st.integers(1, 90), st.just(len(FEATURES))), elements=st.floats(-4, 4))
 
 
@@ -54,7 +56,7 @@ def test_high_volatility_without_a_drawdown_is_no_crisis(rule: RegimeRule) -> No
 
 
 @pytest.fixture
-def labelled(rule: RegimeRule, monkeypatch: pytest.MonkeyPatch) -> object:
+def labelled(rule: RegimeRule, monkeypatch: pytest.MonkeyPatch) -> Label:
     """Labels from given candidates, one a minute."""
 
     def label(candidates: list[str], times: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
@@ -68,31 +70,31 @@ def labelled(rule: RegimeRule, monkeypatch: pytest.MonkeyPatch) -> object:
     return label
 
 
-def test_a_short_flicker_does_not_change_the_label(labelled) -> None:
+def test_a_short_flicker_does_not_change_the_label(labelled: Label) -> None:
     names, _ = labelled(["QUIET"] * 30 + ["VOLATILE"] * 10 + ["QUIET"] * 10)
     assert set(names) == {"QUIET"}
 
 
-def test_a_lasting_change_wins_after_half_the_vote(labelled) -> None:
+def test_a_lasting_change_wins_after_half_the_vote(labelled: Label) -> None:
     names, confidence = labelled(["QUIET"] * 40 + ["VOLATILE"] * 30)
     assert names.index("VOLATILE") == 40 + VOTE_MINUTES // 2 - 1
     assert confidence[54] == 0.5
     assert confidence[69] == 1.0
 
 
-def test_a_crisis_is_seen_after_a_third_of_the_vote(labelled) -> None:
+def test_a_crisis_is_seen_after_a_third_of_the_vote(labelled: Label) -> None:
     names, confidence = labelled(["QUIET"] * 40 + ["CRISIS"] * 30)
     first = names.index("CRISIS")
     assert first == 40 + int(CRISIS_SHARE * VOTE_MINUTES) - 1
     assert confidence[first] == pytest.approx(CRISIS_SHARE)
 
 
-def test_fewer_crisis_votes_than_a_third_make_no_crisis(labelled) -> None:
+def test_fewer_crisis_votes_than_a_third_make_no_crisis(labelled: Label) -> None:
     names, _ = labelled(["QUIET"] * 40 + ["CRISIS"] * 9 + ["QUIET"] * 9)
     assert "CRISIS" not in names
 
 
-def test_votes_are_counted_by_time_not_by_rows(labelled) -> None:
+def test_votes_are_counted_by_time_not_by_rows(labelled: Label) -> None:
     times = np.append(np.arange(30), 100 + np.arange(5)) * MINUTE_MS
     names, confidence = labelled(["QUIET"] * 30 + ["TRENDING"] * 5, times)
     assert names[30:] == ["TRENDING"] * 5

@@ -23,8 +23,8 @@ MAP_STATES = 700
 MAP_PATTERNS = 400
 """Patterns drawn on the map, those with most support first: a pattern costs some 400 bytes in each drawing."""
 
-_LARGEST_DOT = 280.0
-_SMALLEST_DOT = 34.0
+_LARGEST_DOT = 320.0
+_SMALLEST_DOT = 48.0
 _FOREST_WIDTH = 390
 _ROW_HEIGHT = 36
 _BASIS_POINTS = 1e4
@@ -77,7 +77,7 @@ def pattern_map(
         for regime in sorted(set(regimes.tolist())):
             rows = regimes == regime
             axes.scatter(
-                states[rows, 0], states[rows, 1], s=7, color=theme.regime_colour(regime), alpha=0.3, linewidth=0
+                states[rows, 0], states[rows, 1], s=11, color=theme.regime_colour(regime), alpha=0.36, linewidth=0
             )
     largest = max((pattern.support for pattern in chosen), default=1)
     marks = []
@@ -118,7 +118,7 @@ def _map_title(pattern: PatternMemory, horizon_minutes: int) -> str:
         if outcome is None
         else (
             f" · {outcome.action.lower()} {wording.horizon(outcome.horizon_minutes)}: "
-            f"{wording.basis_points(outcome.net_mean)} bp net"
+            f"{wording.basis_points(outcome.shrunk_net_mean)} bp shrunk net"
         )
     )
     seen = wording.plural(pattern.support, "occurrence")

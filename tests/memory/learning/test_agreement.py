@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -99,6 +99,7 @@ def test_lengths_must_agree():
         agreement(np.zeros(3), np.zeros(2), blocks_of(3), **JUDGE)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 60))
 def test_the_rank_correlation_ignores_the_scale(seed: int, count: int):
     x, y = np.random.default_rng(seed).standard_normal((2, count))

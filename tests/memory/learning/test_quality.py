@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.errors import InvalidRecordError
@@ -124,6 +124,7 @@ def test_experiences_known_at_the_same_time_do_not_see_one_another():
     assert quality.tolist() == [0.5, 0.5, 0.5]
 
 
+@settings(deadline=None)
 @given(rows)
 def test_quality_is_the_mid_rank_among_strictly_earlier_surprises(batch):
     quality = score_quality(rewards_of(batch), [])
@@ -140,6 +141,7 @@ def test_quality_is_the_mid_rank_among_strictly_earlier_surprises(batch):
         assert (low + 0.5) / (len(past) + 1) - 1e-12 <= quality[row] <= (high + 0.5) / (len(past) + 1) + 1e-12
 
 
+@settings(deadline=None)
 @given(rows, st.randoms(use_true_random=False))
 def test_the_order_of_arrival_changes_nothing(batch, random):
     rewards = rewards_of(batch)
@@ -148,6 +150,7 @@ def test_the_order_of_arrival_changes_nothing(batch, random):
     assert np.array_equal(score_quality(take(rewards, order), []), score_quality(rewards, [])[order])
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 40))
 def test_a_day_in_two_batches_gets_the_same_quality(batch, cut):
     rewards = rewards_of(batch)
@@ -157,6 +160,7 @@ def test_a_day_in_two_batches_gets_the_same_quality(batch, cut):
     assert np.array_equal(score_quality(take(rewards, ~first), [], today=take(rewards, first)), whole[~first])
 
 
+@settings(deadline=None)
 @given(rows, rows)
 def test_nothing_later_changes_an_earlier_quality(batch, later):
     after = [(product, regime, known + 100, reward) for product, regime, known, reward in later]
@@ -199,6 +203,7 @@ def test_rewards_known_after_the_window_are_no_past_of_the_next():
     assert summary.count.sum() == 1
 
 
+@settings(deadline=None)
 @given(rows, st.randoms(use_true_random=False))
 def test_a_summary_does_not_depend_on_the_order_of_rows(batch, random):
     rewards = rewards_of(batch)

@@ -64,7 +64,7 @@ def project(*tables: StateTable) -> list[RegimeMemory]:
     return project_regimes(state, transitions, CONTEXT)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 30), st.integers(0, 30))
 def test_windows_merged_equal_all_states_at_once(seed: int, cut: int, rest: int):
     table = states_of(seed, cut + rest)

@@ -113,7 +113,6 @@ def test_outcomes_look_beyond_the_partition(market, window) -> None:
 def test_founding_ids_depend_on_members_and_window_only(market, window) -> None:
     summary = summarise(market, window)
     table, truth = market.states(0)
-    keys = sorted(f"{table.products[p]}@{t}" for p, t in zip(table.product, table.timestamp_ms, strict=True))
     keys = [
         key
         for key, inside in sorted(
@@ -184,7 +183,7 @@ def test_what_does_not_fit_is_refused(market, window, changes, message: str) -> 
 
 def test_states_of_another_window_are_refused(market, window) -> None:
     with pytest.raises(InvalidRecordError, match="do not lie in the window"):
-        summarise(market, window, window=window(1))
+        summarise(market, lambda number: window(number + 1))
 
 
 def test_sums_of_two_windows_equal_those_of_both_at_once(market) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.errors import InvalidRecordError
@@ -158,6 +158,7 @@ def _timed(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return timed
 
 
+@settings(deadline=None)
 @given(series, st.sets(st.integers(1, 59), max_size=6))
 def test_windows_merged_equal_all_states_at_once(steps: list[tuple[int, int]], cuts: set[int]):
     timed = _timed(steps)
@@ -169,6 +170,7 @@ def test_windows_merged_equal_all_states_at_once(steps: list[tuple[int, int]], c
     assert serial.encode(state) == serial.encode(summarise_transitions(states_of({"A": timed})))
 
 
+@settings(deadline=None)
 @given(series)
 def test_spells_agree_with_a_walk_through_the_states(steps: list[tuple[int, int]]):
     timed = _timed(steps)
@@ -195,6 +197,7 @@ def test_spells_agree_with_a_walk_through_the_states(steps: list[tuple[int, int]
     assert np.array_equal(product.paths, paths)
 
 
+@settings(deadline=None)
 @given(series, st.floats(0, 2), st.floats(0, 20))
 def test_all_rows_are_probabilities(steps: list[tuple[int, int]], alpha: float, strength: float):
     settings = TransitionSettings(alpha=alpha, backoff_strength=strength)

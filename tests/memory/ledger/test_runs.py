@@ -83,10 +83,10 @@ def test_reconciling_leaves_other_namespaces_alone(ledger: Ledger, namespace: st
 
 
 def test_keep_alive_outlives_many_leases(ledger: Ledger, namespace: str) -> None:
-    run_id = start(ledger, namespace, lease_s=0.4)
-    token = ledger.fence.acquire(namespace, run_id, flow="nightly", lease_s=0.4)
-    with ledger.keep_alive(run_id, 0.4, token) as alive:
-        time.sleep(1.2)
+    run_id = start(ledger, namespace, lease_s=1.5)
+    token = ledger.fence.acquire(namespace, run_id, flow="nightly", lease_s=1.5)
+    with ledger.keep_alive(run_id, 1.5, token) as alive:
+        time.sleep(2)
         assert ledger.runs.reconcile(namespace) == []
         assert alive.lost is None
     holder = ledger.fence.holder(namespace)

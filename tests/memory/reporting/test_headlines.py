@@ -41,9 +41,9 @@ def entry(low: float, high: float, horizon: int = 5) -> ScorecardEntry:
 @pytest.mark.parametrize(
     ("rate", "null", "verdict"),
     [
-        (0.5, 0.2, "goes beyond chance"),
+        (0.5, 0.2, "recurrence beyond chance"),
         (0.22, 0.2, "no more than chance"),
-        (0.05, 0.4, "less than random balls"),
+        (0.05, 0.4, "less than random balls recur"),
     ],
 )
 def test_recurrence_is_judged_against_the_null(minimal: ReportData, rate: float, null: float, verdict: str) -> None:
@@ -55,7 +55,19 @@ def test_recurrence_is_judged_against_the_null(minimal: ReportData, rate: float,
 def test_the_same_excess_over_few_clusters_is_no_more_than_chance(minimal: ReportData) -> None:
     rates = {"confirmation_rate": 0.5, "null_confirmation_rate": 0.3}
     assert "no more than chance" in said(with_night(minimal, clusters=4, **rates), "Chance")
-    assert "beyond chance" in said(with_night(minimal, clusters=400, **rates), "Chance")
+    assert "recurrence beyond chance" in said(with_night(minimal, clusters=400, **rates), "Chance")
+
+
+def test_nights_too_small_to_judge_alone_are_judged_together(minimal: ReportData) -> None:
+    one = NightCounts(
+        window_name=minimal.facts.window_name, clusters=10, confirmation_rate=0.2, null_confirmation_rate=0.028
+    )
+    assert "no more than chance" in said(replace(minimal, nights=(one,)), "Chance")
+    assert "Over" not in said(replace(minimal, nights=(one,)), "Chance")
+    several = tuple(replace(one, window_name=f"2021-06-{day}") for day in (18, 19, 20, 21))
+    text = said(replace(minimal, nights=several), "Chance")
+    assert "Over 4 nights" in text
+    assert text.endswith("recurrence beyond chance.")
 
 
 def test_recurrence_without_a_null_is_not_praised(minimal: ReportData) -> None:

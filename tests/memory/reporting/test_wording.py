@@ -66,3 +66,8 @@ def test_intervals_read_from_low_to_high() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0002, "< 0.001"), (0.034, "0.034"), (0.31, "0.31"), (None, "–")])
 def test_small_q_values_become_bounds(value: float | None, text: str) -> None:
     assert wording.p_value(value) == text
+
+
+def test_ranges_go_but_remarks_in_brackets_stay() -> None:
+    text = "price has fallen (-2 to -0.45), around noon (UTC) (-0.8 to 0.1)."
+    assert wording.without_ranges(text) == "price has fallen, around noon (UTC)."

@@ -184,5 +184,5 @@ def test_feature_schemas_do_not_depend_on_the_order_of_names() -> None:
 def test_a_body_of_another_layout_is_refused_with_the_remedy(make: Any) -> None:
     packed = pack_experience(validate_experience(make(1)), "FLOAT32", SchemaCache()).body
     assert packed[16:19] == b"\xdc\x00\x19"
-    with pytest.raises(InvalidRecordError, match="layout 9.*Update the software"):
+    with pytest.raises(InvalidRecordError, match=r"layout 9.*Update the software"):
         unpack_body(packed[:19] + b"\x09" + packed[20:])

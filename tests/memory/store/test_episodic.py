@@ -217,7 +217,7 @@ async def test_two_encoders_keep_to_themselves(mem: MemoryConnection, make: Any,
 
 
 async def test_the_alias_follows_the_current_encoder(mem: MemoryConnection, make: Any) -> None:
-    await mem.episodic.add_many([make(0), make(0, encoder_id="rff-2"), make(1, encoder_id="rff-2")])
+    await mem.episodic.add_many([make(0), make(0, encoder_id="rff-2", run_id="run-2"), make(1, encoder_id="rff-2")])
     alias = mem.keys.episodic_alias
     assert (await mem.link.execute("FT.SEARCH", alias, "*", "LIMIT", 0, 0))[b"total_results"] == 1
     await mem.encoders.set_current("rff-2")
