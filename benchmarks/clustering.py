@@ -183,7 +183,7 @@ def _walk(nights: Nights, make: Callable[[], MarketStateClusterer]) -> Tally:
             started = time.perf_counter()
             clusterer = make().fit(vectors, timestamps_ms=times)
             sizes = clusterer.sizes_.tolist()
-            replicates = null_replicates(vectors, sizes, partition_seed(str(day), partition))
+            replicates = null_replicates(vectors, sizes, partition_seed(str(day), partition), labels=clusterer.labels_)
             seconds += time.perf_counter() - started
             clusters += clusterer.n_clusters_
             noise += int(np.sum(clusterer.labels_ == NOISE))
@@ -246,7 +246,8 @@ def _judge(
 def _nearest(vectors: npt.NDArray[np.float32], means: list[FloatArray]) -> npt.NDArray[np.int64]:
     centres = np.array(means)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    return np.argmax(vectors @ centres.T, axis=1)
+    nearest: npt.NDArray[np.int64] = np.argmax(vectors @ centres.T, axis=1)
+    return nearest
 
 
 def _rank_correlations(predicted: FloatArray, actual: FloatArray) -> list[float]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from memory.retrieval.service import Hit, MemoryRetrievalService, PatternHit
     from memory.settings import Settings
-    from memory.store.episodic import StoreReport
+    from memory.store.recording import StoreReport
     from memory.window import Window
 
 _HOMES = {
@@ -57,7 +57,7 @@ _HOMES = {
     "MemoryRetrievalService": "memory.retrieval.service",
     "PatternHit": "memory.retrieval.service",
     "Settings": "memory.settings",
-    "StoreReport": "memory.store.episodic",
+    "StoreReport": "memory.store.recording",
     "Window": "memory.window",
 }
 

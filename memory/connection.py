@@ -20,6 +20,8 @@ from memory.store.inbox import Inbox
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+from memory.store.publishing import Publisher
+from memory.store.recording import Recorder
 from memory.store.scan import Reader
 from memory.store.semantic import SemanticStore
 
@@ -157,18 +159,18 @@ class MemoryConnection:
         self.access = AccessCounters(link, keys)
         self.dead_letters = DeadLetters(link, keys, settings.dead_letter_limit)
         self.inbox = Inbox(link, keys, self.dead_letters)
-        self.episodic = EpisodicStore(
+        recorder = Recorder(
             link,
             keys,
             self.indexes,
             self.encoders,
-            self.reader,
             self.dead_letters,
-            self.fence,
             retention_days=settings.episodic_retention_days,
             default_encoder_id=self._encoder_id,
         )
-        self.semantic = SemanticStore(link, keys, self.indexes, self.encoders, self.fence, self.access)
+        self.episodic = EpisodicStore(link, keys, self.indexes, self.reader, recorder, self.fence)
+        publisher = Publisher(link, keys, self.indexes, self.encoders, self.fence)
+        self.semantic = SemanticStore(link, keys, self.indexes, publisher, self.fence, self.access)
         self.retrieval = MemoryRetrievalService(
             link,
             keys,

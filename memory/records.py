@@ -346,7 +346,7 @@ class RegimeMemory(SemanticBase):
     spells: int
     source: str = "live"
     path_probability: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Next regime given the one before this, as well: {before: {next: probability}}."""
+    """Probability of the next regime given the one before as well: {before: {next: probability}}."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -46,6 +46,28 @@ def servers() -> Iterator[Servers]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def prefect_server(servers: Servers) -> Iterator[str]:
+    """A real Prefect server, beside the shared Redis and Postgres; flows of this process talk to it."""
+    from prefect.settings import temporary_settings
+
+    with embedded.open_session(servers.home, ("prefect",), timeout_s=120) as session:
+        environment = embedded.prefect_environment(servers.home, session.endpoints)
+        with temporary_settings(dict(environment)):
+            assert session.endpoints.prefect_api_url is not None
+            yield session.endpoints.prefect_api_url
+
+
+@pytest.fixture
+def configured(servers: Servers, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The environment of a process that works in a namespace of its own; returns the namespace."""
+    monkeypatch.setenv("COINSWARM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COINSWARM_REDIS_URL", servers.redis_url)
+    monkeypatch.setenv("COINSWARM_DATABASE_URL", servers.database_url)
+    monkeypatch.setenv("COINSWARM_NAMESPACE", namespace)
+    return namespace
+
+
 @pytest.fixture
 def namespace() -> str:
     """A namespace that nobody else uses."""

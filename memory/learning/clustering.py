@@ -105,7 +105,8 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
 
     Defined answers: an empty partition has no labels; fewer distinct states than `min_cluster_size`, states that are
     all copies of one, and states without any inner difference in density are all noise: nothing sets a part of them
-    apart from the partition itself.
+    apart from the partition itself. Near-duplicates are states like any other: rows that differ by who saw them only
+    must be collapsed before (`memory.learning.distinct`).
 
     Cost: the exact route O(n^2 d) time and 8 n^2 bytes (4,320 states: about a second and 150 MB); the graph route about
     O(n sqrt(n) d).

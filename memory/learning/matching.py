@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from memory.learning.null import mutual_nearest, null_threshold
+from memory.learning.null import mutual_nearest
 from memory.learning.settings import LearningSettings
 from memory.learning.summaries import PartitionSummary
 from memory.tables import Floats
@@ -102,7 +102,7 @@ def match_partition(
     n_clusters = len(summary.clusters)
     if not n_clusters or not len(pattern_ids):
         return PartitionMatching(summary.partition, math.inf, 0.0, n_clusters, len(pattern_ids), ())
-    threshold = null_threshold(summary.ball_means, vectors, quantile=settings.null_quantile)
+    threshold, rate = judge_null(summary.ball_means, vectors, settings)
     means = np.stack([cluster.mean for cluster in summary.clusters])
     pairs = mutual_nearest(means, vectors)
     clear = unmistakable(means[pairs.left], vectors, settings)
@@ -119,7 +119,6 @@ def match_partition(
             pairs.left.tolist(), pairs.right.tolist(), pairs.cosine.tolist(), clear.tolist(), strict=True
         )
     )
-    rate = null_rate(summary.ball_means, vectors, settings)
     return PartitionMatching(summary.partition, threshold, rate, n_clusters, len(pattern_ids), matches)
 
 
@@ -143,10 +142,11 @@ def unmistakable(means: Floats, vectors: Floats, settings: LearningSettings) -> 
     return np.asarray(jumps.any(axis=1))
 
 
-def null_rate(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSettings) -> float:
-    """Share of random balls that would be confirmed, by the rules that clusters are.
+def judge_null(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSettings) -> tuple[float, float]:
+    """Threshold that the null sets (`null.null_threshold`), and share of the balls that the rules would confirm.
 
-    Each replicate is judged by the threshold of the other replicates, as `null.null_confirmation_rate` does.
+    For the share each replicate is judged by the threshold of the other replicates, as `null.null_confirmation_rate`
+    does.
 
     Parameters
     ----------
@@ -154,18 +154,25 @@ def null_rate(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSett
         (replicates, clusters, dimension).
     vectors
         (patterns, dimension).
+
+    Returns
+    -------
+    Infinity and 0 where there is no ball or no pattern.
     """
     balls = np.asarray(ball_means, dtype=np.float64)
     if not balls.shape[0] * balls.shape[1] or not len(vectors):
-        return 0.0
+        return math.inf, 0.0
     pairs = [mutual_nearest(replicate, vectors) for replicate in balls]
     cosines = [matches.cosine for matches in pairs]
-    confirmed = 0
-    for position, (replicate, matches) in enumerate(zip(balls, pairs, strict=True)):
-        limit = _order_statistic(cosines[:position] + cosines[position + 1 :], settings.null_quantile)
-        sure = unmistakable(replicate[matches.left], vectors, settings)
-        confirmed += int(np.count_nonzero((matches.cosine > limit) | sure))
-    return confirmed / (balls.shape[0] * balls.shape[1])
+    matched = np.concatenate([replicate[matches.left] for replicate, matches in zip(balls, pairs, strict=True)])
+    sure = unmistakable(matched, vectors, settings)
+    limits = [
+        _order_statistic(cosines[:position] + cosines[position + 1 :], settings.null_quantile)
+        for position in range(len(pairs))
+    ]
+    beaten = np.concatenate(cosines) > np.repeat(limits, [len(part) for part in cosines])
+    confirmed = int(np.count_nonzero(beaten | sure))
+    return _order_statistic(cosines, settings.null_quantile), confirmed / (balls.shape[0] * balls.shape[1])
 
 
 def drifted_pairs(

@@ -10,6 +10,7 @@ from memory.learning.knowledge import (
     CONFIRMED,
     FADED,
     NEW,
+    FoldState,
     Judged,
     PartitionBase,
     PatternState,
@@ -115,6 +116,37 @@ def joined(first: PatternState, second: PatternState) -> PatternState:
         figures=older.figures or younger.figures,
         aliases=tuple(sorted({*older.aliases, *younger.aliases, younger.pattern_id})),
     )
+
+
+def aliases_after_refold(before: FoldState, after: FoldState) -> dict[str, str]:
+    """Where ids lead that a re-fold no longer founds: old id -> id of the pattern that now stands for it.
+
+    A late record changes the members of a founding cluster, and with them the id. The successor is the nearest pattern
+    of the same partition that was seen in one of the same windows; a pattern without one has no successor.
+
+    Parameters
+    ----------
+    before, after
+        States after the same window, as published and as folded again.
+
+    Returns
+    -------
+    Only ids that were published before, and that neither exist nor have an alias in `after`. These aliases tell how
+    knowledge was revised and are no part of the fold, which knows nothing of earlier folds.
+    """
+    successors: dict[str, str] = {}
+    by_partition: dict[str, list[PatternState]] = {}
+    for name in sorted(after.patterns):
+        by_partition.setdefault(after.patterns[name].partition, []).append(after.patterns[name])
+    for name in sorted(before.patterns):
+        old = before.patterns[name]
+        if not old.published or name in after.patterns or name in after.aliases:
+            continue
+        related = [new for new in by_partition.get(old.partition, []) if new.windows & old.windows]
+        if related:
+            nearest = max(related, key=lambda new: (float(unit(new.place) @ unit(old.place)), new.pattern_id))
+            successors[name] = nearest.pattern_id
+    return successors
 
 
 def status_at(pattern: PatternState, end_ms: int, settings: LearningSettings) -> str:

@@ -128,8 +128,8 @@ def project_strategies(
     Notes
     -----
     A regime is *applicable* where the agent was active in at least `min_blocks` blocks, the annualised net Sharpe ratio
-    of its block returns exceeds `prune_sharpe`, and that it exceeds 0 at all is no luck: its probability (Bailey & Lopez
-    de Prado 2012) is at least `confidence`.
+    of its block returns exceeds `prune_sharpe`, and that it exceeds 0 at all is no luck: the probability of that
+    (Bailey & Lopez de Prado 2012) is at least `confidence`.
     """
     by_agent: dict[str, list[StrategyCell]] = {}
     for cell in state.cells:

@@ -120,11 +120,8 @@ def jump_matrix(counts: Ints, alpha: float) -> Floats:
 
 def path_tensor(paths: Ints, jump_probability: Floats, strength: float) -> Floats:
     """P(next | before, current), backed off to P(next | current) as a Dirichlet prior worth `strength` counts."""
-    counts = np.asarray(paths, dtype=np.float64)
-    prior = np.broadcast_to(jump_probability, counts.shape)
-    totals = counts.sum(axis=2, keepdims=True)
-    known = np.where(totals + strength > 0, totals + strength, 1.0)
-    return np.where(totals + strength > 0, (counts + strength * prior) / known, prior)
+    prior = np.broadcast_to(jump_probability, np.shape(paths))
+    return _rows_to_one(np.asarray(paths, dtype=np.float64) + strength * prior, prior)
 
 
 def kaplan_meier_median(ended: Durations, censored: Durations) -> float | None:

@@ -129,15 +129,8 @@ class Indexes:
                 ("valid_to", "NUMERIC"),
                 # Patterns are thousands, not millions: exact search and full precision cost nothing here.
                 (
-                    *(
-                        vector_field(CONCEPT_VECTOR, encoder_id),
-                        "AS",
-                        vector_attribute(encoder_id),
-                        "VECTOR",
-                        "FLAT",
-                        6,
-                    ),
-                    *("TYPE", "FLOAT32", "DIM", dimension, "DISTANCE_METRIC", "COSINE"),
+                    *(vector_field(CONCEPT_VECTOR, encoder_id), "AS", vector_attribute(encoder_id)),
+                    *("VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", dimension, "DISTANCE_METRIC", "COSINE"),
                 ),
             ],
         )

@@ -146,13 +146,12 @@ class RedisLink:
             return  # A restricted user: whoever set it up has chosen the server.
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         listed = {"modules": [{"name": _text(module[b"name"]), "ver": module[b"ver"]} for module in modules]}
-        database = urlsplit(self._url).path.strip("/") if not self._url.startswith("unix:") else ""
         judge_redis(
             RedisFacts(
                 version=parse_version(facts.get("redis_version", "0")),
                 search_version=search_version(listed),
                 cluster=facts.get("cluster_enabled") == "1",
-                database=int(database) if database.isdigit() else 0,
+                database=int(self._open_client().connection_pool.connection_kwargs.get("db") or 0),
                 maxmemory_policy=facts.get("maxmemory_policy", "unknown"),
                 append_only=facts.get("aof_enabled") == "1",
             ),
@@ -270,17 +269,18 @@ class RedisLink:
             try:
                 async with asyncio.timeout_at(deadline):
                     return await operation()
-            except AuthenticationError as error:
-                raise ServerUnsuitableError(
-                    f"the Redis server at {self.address} refused the user or password.",
-                    remedy="Correct them in COINSWARM_REDIS_URL.",
-                ) from error
             except TimeoutError as error:
                 raise StoreUnavailableError(
                     f"Redis at {self.address} did not answer within {limit_s:g} s.",
                     remedy="Check that it runs and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
                 ) from error
             except _RETRIED as error:
+                # While connecting, the client wraps what the server said.
+                if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
+                    raise ServerUnsuitableError(
+                        f"the Redis server at {self.address} refused the user or password.",
+                        remedy="Correct them in COINSWARM_REDIS_URL.",
+                    ) from error
                 if not retry or loop.time() + delay_s >= deadline:
                     raise StoreUnavailableError(
                         f"Redis at {self.address} cannot be reached ({type(error).__name__}).",

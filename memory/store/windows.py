@@ -7,23 +7,32 @@ source. Only one of its records' vectors is read, that of the first by memory id
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from memory.errors import StoreUnavailableError
 from memory.records import SOURCES, to_ms
 from memory.store.codec import SIDE_SIGNS, Body, unpack_body, unpack_vectors
+from memory.store.episodic import EpisodicStore
 from memory.store.indexes import IndexSchema
-from memory.store.keys import EpisodicKey
+from memory.store.keys import EpisodicKey, Keys
 from memory.store.scan import PAGE_SIZE, Reader, select
 from memory.tables import ExperienceTable, Floats, Ints, StateTable, WindowData
 from memory.window import Window
 
-if TYPE_CHECKING:
-    from memory.connection import MemoryConnection
-
 READ_ATTEMPTS = 3
+
+
+class OpenMemory(Protocol):
+    """What is needed of an open memory: `memory.MemoryConnection` has it."""
+
+    @property
+    def episodic(self) -> EpisodicStore: ...
+    @property
+    def reader(self) -> Reader: ...
+    @property
+    def keys(self) -> Keys: ...
 
 
 class _Record:
@@ -40,7 +49,7 @@ class _Record:
 
 
 async def read_window_data(
-    mem: MemoryConnection, window: Window, *, page_size: int = PAGE_SIZE
+    mem: OpenMemory, window: Window, *, page_size: int = PAGE_SIZE
 ) -> dict[tuple[str, str], WindowData]:
     """Everything that a window holds, by (encoder id, source); empty where nothing was recorded.
 
@@ -61,7 +70,7 @@ async def read_window_data(
     raise AssertionError("unreachable")
 
 
-async def _read(mem: MemoryConnection, window: Window, page_size: int) -> dict[tuple[str, str], WindowData]:
+async def _read(mem: OpenMemory, window: Window, page_size: int) -> dict[tuple[str, str], WindowData]:
     selection = select(start_ms=to_ms(window.start), end_ms=to_ms(window.end))
     tables: dict[tuple[str, str], WindowData] = {}
     for schema in await mem.episodic.schemas():

@@ -11,6 +11,7 @@ from memory.errors import InvalidRecordError, WindowError
 from memory.learning.fold import FoldStep, fold_window
 from memory.learning.knowledge import CONFIRMED, FADED, NEW, FoldState
 from memory.learning.outcomes import GROSS
+from memory.learning.patterns import aliases_after_refold
 from memory.learning.predictions import MIN_SCORED_WINDOWS, PredictionGain
 from memory.learning.serial import encode
 from memory.learning.settings import LearningSettings
@@ -294,3 +295,16 @@ def test_base_rates_are_those_of_all_windows(fold, summaries) -> None:
     assert base.states == 2 * 2880
     expected = sum(summaries(number).base.blocks.total[2, GROSS] for number in (0, 1))
     assert base.outcomes.blocks.total[2, GROSS] == pytest.approx(expected)
+
+
+def test_a_refold_that_founds_differently_leaves_an_alias(fold, market, window) -> None:
+    before = fold(0, 1).state
+    late = market.summary(0, settings=SETTINGS, keep=(0, 1, 2, 3, 4))
+    clusters = tuple(msgspec.structs.replace(item, founding_id=f"p-{item.label:016x}") for item in late.clusters)
+    revised = msgspec.structs.replace(late, clusters=clusters)
+    after = fold(1, state=fold_window(FoldState(), window(0), [revised], settings=SETTINGS).state).state
+    aliases = aliases_after_refold(before, after)
+    assert set(aliases) == set(before.patterns)
+    for old, new in aliases.items():
+        assert before.patterns[old].place @ after.patterns[new].place > 0.99
+    assert aliases_after_refold(before, before) == {}

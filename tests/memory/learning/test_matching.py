@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from memory.learning.matching import drifted_pairs, match_partition, null_rate, unmistakable
+from memory.learning.matching import drifted_pairs, judge_null, match_partition, unmistakable
 from memory.learning.null import null_confirmation_rate, null_threshold
 from memory.learning.settings import LearningSettings
 
@@ -39,10 +39,11 @@ def test_a_match_must_exceed_the_threshold_of_the_null(market) -> None:
         assert match.confirmed == (match.cosine > matching.threshold)
 
 
-def test_the_rate_of_the_null_is_its_own_where_only_the_threshold_counts(market) -> None:
+def test_threshold_and_rate_are_those_of_the_null_where_only_the_threshold_counts(market) -> None:
     summary = market.summary(1)
-    expected = null_confirmation_rate(summary.ball_means, market.centres)
-    assert null_rate(summary.ball_means, market.centres, THRESHOLD_ONLY) == pytest.approx(expected)
+    threshold, rate = judge_null(summary.ball_means, market.centres, THRESHOLD_ONLY)
+    assert threshold == null_threshold(summary.ball_means, market.centres)
+    assert rate == pytest.approx(null_confirmation_rate(summary.ball_means, market.centres))
 
 
 def test_a_pattern_far_nearer_than_all_others_is_unmistakable() -> None:

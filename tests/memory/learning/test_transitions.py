@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memory.errors import InvalidRecordError
@@ -199,6 +199,7 @@ def test_spells_agree_with_a_walk_through_the_states(steps: list[tuple[int, int]
 
 @settings(deadline=None)
 @given(series, st.floats(0, 2), st.floats(0, 20))
+@example([(1, 0)], 0.0, 5e-324)
 def test_all_rows_are_probabilities(steps: list[tuple[int, int]], alpha: float, strength: float):
     settings = TransitionSettings(alpha=alpha, backoff_strength=strength)
     state = summarise_transitions(states_of({"A": _timed(steps), "B": minutes([V, Q, V, Q])}), settings)

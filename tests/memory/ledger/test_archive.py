@@ -97,6 +97,16 @@ def test_any_bits_of_a_float_survive(
     assert_identical(archive.read(archive.write("default", window, changed)), changed)
 
 
+def test_nan_of_different_payloads_and_both_zeros_stay_apart(
+    archive: Archive, window: Window, make_window_data: MakeWindowData
+) -> None:
+    odd = np.array([0x7FF8_0000_0000_0000, 0x7FF8_0000_0000_0001, 0xFFF8_0000_0000_0000, 1 << 63, 0], dtype=np.uint64)
+    data = make_window_data(0, 10)
+    states = dataclasses.replace(data.states, spread=np.tile(odd, 2).view(np.float64))
+    changed = WindowData(states, data.experiences)
+    assert_identical(archive.read(archive.write("default", window, changed)), changed)
+
+
 def test_the_same_content_is_the_same_file(
     archive: Archive, window: Window, make_window_data: MakeWindowData, tmp_path: Path
 ) -> None:

@@ -181,9 +181,14 @@ def test_a_ledger_goes_on_after_its_connections_were_lost(
 
 def test_an_error_inside_a_transaction_takes_all_of_it_back(ledger: Ledger, token: FencingToken, line: str) -> None:
     before = ledger.digest(token.namespace)
-    with pytest.raises(RuntimeError, match="halfway"), ledger.transaction(token):
-        commit(ledger, token, line)
-        raise RuntimeError("halfway")
+
+    def commit_half() -> None:
+        with ledger.transaction(token):
+            commit(ledger, token, line)
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        commit_half()
     assert ledger.digest(token.namespace) == before
     commit(ledger, token, line)
     assert ledger.digest(token.namespace) != before
@@ -197,16 +202,21 @@ def test_postgres_killed_within_a_transaction_leaves_what_was_committed_before(t
             line = ledger.lines.ensure(token, "encoder-1", "1")
             prepare(ledger, token, line)
             before = ledger.digest("default")
-            with pytest.raises(StoreUnavailableError), ledger.transaction(token):
-                commit(ledger, token, line)
-                kill_postgres(tmp_path / "home")
-                project(ledger, token, line)
+            with pytest.raises(StoreUnavailableError):
+                commit_while_postgres_is_killed(ledger, token, line, tmp_path / "home")
     with embedded.open_session(tmp_path / "home", ("postgres",)) as session:
         assert session.endpoints.database_url is not None
         with Ledger.open(session.endpoints.database_url) as ledger:
             assert ledger.digest("default") == before
             everything_at_once(ledger, token, line)
             assert ledger.digest("default") != before
+
+
+def commit_while_postgres_is_killed(ledger: Ledger, token: FencingToken, line: str, home: Path) -> None:
+    with ledger.transaction(token):
+        commit(ledger, token, line)
+        kill_postgres(home)
+        project(ledger, token, line)
 
 
 def kill_postgres(home: Path) -> None:

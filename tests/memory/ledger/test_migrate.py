@@ -80,12 +80,27 @@ def test_migrations_can_be_taken_back(database_url: str) -> None:
         assert not migrate(engine)
 
 
-def test_two_processes_opening_an_empty_database_at_once_both_succeed(database_url: str) -> None:
-    code = "import sys; from memory.ledger import Ledger; l = Ledger.open(sys.argv[1]); print(l.schema_revision)"
-    starts = [
-        subprocess.Popen([sys.executable, "-c", code, database_url], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+FIRST_OPEN = """
+import sys
+from alembic import command  # what takes long comes before the start, so that both really start at once
+from memory.ledger import Ledger
+print("ready", flush=True)
+sys.stdin.readline()
+with Ledger.open(sys.argv[1]) as ledger:
+    print(ledger.schema_revision)
+"""
+
+
+def test_processes_opening_an_empty_database_at_once_all_succeed(database_url: str) -> None:
+    command = [sys.executable, "-c", FIRST_OPEN, database_url]
+    starts = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for start in starts:
+        assert start.stdout is not None
+        assert start.stdout.readline().strip() == "ready"
+    for start in starts:
+        assert start.stdin is not None
+        start.stdin.write("go\n")
+        start.stdin.flush()
     assert [start.communicate(timeout=60)[0].strip() for start in starts] == [HEAD, HEAD]
     assert [start.returncode for start in starts] == [0, 0]
 

@@ -237,7 +237,7 @@ class OwnRedis:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(self.socket))
                 client.sendall(b"PING\r\n")
-                if client.recv(16).startswith(b"+PONG"):
+                if client.recv(16).startswith((b"+PONG", b"-NOAUTH")):
                     return
             time.sleep(0.02)
         raise AssertionError("redis-server did not start")

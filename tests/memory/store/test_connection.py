@@ -150,11 +150,10 @@ async def test_a_hanging_server_is_an_error_within_the_deadline(own_redis: Any, 
     async with memory.connect(redis_url=own_redis.url, namespace="ns", settings=quick()) as mem:
         await mem.episodic.add(make(0))
         async with memory.connect(redis_url=own_redis.url, namespace="ns") as other:
-            hang = asyncio.create_task(other.link.execute("DEBUG", "SLEEP", "1.5"))
-            await asyncio.sleep(0.1)
+            await other.link.execute("CLIENT", "PAUSE", 1500, "ALL")
             with pytest.raises(StoreUnavailableError, match=r"did not answer within 0\.5 s"):
                 await mem.episodic.add(make(1))
-            await hang
+        await asyncio.sleep(1.2)
         await mem.episodic.add(make(1))
         assert await mem.episodic.count() == 2
 

@@ -13,7 +13,7 @@ import memory
 from memory import MemoryConnection, SemanticType
 from memory.errors import EncoderError, FencedOutError, InvalidQueryError, InvalidRecordError
 from memory.records import SemanticBase
-from memory.store.semantic import Publication
+from memory.store.publishing import Publication
 
 DAY = datetime(2021, 6, 18, tzinfo=UTC)
 NIGHT = timedelta(days=1)

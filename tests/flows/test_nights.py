@@ -1,0 +1,145 @@
+"""The nightly job on real sample nights: what comes out, twice the same, and nothing lost when it is interrupted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memory
+from flows.consolidate_memories import Parameters as ConsolidateParameters
+from flows.consolidate_memories import consolidate_memories
+from flows.nightly import Parameters as NightlyParameters
+from flows.nightly import nightly
+from flows.record_experiences import Parameters as RecordParameters
+from flows.record_experiences import record_experiences
+from flows.update_transitions import Parameters as TransitionParameters
+from flows.update_transitions import update_transitions
+from memory.errors import MarketDataError, WindowError
+from memory.ledger import Ledger
+from memory.records import SemanticType
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+
+FIRST, SECOND = dt.date(2021, 6, 17), dt.date(2021, 6, 18)
+COUNTS = (
+    "experiences",
+    "states",
+    "clusters",
+    "patterns_new",
+    "patterns_confirmed",
+    "patterns_faded",
+    "null_confirmation_rate",
+    "noise_share",
+    "transitions",
+    "pruned",
+)
+
+
+def digests(namespace: str, servers: Any) -> tuple[str, str]:
+    """Digest of all knowledge in the ledger and in Redis."""
+    import asyncio
+
+    async def semantic() -> str:
+        async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
+            return str(await mem.semantic.digest())
+
+    with Ledger.open(servers.database_url) as ledger:
+        return ledger.digest(namespace).digest, asyncio.run(semantic())
+
+
+def run_night(namespace: str, day: dt.date) -> dict[str, Any]:
+    return nightly(NightlyParameters(namespace=namespace, date=day, source="market", queries=50))
+
+
+def test_two_nights_end_in_knowledge_and_the_same_night_again_changes_nothing(configured: str, servers: Any) -> None:
+    first = run_night(configured, FIRST)
+    second = run_night(configured, SECOND)
+    for result, day in ((first, FIRST), (second, SECOND)):
+        assert result["window"] == day.isoformat()
+        assert set(COUNTS) <= set(result)
+        assert (result["experiences"], result["states"]) == (21_600, 4_320)
+        assert result["clusters"] > 0
+        assert Path(result["report"]).is_file()
+        json.dumps(result, allow_nan=False)
+    assert first["patterns_confirmed"] == 0
+    assert second["patterns"] >= first["patterns"]
+
+    before = digests(configured, servers)
+    again = run_night(configured, SECOND)
+    assert again["recording"]["stored"] == 0
+    assert again["recording"]["duplicates"] == 21_600
+    assert {name: again[name] for name in COUNTS} == {name: second[name] for name in COUNTS}
+    assert digests(configured, servers) == before
+
+
+async def _known(servers: Any, namespace: str, as_of: dt.datetime | None) -> dict[str, int]:
+    async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
+        source = mem.semantic if as_of is None else mem.at(as_of).semantic
+        return {kind.value: len(await source.current(kind)) for kind in SemanticType}
+
+
+def test_knowledge_of_a_night_is_not_known_before_its_window_ends(configured: str, servers: Any) -> None:
+    import asyncio
+
+    record_experiences(RecordParameters(namespace=configured, date=FIRST, source="market"))
+    consolidate_memories(ConsolidateParameters(namespace=configured, date=FIRST))
+    update_transitions(TransitionParameters(namespace=configured, date=FIRST))
+    end = dt.datetime(2021, 6, 18, tzinfo=dt.UTC)
+    before = asyncio.run(_known(servers, configured, end - dt.timedelta(milliseconds=1)))
+    assert set(before.values()) == {0}
+    after = asyncio.run(_known(servers, configured, end))
+    assert all(count > 0 for count in after.values())
+
+
+def test_windows_consolidated_out_of_order_end_in_the_same_knowledge(
+    configured: str, servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"{configured}-b"
+    for namespace, order in ((configured, (FIRST, SECOND)), (other, (SECOND, FIRST))):
+        # Quality depends on what was consolidated before; it is no part of the knowledge.
+        for day in (FIRST, SECOND):
+            record_experiences(RecordParameters(namespace=namespace, date=day, source="market"))
+        for day in order:
+            consolidate_memories(ConsolidateParameters(namespace=namespace, date=day))
+            update_transitions(TransitionParameters(namespace=namespace, date=day))
+    assert digests(configured, servers) == digests(other, servers)
+
+
+def test_a_window_without_experiences_is_refused_with_the_command_that_records_it(configured: str) -> None:
+    with pytest.raises(WindowError, match="coinswarm run record_experiences --date 2021-06-17"):
+        consolidate_memories(ConsolidateParameters(namespace=configured, date=FIRST))
+
+
+def test_a_date_without_candles_is_refused_with_the_span_of_the_market(configured: str) -> None:
+    with pytest.raises(MarketDataError, match="2021-07-10"):
+        record_experiences(RecordParameters(namespace=configured, date=dt.date(2021, 8, 1), source="market"))
+
+
+def test_transitions_of_a_window_that_was_not_consolidated_are_refused(configured: str) -> None:
+    with pytest.raises(WindowError, match="consolidate_memories"):
+        update_transitions(TransitionParameters(namespace=configured, date=FIRST))
+
+
+def test_a_failed_run_is_a_failed_row_with_its_error(configured: str, servers: Any) -> None:
+    with pytest.raises(WindowError):
+        consolidate_memories(ConsolidateParameters(namespace=configured, date=FIRST))
+    with Ledger.open(servers.database_url) as ledger:
+        run = ledger.runs.last(configured, "consolidate_memories")
+    assert run is not None
+    assert run.status == "FAILED"
+    assert "holds no experience" in (run.error or "")
+
+
+def test_the_coinbase_day_with_its_gap_runs_through(configured: str) -> None:
+    result = nightly(
+        NightlyParameters(
+            namespace=configured, date=dt.date(2018, 4, 4), source="market", market="coinbase", queries=50
+        )
+    )
+    assert 0 < result["states"] < 3 * 1440
+    assert result["recording"]["cold_states"] > 0
+    assert Path(result["report"]).is_file()
