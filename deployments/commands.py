@@ -83,7 +83,8 @@ def _run(
             except ValidationError as error:
                 raise _parameter_error(flow, model.model_fields, error) from None
             console.say(f"{each} {day}" if day is not None else each)
-            results.append(call(parameters))
+            result: dict[str, Any] = call(parameters)
+            results.append(result)
     return results
 
 
@@ -263,10 +264,11 @@ def show_patterns(found: Sequence[Mapping[str, Any]], out: rich.console.Console,
         return
     out.print(f"{len(found)} patterns, strongest first", style="bold", highlight=False)
     for pattern in found[:limit]:
-        action = pattern["best_action"] or "no action (its predictions failed)"
+        action = pattern["best_action"] or "none (its predictions failed)"
+        expected = f"{1e4 * pattern['expected_return']:+.1f} bp net expected"
         out.print(
             f"[bold]{pattern['pattern_id']}[/bold]  {pattern['regime']}, {pattern['status']}, "
-            f"{pattern['support']} occurrences; best: {action}, {1e4 * pattern['expected_return']:+.1f} bp net expected",
+            f"{pattern['support']} occurrences; best: {action}, {expected}",
             highlight=False,
         )
         out.print(Padding(pattern["description"], (0, 0, 1, 4)), highlight=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect import Flow
     from pydantic import BaseModel
 
 FLOWS: dict[str, str] = {
@@ -19,7 +19,7 @@ FLOWS: dict[str, str] = {
 }
 
 
-def load(name: str) -> tuple[Flow[..., Any], type[BaseModel]]:
+def load(name: str) -> tuple[Callable[[Any], dict[str, Any]], type[BaseModel]]:
     """The flow of a name and the model of its parameters; KeyError for an unknown name."""
     if name not in FLOWS:
         raise KeyError(name)

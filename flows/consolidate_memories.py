@@ -10,7 +10,8 @@ from pydantic import Field
 
 from flows.parameters import WindowParameters
 from tasks.consolidation import archive_window, commit_generation, summarise_patterns, summarise_sequences
-from tasks.folding import KNOWLEDGE, fold_knowledge, publish
+from tasks.folding import fold_knowledge
+from tasks.publishing import KNOWLEDGE, publish
 from tasks.reporting import leave_consolidation_artifact
 from tasks.runs import TaskContext, ledger_run
 

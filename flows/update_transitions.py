@@ -8,7 +8,8 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameters import WindowParameters
-from tasks.folding import DYNAMICS, fold_dynamics, lines_of, publish
+from tasks.folding import fold_dynamics, lines_of
+from tasks.publishing import DYNAMICS, publish
 from tasks.reporting import leave_transition_artifact
 from tasks.runs import TaskContext, ledger_run
 

@@ -17,13 +17,16 @@ from prefect.cache_policies import NO_CACHE
 from memory.errors import ArchiveError, SealedWindowError, WindowError
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.clustering import MarketStateClusterer
+from memory.learning.correlations import DEFAULT_SETTINGS as CORRELATION_SETTINGS
 from memory.learning.correlations import summarise_correlations
 from memory.learning.partitions import assign_partitions
+from memory.learning.quality import DEFAULT_SETTINGS as QUALITY_SETTINGS
 from memory.learning.quality import summarise_quality
 from memory.learning.regime_memory import summarise_regimes
 from memory.learning.settings import LearningSettings, settings_hash
 from memory.learning.strategies import summarise_strategies
 from memory.learning.summaries import PartitionSummary, partition_key, summarise_partition
+from memory.learning.transitions import DEFAULT_SETTINGS as TRANSITION_SETTINGS
 from memory.learning.transitions import summarise_transitions
 from memory.ledger import Archive, ArchiveReference, ClusterRow, Ledger, ManifestEntry, merge
 from memory.records import MIXED, REGIMES, from_ms
@@ -63,6 +66,11 @@ class Part:
     states: int
     experiences: int
     partitions: tuple[str, ...]
+
+
+def sequence_hash(settings: LearningSettings) -> str:
+    """Names the settings of everything that is summarised beside the patterns."""
+    return settings_hash(settings, TRANSITION_SETTINGS, CORRELATION_SETTINGS, QUALITY_SETTINGS)
 
 
 def learning_settings(workspace: Workspace) -> LearningSettings:
@@ -192,7 +200,7 @@ def summarise_sequences(context: TaskContext, part: Part) -> None:
                 kind=kind,
                 partition_key=part.source,
                 input_digest=part.content_digest,
-                settings_hash=settings_hash(settings),
+                settings_hash=sequence_hash(settings),
                 payload=serial.encode(summary),
             )
 
@@ -224,7 +232,7 @@ def commit_generation(context: TaskContext, parts: list[Part]) -> int:
                 for regime in (*REGIMES, MIXED)
             ]
             wanted += [
-                (kind, part.source, settings_hash(settings), True)
+                (kind, part.source, sequence_hash(settings), True)
                 for kind in (TRANSITIONS, REGIME_STATES, STRATEGIES, CORRELATIONS, QUALITY)
             ]
             for kind, key, hashed, present in wanted:

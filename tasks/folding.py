@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -20,11 +19,13 @@ from memory.learning.correlations import CorrelationSummary, fold_correlations
 from memory.learning.fold import FoldStep, fold_window
 from memory.learning.knowledge import FoldState
 from memory.learning.projection import build_predictions, project_patterns
+from memory.learning.pruning import PruneDecision as Decision
 from memory.learning.regime_memory import RegimeSummary, fold_regimes, project_regimes
-from memory.learning.scorecard import score_window
+from memory.learning.scorecard import remembered_states, score_window
 from memory.learning.scores import Scorecard
 from memory.learning.settings import LearningSettings
 from memory.learning.strategies import StrategySummary, fold_strategies, project_strategies
+from memory.learning.strategy_pruning import decide_strategy_pruning, kept_strategies
 from memory.learning.summaries import PartitionSummary
 from memory.learning.transitions import TransitionSummary, fold_transitions
 from memory.ledger import (
@@ -33,11 +34,10 @@ from memory.ledger import (
     FencingToken,
     Ledger,
     Projection,
-    merge,
+    StrategyRow,
 )
-from memory.records import SemanticType
-from memory.store.semantic import Publication
-from memory.tables import WindowData
+from memory.records import SemanticType, StrategyMemory
+from memory.tables import StateTable
 from memory.window import Window
 from tasks import projections
 from tasks.consolidation import (
@@ -49,6 +49,7 @@ from tasks.consolidation import (
     learning_settings,
     read_archived,
 )
+from tasks.publishing import DYNAMICS, KNOWLEDGE, PUBLISHED, generation_of, known_from
 from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
 from tasks.runs import TaskContext
 from tasks.workspace import Workspace, open_workspace
@@ -74,17 +75,6 @@ STRATEGY_FOLD = SequenceFold(STRATEGIES, StrategySummary, fold_strategies)
 CORRELATION_FOLD = SequenceFold(CORRELATIONS, CorrelationSummary, fold_correlations)
 TRANSITION_FOLD = SequenceFold(TRANSITIONS, TransitionSummary, fold_transitions)
 REGIME_FOLD = SequenceFold(REGIME_STATES, RegimeSummary, fold_regimes)
-
-KNOWLEDGE = "knowledge"
-DYNAMICS = "dynamics"
-PUBLISHED: Mapping[str, tuple[str, frozenset[SemanticType]]] = {
-    KNOWLEDGE: (
-        "published-knowledge",
-        frozenset({SemanticType.PATTERN, SemanticType.STRATEGY, SemanticType.CORRELATION}),
-    ),
-    DYNAMICS: ("published-dynamics", frozenset({SemanticType.REGIME})),
-}
-"""What is published together, with the fold kind under which the ledger notes which windows Redis holds."""
 
 
 def lines_of(context: TaskContext) -> list[str]:
@@ -148,6 +138,12 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
                 for fold in (STRATEGY_FOLD, CORRELATION_FOLD):
                     _fold_sequence(ledger, token, line, window, generation, fold)
                 ledger.scorecards.save(token, line, window, serial.encode(cards), projections.scorecard_metrics(cards))
+                strategies: list[StrategyMemory] = []
+                strategy_decisions: list[Decision] = []
+                for source, agents in _sequence_states(ledger, line, STRATEGY_FOLD, window):
+                    decided = decide_strategy_pruning(agents, window, access, context_of(source), settings)
+                    strategies += kept_strategies(project_strategies(agents, context_of(source), settings), decided)
+                    strategy_decisions += decided
                 ledger.projections.save(
                     token,
                     line,
@@ -156,24 +152,23 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
                         patterns=projections.pattern_rows(
                             project_patterns(
                                 step.state,
-                                valid_from=_known_from(workspace, window, generation),
+                                valid_from=known_from(workspace, window, generation),
                                 line=line,
                                 settings=settings,
                                 texts=TEXTS,
                             )
                         ),
-                        strategies=projections.strategy_rows(
-                            memory
-                            for source, state in _sequence_states(ledger, line, STRATEGY_FOLD, window)
-                            for memory in project_strategies(state, context_of(source), settings)
-                        ),
+                        strategies=projections.strategy_rows(strategies),
                         correlations=projections.correlation_rows(
                             memory
                             for source, state in _sequence_states(ledger, line, CORRELATION_FOLD, window)
                             for memory in project_correlations(state, context_of(source))
                         ),
                         aliases=projections.alias_rows(step.new_aliases),
-                        prune_decisions=projections.prune_rows(step.prune_decisions),
+                        prune_decisions=[
+                            *projections.prune_rows(SemanticType.PATTERN, step.prune_decisions),
+                            *projections.prune_rows(SemanticType.STRATEGY, strategy_decisions),
+                        ],
                     ),
                 )
         return _counts_of(ledger, line, context.as_window())
@@ -211,63 +206,12 @@ def fold_dynamics(context: TaskContext, line: str, refold: bool = False) -> int:
                         transitions=projections.transition_rows(transitions),
                     ),
                 )
-        generation = _generation(ledger, line, context.as_window())
+        generation = generation_of(ledger, line, context.as_window())
         return sum(
             int(product.jumps.sum())
             for item in generation.of_kind(TRANSITIONS)
             for product in serial.decode(item.payload, TransitionSummary).products
         )
-
-
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
-def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
-    """Bring Redis up to what the ledger holds of a line (`KNOWLEDGE` or `DYNAMICS`), in one step."""
-    mark, kinds = PUBLISHED[what]
-    with open_workspace(context.namespace) as workspace:
-        ledger, token = workspace.ledger, context.fencing_token
-        windows = dict(ledger.windows.with_current(line))
-
-        async def is_empty(mem: Any) -> bool:
-            counts = await mem.semantic.counts(line=line)
-            return not any(counts[kind.value] for kind in kinds)
-
-        first = min(windows) if workspace.with_memory(is_empty) else ledger.folds.first_stale(line, [mark])
-        if first is None:
-            return {"added": 0, "closed": 0, "removed": 0}
-        publications = [
-            Publication(
-                _known_from(workspace, window, _generation(ledger, line, window)),
-                projections.memories_as_of(ledger, line, window, kinds),
-            )
-            for window in sorted(windows)
-            if window >= first
-        ]
-
-        async def send(mem: Any) -> Any:
-            return await mem.semantic.publish_history(
-                publications,
-                line=line,
-                kinds=kinds,
-                token=token.value,
-                since=publications[0].valid_from,
-            )
-
-        report = workspace.with_memory(send)
-        with ledger.transaction(token):
-            ledger.folds.truncate_from(token, line, first, mark)
-            base = ledger.folds.load_state(line, mark, before=first).checkpoint
-            for window in sorted(windows):
-                if window >= first:
-                    base = ledger.folds.save_checkpoint(
-                        token, line, mark, window, input_digest=windows[window], base=base, changed={}
-                    )
-        return {"added": report.added, "closed": report.closed, "removed": report.removed}
 
 
 def _stale_windows(
@@ -277,27 +221,14 @@ def _stale_windows(
     first = windows[0] if refold and windows else ledger.folds.first_stale(line, kinds)
     for window in windows:
         if first is not None and window >= first:
-            yield window, _generation(ledger, line, window)
-
-
-def _generation(ledger: Ledger, line: str, window: Window) -> CurrentGeneration:
-    generation = ledger.windows.current_generation(line, window)
-    if generation is None:
-        raise RuntimeError(f"{window.name} has no generation in {line}")
-    return generation
-
-
-def _known_from(workspace: Workspace, window: Window, generation: CurrentGeneration) -> datetime:
-    known_at = generation.generation.counts.get("known_at")
-    latest = window.end if known_at is None else max(window.end, datetime.fromisoformat(known_at))
-    return latest + timedelta(seconds=workspace.settings.publication_lag_s)
+            yield window, generation_of(ledger, line, window)
 
 
 def _projection_context(
     workspace: Workspace, line: str, window: Window, generation: CurrentGeneration
 ) -> Callable[[str], ProjectionContext]:
     encoder_id = line.split("/")[1]
-    valid_from = _known_from(workspace, window, generation)
+    valid_from = known_from(workspace, window, generation)
     return lambda source: ProjectionContext(encoder_id, source, line, valid_from)
 
 
@@ -369,16 +300,16 @@ def _score(
     encoder_id = line.split("/")[1]
     today = read_archived(workspace.archive, workspace.ledger, workspace.namespace, window, encoder_id)
     earlier = [known for known, _ in workspace.ledger.windows.with_current(line) if known < window]
-    remembered: dict[str, WindowData] = {}
+    remembered: dict[str, list[StateTable]] = {}
     for known in earlier[-REMEMBERED_WINDOWS:]:
         found = read_archived(workspace.archive, workspace.ledger, workspace.namespace, known, encoder_id)
         for source, data in found.items():
-            remembered[source] = merge(remembered[source], data) if source in remembered else data
+            remembered.setdefault(source, []).append(data.states)
     return {
         source: score_window(
             build_predictions(before, source=source),
             data.states,
-            remembered[source].states if source in remembered else None,
+            remembered_states(remembered.get(source, [])),
             window,
             learning=settings,
         )
@@ -394,11 +325,15 @@ def _access(
     before: FoldState,
     settings: LearningSettings,
 ) -> dict[str, int]:
-    """Accesses of the patterns known before a window; read once a window, so that folding again decides the same."""
+    """Accesses of patterns and strategies before a window's end.
+
+    They are read once a window and kept, so that folding again decides the same.
+    """
     kept = workspace.ledger.access.get(line, window)
     if kept is not None:
         return kept
     ids = [pattern.pattern_id for pattern in before.live_patterns()]
+    ids += [row.item_id for row in workspace.ledger.projections.as_of(StrategyRow, line, window)]
 
     async def read(mem: Any) -> Any:
         return await mem.semantic.access_counts(ids, window.end, settings.access_days)

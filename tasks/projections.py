@@ -194,8 +194,8 @@ def alias_rows(aliases: Mapping[str, str]) -> list[AliasRow]:
     return [AliasRow(alias_id=old, pattern_id=now) for old, now in sorted(aliases.items())]
 
 
-def prune_rows(decisions: Sequence[Decision]) -> list[PruneDecision]:
-    """Rows of pruning decisions."""
+def prune_rows(kind: SemanticType, decisions: Sequence[Decision]) -> list[PruneDecision]:
+    """Rows of pruning decisions about one kind of memory."""
     rows = []
     for decision in decisions:
         details: dict[str, Any] = msgspec.to_builtins(decision)
@@ -204,7 +204,7 @@ def prune_rows(decisions: Sequence[Decision]) -> list[PruneDecision]:
         rows.append(
             PruneDecision(
                 memory_id=decision.pattern_id,
-                memory_type=SemanticType.PATTERN.value,
+                memory_type=kind.value,
                 kept=decision.kept,
                 rules=decision.rules,
                 details=details,

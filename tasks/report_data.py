@@ -13,7 +13,9 @@ from memory.learning.blocks import block_interval, block_mean
 from memory.learning.knowledge import FoldState, PatternState
 from memory.learning.outcomes import GROSS, LONG, LONG_NET, SHORT, SHORT_NET
 from memory.learning.predictions import HORIZONS
-from memory.learning.scores import OWN, Scorecard
+from memory.learning.scores import BALLS as BALL_SCORES
+from memory.learning.scores import COVERED, OWN, PooledScore, Score, Scorecard, pool_scorecards
+from memory.learning.scores import PATTERNS as PATTERN_SCORES
 from memory.learning.settings import LearningSettings
 from memory.ledger import Ledger
 from memory.records import CorrelationMemory, Interval, PatternMemory, RegimeMemory, SemanticType, StrategyMemory
@@ -72,6 +74,7 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
     kinds = (SemanticType.PATTERN, SemanticType.REGIME, SemanticType.STRATEGY, SemanticType.CORRELATION)
     memories = memories_as_of(ledger, line, window, kinds)
     patterns = [memory for memory in memories if isinstance(memory, PatternMemory)]
+    cards = _scorecards(ledger, line, window)
     return report.ReportData(
         facts=_facts(ledger, workspace, window, line, run, run_id, main.states.source),
         recording=_recording(run, lived),
@@ -95,7 +98,8 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
         regimes=tuple(memory for memory in memories if isinstance(memory, RegimeMemory)),
         strategies=tuple(memory for memory in memories if isinstance(memory, StrategyMemory)),
         correlations=tuple(memory for memory in memories if isinstance(memory, CorrelationMemory)),
-        scorecards=_scorecards(ledger, line, window),
+        scorecards=tuple(_scorecard_night(card) for card in cards),
+        pooled_scores=_pooled(cards),
         pruning=_pruning(ledger, line, window, run, patterns),
         benchmark=_benchmark(run.get("benchmark")),
         reference_horizon_minutes=settings.reference_horizon_minutes,
@@ -260,32 +264,57 @@ def _prices(states: StateTable) -> tuple[report.PricePath, ...]:
     return tuple(paths)
 
 
-def _scorecards(ledger: Ledger, line: str, window: Window) -> tuple[report.ScorecardNight, ...]:
-    nights = []
+def _scorecards(ledger: Ledger, line: str, window: Window) -> list[Scorecard]:
+    """Scorecards of the source with the most states, of all windows up to one in which there was something to score."""
+    cards = []
     for known, _ in ledger.windows.with_current(line):
         payload = ledger.scorecards.get(line, known)
         if known > window or payload is None:
             continue
-        cards = serial.decode(payload, dict[str, Scorecard])
-        card = max(cards.values(), key=lambda item: (item.states, item.source), default=None)
-        if card is None or not card.patterns:
-            continue
-        entries = tuple(
-            report.ScorecardEntry(
-                predictor=score.predictor,
-                outcome=score.outcome,
-                horizon_minutes=score.horizon_minutes,
-                n=score.agreement.n,
-                blocks=score.agreement.blocks,
-                ic=score.agreement.rank_correlation,
-                interval=score.agreement.rank_interval,
-                calibration=score.agreement.slope,
-            )
-            for score in card.scores
-            if score.scope == OWN
+        found = serial.decode(payload, dict[str, Scorecard])
+        card = max(found.values(), key=lambda item: (item.states, item.source), default=None)
+        if card is not None and card.patterns:
+            cards.append(card)
+    return cards
+
+
+def _is_fair(score: Score | PooledScore) -> bool:
+    """Whether a score is of the states that patterns cover: what predicts everywhere is compared on those."""
+    return score.scope == (OWN if score.predictor in (PATTERN_SCORES, BALL_SCORES) else COVERED)
+
+
+def _scorecard_night(card: Scorecard) -> report.ScorecardNight:
+    entries = tuple(
+        report.ScorecardEntry(
+            predictor=score.predictor,
+            outcome=score.outcome,
+            horizon_minutes=score.horizon_minutes,
+            n=score.agreement.n,
+            blocks=score.agreement.blocks,
+            ic=score.agreement.rank_correlation,
+            interval=score.agreement.rank_interval,
+            calibration=score.agreement.slope,
         )
-        nights.append(report.ScorecardNight(window_name=known.name, coverage=card.covered, entries=entries))
-    return tuple(nights)
+        for score in card.scores
+        if _is_fair(score)
+    )
+    return report.ScorecardNight(window_name=card.window, coverage=card.covered, entries=entries)
+
+
+def _pooled(cards: Sequence[Scorecard]) -> tuple[report.ScorecardEntry, ...]:
+    return tuple(
+        report.ScorecardEntry(
+            predictor=score.predictor,
+            outcome=score.outcome,
+            horizon_minutes=score.horizon_minutes,
+            n=score.windows,
+            blocks=score.windows,
+            ic=score.rank_correlation,
+            interval=score.interval,
+        )
+        for score in pool_scorecards(cards)
+        if _is_fair(score)
+    )
 
 
 def _pruning(

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from memory.errors import InvalidRecordError
 from memory.learning.caps import CondensedTree, TakenCluster, take_clusters
-from memory.learning.distinct import canonical_order
+from memory.learning.distinct import bounded_copies, canonical_order
 from memory.learning.spanning import Recurrence, SpanningTree, exact_spanning_tree, graph_spanning_tree
 from memory.learning.support import SEPARATION_MINUTES
 from memory.records import UNIT_TOLERANCE
@@ -207,7 +207,7 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         ordered = np.ascontiguousarray(vectors[order])
         ordered_times = None if times is None else times[order]
 
-        kept, follows = _bounded_copies(ordered, self._copies())
+        kept, follows = bounded_copies(ordered, self._copies())
         self.n_distinct_ = len(kept)
         with threadpool_limits(limits=self.n_threads):
             taken = self._clusters(ordered[kept], None if ordered_times is None else ordered_times[kept])
@@ -354,35 +354,6 @@ def _checked_order(keys: Sequence[npt.ArrayLike], n_states: int) -> IntArray:
             field="keys",
         )
     return order
-
-
-def _bounded_copies(vectors: Vectors, max_copies: int) -> tuple[IntArray, IntArray]:
-    """Rows that count, ascending, and for every row the position of the counted row whose label it takes.
-
-    Of more than `max_copies` exact copies, that many are counted, evenly spread over the order, which is that of time
-    within a product; the others follow the one before them.
-    """
-    if not len(vectors):
-        nothing = np.zeros(0, dtype=np.int64)
-        return nothing, nothing.copy()
-    # Adding zero turns -0.0 into 0.0: equal vectors have equal bytes then.
-    content = np.ascontiguousarray(vectors + np.float32(0.0)).view(np.dtype((np.void, vectors.shape[1] * 4))).ravel()
-    _, group, counts = np.unique(content, return_inverse=True, return_counts=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rank = np.empty(len(vectors), dtype=np.int64)
-    rank[order] = np.arange(len(vectors)) - np.repeat(starts, counts)
-    # Copy number r of c is counted where it begins a new one of max_copies equal stretches.
-    count = counts[group]
-    stretch = rank * max_copies // count
-    counted = (count <= max_copies) | (rank == 0) | (stretch != (rank - 1) * max_copies // count)
-    kept = np.flatnonzero(counted)
-    position = np.empty(len(vectors), dtype=np.int64)
-    position[kept] = np.arange(len(kept))
-    in_order = order[counted[order]]
-    follows = np.empty(len(vectors), dtype=np.int64)
-    follows[order] = position[in_order[np.cumsum(counted[order]) - 1]]
-    return kept.astype(np.int64), follows
 
 
 def _labels_of(

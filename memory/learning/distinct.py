@@ -93,3 +93,42 @@ def distinct_states(product_ids: npt.ArrayLike, timestamps_ms: npt.ArrayLike) ->
         state_of_row=state_of_row,
         counts=np.bincount(state_of_row).astype(np.int64),
     )
+
+
+def bounded_copies(vectors: npt.NDArray[np.float32], max_copies: int) -> tuple[IntArray, IntArray]:
+    """Which rows count where exact copies count only up to a bound, and which row each follows.
+
+    Parameters
+    ----------
+    vectors
+        (n, d) rows.
+    max_copies
+        Of more exact copies of one row, this many count, evenly spread over the order, which is that of time within a
+        product.
+
+    Returns
+    -------
+    (counted,) positions of the rows that count, ascending, and for each of the n rows the place among them of the one
+    whose label it takes: itself where it counts, else the copy before it. Cost: O(n log n).
+    """
+    if not len(vectors):
+        nothing = np.zeros(0, dtype=np.int64)
+        return nothing, nothing.copy()
+    # Adding zero turns -0.0 into 0.0: equal vectors have equal bytes then.
+    content = np.ascontiguousarray(vectors + np.float32(0.0)).view(np.dtype((np.void, vectors.shape[1] * 4))).ravel()
+    _, group, counts = np.unique(content, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rank = np.empty(len(vectors), dtype=np.int64)
+    rank[order] = np.arange(len(vectors)) - np.repeat(starts, counts)
+    # Copy number r of c is counted where it begins a new one of max_copies equal stretches.
+    count = counts[group]
+    stretch = rank * max_copies // count
+    counted = (count <= max_copies) | (rank == 0) | (stretch != (rank - 1) * max_copies // count)
+    kept = np.flatnonzero(counted)
+    position = np.empty(len(vectors), dtype=np.int64)
+    position[kept] = np.arange(len(kept))
+    in_order = order[counted[order]]
+    follows = np.empty(len(vectors), dtype=np.int64)
+    follows[order] = position[in_order[np.cumsum(counted[order]) - 1]]
+    return kept.astype(np.int64), follows

@@ -264,7 +264,7 @@ def null_confirmation_rate(
     Confirmed balls as a share of all balls, matched or not; 0 where there is no ball or no pattern.
     """
     cosines = matching_null(ball_means, pattern_means)
-    n_balls = np.asarray(ball_means).shape[0] * np.asarray(ball_means).shape[1]
+    n_balls = math.prod(np.asarray(ball_means).shape[:2])
     if not n_balls:
         return 0.0
     confirmed = 0

@@ -281,6 +281,7 @@ def build_predictions(state: FoldState, *, source: str) -> PatternPredictions:
         else np.zeros((0, 0), dtype=np.float32),
         cosine_floor=1.0 - np.array(reach, dtype=np.float64),
         states=np.array([pattern.states for pattern in patterns], dtype=np.int64),
+        windows=np.array([len(pattern.sightings) for pattern in patterns], dtype=np.int64),
         scaled_return=column(shrunk, SCALED),
         volatility=column(shrunk, VOLATILITY),
         base_scaled_return=column(base, SCALED),

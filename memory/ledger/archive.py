@@ -234,7 +234,7 @@ def _write_parquet(table: pa.Table, sink: _HashingSink) -> None:
         row_group_size=ROW_GROUP_ROWS,
         compression="zstd",
         compression_level=COMPRESSION_LEVEL,
-        # Dictionaries of floats would make all NaN alike; figures are stored as they are.
+        # Only names repeat; a dictionary of vectors would be as large as they are.
         use_dictionary=texts,
         write_statistics=False,
         store_schema=True,

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from memory.errors import InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
+from memory.errors import CoinswarmError, InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
 
 DRIVER = "postgresql+psycopg"
 CONNECT_TIMEOUT_S = 10
@@ -116,8 +116,10 @@ class Database:
                 f"no connection to the ledger at {self.display_url} became free within {POOL_TIMEOUT_S} s.",
                 remedy="Run fewer partitions at once.",
             ) from error
-        except sa.exc.DBAPIError as error:
-            translated = self._translate(error)
+        except sa.exc.StatementError as error:
+            if isinstance(error.orig, CoinswarmError):
+                raise error.orig from error
+            translated = self._translate(error) if isinstance(error, sa.exc.DBAPIError) else None
             if translated is None:
                 raise
             raise translated from error
@@ -143,7 +145,7 @@ class Database:
         elif state == _TOO_MANY_CONNECTIONS:
             remedy = "Raise max_connections of the server, or run fewer jobs at once."
         elif state == _UNDEFINED_DATABASE or "does not exist" in reason:
-            remedy = "Create the database, or correct COINSWARM_DATABASE_URL."
+            remedy = "Create the database (and its role), or correct COINSWARM_DATABASE_URL."
         else:
             remedy = "Check that Postgres runs and that COINSWARM_DATABASE_URL is right; then run the step again."
         return StoreUnavailableError(f"the ledger at {self.display_url} is not available: {reason}.", remedy=remedy)

@@ -87,6 +87,8 @@ class RunRepository:
 
     def fail(self, run_id: str, error: str) -> None:
         """Notes that a run failed, and why; a run that was taken for dead meanwhile stays dead, with the reason."""
+        # An error's text may hold anything; what Postgres cannot store must not hide why the run failed.
+        error = error.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
         with self._database.transaction() as session:
             session.execute(
                 sa.update(Run)

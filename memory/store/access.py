@@ -43,7 +43,10 @@ class AccessCounters:
         for memory_id in memory_ids:
             key = self._keys.access(memory_id, at.astimezone(UTC))
             self._waiting[key] = self._waiting.get(key, 0) + 1
-        if self._waiting and (self._writer is None or self._writer.done()):
+        writer = self._writer
+        if writer is not None and writer.done() and not writer.cancelled():
+            writer.exception()  # What it could not write is waiting again; `flush` raises where it still cannot.
+        if self._waiting and (writer is None or writer.done()):
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def count_access(self, memory_ids: Iterable[str], at: datetime) -> None:

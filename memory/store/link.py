@@ -208,7 +208,11 @@ class RedisLink:
         return script
 
     async def transaction(
-        self, watched: Sequence[str], prepare: Callable[[Read], Awaitable[tuple[list[Command], Result]]]
+        self,
+        watched: Sequence[str],
+        prepare: Callable[[Read], Awaitable[tuple[list[Command], Result]]],
+        *,
+        timeout_s: float | None = None,
     ) -> Result:
         """Read, decide and write in one step: nobody else has written to the watched keys in between.
 
@@ -238,7 +242,7 @@ class RedisLink:
                 remedy="Let the other writer finish, then try again.",
             )
 
-        return await self._attempt(run)
+        return await self._attempt(run, timeout_s=timeout_s)
 
     async def _load_scripts(self) -> None:
         for script in self._scripts.values():

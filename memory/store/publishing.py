@@ -25,6 +25,8 @@ from memory.store.link import Command, Read, RedisLink
 from memory.store.semantic_codec import PackedSemantic, pack_semantic
 from memory.store.versions import History, MemoryKey, Snapshot, Version, VersionKey, Versions, republish
 
+PUBLISH_TIMEOUT_S = 120.0
+"""Deadline of one publication: years of versions may have to be written again after Redis was lost."""
 ALL_KINDS: tuple[SemanticType, ...] = tuple(SemanticType)
 
 
@@ -110,7 +112,7 @@ class Publisher:
                 commands.append(("HSETNX", self._keys.current_line, encoder_id, line))
             return commands, report
 
-        return await self._link.transaction([self._keys.fence, manifest, times], prepare)
+        return await self._link.transaction([self._keys.fence, manifest, times], prepare, timeout_s=PUBLISH_TIMEOUT_S)
 
     async def _changes(
         self,

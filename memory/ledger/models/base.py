@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 
+from memory.errors import InvalidRecordError
 from memory.window import Window
 
 JsonObject = dict[str, Any]
@@ -36,7 +37,9 @@ class UtcTimestamp(sa.types.TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         if value is not None and value.tzinfo is None:
-            raise ValueError(f"{value.isoformat()} has no time zone; use aware UTC timestamps")
+            raise InvalidRecordError(
+                f"{value.isoformat()} has no time zone.", remedy="Use aware UTC timestamps.", field="timestamp"
+            )
         return value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002

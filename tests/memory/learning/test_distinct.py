@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.learning.clustering import MarketStateClusterer
-from memory.learning.distinct import canonical_order, distinct_states
+from memory.learning.distinct import bounded_copies, canonical_order, distinct_states
 from memory.learning.planted import planted_states
 
 rows_of_states = st.lists(st.tuples(st.sampled_from(["BTC-USD", "ETH-USD", "a"]), st.integers(0, 20)), max_size=60)
@@ -65,3 +65,23 @@ def test_canonical_order_counts_the_first_key_most() -> None:
 def test_keys_that_do_not_name_rows_are_refused(keys: tuple[list[int], ...]) -> None:
     with pytest.raises(ValueError, match="one-dimensional arrays of equal length"):
         canonical_order(keys)
+
+
+@given(groups=st.lists(st.integers(0, 4), max_size=40), max_copies=st.integers(1, 6))
+def test_copies_count_up_to_the_bound_and_follow_one_of_their_own(groups: list[int], max_copies: int) -> None:
+    vectors = np.eye(5, dtype=np.float32)[np.array(groups, dtype=np.int64)]
+    counted, follows = bounded_copies(vectors, max_copies)
+    for group in set(groups):
+        assert [groups[row] for row in counted].count(group) == min(groups.count(group), max_copies)
+    np.testing.assert_array_equal(vectors[counted[follows]], vectors)
+    np.testing.assert_array_equal(follows[counted], np.arange(len(counted)))
+
+
+def test_counted_copies_are_spread_over_the_order() -> None:
+    counted, _ = bounded_copies(np.ones((100, 4), dtype=np.float32), 4)
+    assert counted.tolist() == [0, 25, 50, 75]
+
+
+def test_zeros_of_either_sign_are_copies() -> None:
+    counted, _ = bounded_copies(np.array([[0.0, 1.0], [-0.0, 1.0]], dtype=np.float32), 1)
+    assert counted.tolist() == [0]

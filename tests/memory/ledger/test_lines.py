@@ -68,6 +68,11 @@ def test_an_encoder_comes_back_as_it_was_kept(ledger: Ledger, namespace: str) ->
     assert ledger.lines.encoder(namespace, "e-2") is None
 
 
+def test_a_timestamp_without_a_time_zone_is_refused(ledger: Ledger, namespace: str) -> None:
+    with pytest.raises(InvalidRecordError, match="no time zone"):
+        ledger.lines.save_encoder(namespace, "e-1", b"", dimension=256, fitted_until=datetime(2021, 7, 1))
+
+
 def test_another_encoder_under_a_kept_id_is_refused(ledger: Ledger, namespace: str) -> None:
     ledger.lines.save_encoder(namespace, "e-1", b"one", dimension=256, fitted_until=None)
     with pytest.raises(ConflictingRecordError, match="an id of its own"):

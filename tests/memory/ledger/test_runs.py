@@ -109,6 +109,20 @@ def test_a_result_that_is_not_json_is_refused_and_the_run_goes_on(ledger: Ledger
     ledger.runs.heartbeat(run_id)
 
 
+@pytest.mark.parametrize("value", ["nul \x00", {"nested": ["\x00"]}])
+def test_a_text_that_postgres_cannot_hold_is_refused(ledger: Ledger, namespace: str, value: object) -> None:
+    with pytest.raises(InvalidRecordError, match="Postgres cannot hold"):
+        ledger.runs.start("nightly", namespace, {"k": value}, lease_s=60)
+
+
+def test_a_run_fails_with_whatever_text_its_error_had(ledger: Ledger, namespace: str) -> None:
+    run_id = start(ledger, namespace)
+    ledger.runs.fail(run_id, "file a\x00b\udcff is bad")
+    run = ledger.runs.get(run_id)
+    assert run is not None
+    assert run.error == "file a\ufffdb? is bad"
+
+
 def test_removals_by_age_are_kept_with_their_rule(ledger: Ledger, namespace: str, window: Window) -> None:
     run_id = start(ledger, namespace)
     ledger.runs.record_removal(
