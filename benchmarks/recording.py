@@ -24,6 +24,7 @@ from agents.market import Market
 from agents.simulation import simulate
 from memory.settings import Settings
 from memory.store.codec import pack_vector
+from memory.store.keys import scope_tag
 from memory.store.windows import read_window_data
 from memory.window import Window
 
@@ -116,7 +117,7 @@ async def measure_queries(mem: memory.MemoryConnection, records: list[memory.Epi
     bare = [
         mem.link.execute(
             *("FT.SEARCH", schema.name, text, "RETURN", 2, "body", "distance", "SORTBY", "distance", "LIMIT", 0, 10),
-            *("PARAMS", 4, "scope", f"apr={record.agent_id}:{record.product_id}:{record.regime}"),
+            *("PARAMS", 4, "scope", scope_tag(record.agent_id, record.product_id, record.regime)),
             *("vector", pack_vector(record.state_vector, schema.vector_type), "DIALECT", 2),
         )
         for record in chosen

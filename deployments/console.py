@@ -112,16 +112,14 @@ class _TerminalSteps(logging.Handler):
 @contextmanager
 def _listening(handler: logging.Handler) -> Iterator[None]:
     logger = logging.getLogger(STEPS_LOGGER)
-    level, propagate = logger.level, logger.propagate
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # Shown here; Prefect's handlers would show it a second time.
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def format_number(value: Any) -> str:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from memory import embedded
 from memory.settings import Settings
 
-QUIET = {"PREFECT_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}
+DRAIN_TIMEOUT_S = 5.0
+LOGGING = {"PREFECT_LOGGING_EXTRA_LOGGERS": "coinswarm", "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+"""Nothing on the terminal but what the command itself says; the UI has the logs all the same."""
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def local_stack(settings: Settings, *, verbose: bool = False) -> Iterator[None]:
         )
         if configured is None
     ]
-    environment = {"PREFECT_RESULTS_DEFAULT_SERIALIZER": "json", **({} if verbose else QUIET)}
+    environment = {**LOGGING, **({} if verbose else QUIET)}
     if settings.prefect_api_url is not None:
         environment["PREFECT_API_URL"] = settings.prefect_api_url
     if not wanted:
@@ -41,4 +44,21 @@ def local_stack(settings: Settings, *, verbose: bool = False) -> Iterator[None]:
         if "prefect" in wanted:
             environment |= embedded.prefect_environment(settings.home, session.endpoints)
         os.environ.update(environment)
-        yield
+        try:
+            yield
+        finally:
+            send_what_waits()
+
+
+def send_what_waits() -> None:
+    """Let Prefect send the logs and events that wait in this process, while its server is still there.
+
+    Otherwise it tries to when the process ends, against a server that has stopped, for a minute.
+    """
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=DRAIN_TIMEOUT_S)

@@ -165,7 +165,7 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
                 input_digest=part.content_digest,
                 settings_hash=hashed,
                 payload=serial.encode(summary),
-                columns={"states": summary.states, "noise": summary.noise, "clusters": len(summary.clusters)},
+                columns={"noise": summary.noise, **clusterer.record()},
                 clusters=_cluster_rows(summary),
             )
         return {name: int(staged.columns[name]) for name in ("states", "noise", "clusters")}

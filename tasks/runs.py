@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 from pydantic import BaseModel
+from threadpoolctl import threadpool_limits
 
 from memory.ledger import FencingToken, KeepAlive
 from memory.window import Window
@@ -61,7 +62,8 @@ def ledger_run(
     NamespaceBusyError
         Another run holds the namespace.
     """
-    with open_workspace(namespace) as workspace, ExitStack() as stack:
+    # The last bits of sums depend on the number of threads of BLAS: knowledge is computed with one.
+    with open_workspace(namespace) as workspace, threadpool_limits(1), ExitStack() as stack:
         settings, ledger = workspace.settings, workspace.ledger
         ledger.runs.reconcile(namespace)
         prefect_id = flow_run.id

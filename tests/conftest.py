@@ -51,11 +51,14 @@ def prefect_server(servers: Servers) -> Iterator[str]:
     """A real Prefect server, beside the shared Redis and Postgres; flows of this process talk to it."""
     from prefect.settings import temporary_settings
 
+    from deployments.local import send_what_waits
+
     with embedded.open_session(servers.home, ("prefect",), timeout_s=120) as session:
         environment = embedded.prefect_environment(servers.home, session.endpoints)
         with temporary_settings(dict(environment)):
             assert session.endpoints.prefect_api_url is not None
             yield session.endpoints.prefect_api_url
+            send_what_waits()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ be summarised in any order, in parallel, and again, with the same bytes as the r
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from memory.errors import InvalidRecordError
 from memory.learning import ALGORITHM_VERSION
 from memory.learning.blocks import BlockSums
-from memory.learning.null import MIN_REPLICATES, NULL_BALLS, null_balls
+from memory.learning.null import NULL_BALLS, null_replicates
 from memory.learning.outcomes import Outcomes, compute_outcomes
 from memory.learning.partitions import partition_seed
 from memory.learning.settings import LearningSettings, settings_hash
@@ -232,7 +231,7 @@ def summarise_partition(
     distances = _cosine_distances(table.vectors, members, vector_sums)
     distance_sketches = grouped_sketches(distances[:, None], (COSINE_DISTANCE,), label, n_clusters)
     realised = realised_sums(table, label, n_clusters, experiences)
-    balls, ball_means = _balls(table.vectors, sizes, partition_seed(window.name, *key.split("/")), n_balls)
+    balls, ball_means = _balls(table.vectors, label, sizes, partition_seed(window.name, *key.split("/")), n_balls)
     ball_sums, ball_returns = return_sums(mine, table.timestamp_ms, balls, settings)
 
     clusters = tuple(
@@ -325,16 +324,10 @@ def _cosine_distances(vectors: npt.NDArray[np.float32], members: list[Ints], vec
 
 
 def _balls(
-    vectors: npt.NDArray[np.float32], sizes: list[int], seed: int, n_balls: int
+    vectors: npt.NDArray[np.float32], label: Ints, sizes: list[int], seed: int, n_balls: int
 ) -> tuple[list[Ints], npt.NDArray[np.float32]]:
     """The balls of `null.null_ball_means`, drawn alike, with their members: these are needed for what came of them."""
-    dimension = vectors.shape[1]
-    if not sizes:
-        return [], np.zeros((0, 0, dimension), dtype=np.float32)
-    generator = np.random.default_rng(seed)
-    replicates = max(MIN_REPLICATES, math.ceil(n_balls / len(sizes)))
-    balls: list[Ints] = []
-    for _ in range(replicates):
-        balls.extend(null_balls(vectors, sizes, generator))
+    replicates = null_replicates(vectors, sizes, seed, labels=label, n_balls=n_balls)
+    balls = [ball for replicate in replicates for ball in replicate]
     means = np.array([vectors[ball].mean(axis=0, dtype=np.float64) for ball in balls], dtype=np.float32)
-    return balls, means.reshape(replicates, len(sizes), dimension)
+    return balls, means.reshape(len(replicates), len(sizes), vectors.shape[1])

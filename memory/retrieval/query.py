@@ -120,7 +120,7 @@ def pattern_filter(kind: str, line: str, product_id: str | None, regime: str | N
     """The filter for memories of one kind and line that are current, or were valid at a time."""
     parameters: list[Any] = ["scope", semantic_tag(kind, line, product_id, regime)]
     if as_of_ms is None:
-        return Filter("(@scope:{$scope} -@valid_to:[-inf +inf])", tuple(parameters))
+        return Filter("(@scope:{$scope} @current:{1})", tuple(parameters))
     parameters += ["as_of", as_of_ms]
     return Filter(
         "(@scope:{$scope} -@valid_from:[($as_of +inf] -@valid_to:[-inf $as_of])",

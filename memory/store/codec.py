@@ -13,6 +13,7 @@ is ever seen before it was known.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ from memory.store.keys import EpisodicKey
 
 BODY_VERSION = 1
 DIGEST_BYTES = 16
+_LARGEST_COMPACT = 2**31
+"""Integers beyond this take as much room as floats."""
 
 _SIDES: tuple[Side, ...] = (Side.HOLD, Side.BUY, Side.SELL)
 _SIDE_CODES = {side: code for code, side in enumerate(_SIDES)}
@@ -192,20 +195,23 @@ def pack_experience(
         memory.step,
         _REGIME_CODES[memory.regime],
         _SIDE_CODES[memory.action.side],
-        float(memory.action.size),
-        memory.reward,
-        memory.confidence,
+        _compact(memory.action.size),
+        _compact(memory.reward),
+        _compact(memory.confidence),
         memory.terminal,
         memory.encoder_id,
-        memory.cumulative_return,
+        _compact(memory.cumulative_return),
         None if memory.return_known_at is None else ms_rounded_up(memory.return_known_at),
-        memory.price,
-        memory.spread,
-        memory.gross_return,
-        memory.cost,
-        memory.position_before,
-        memory.position_after,
-        {agent: (_SIDE_CODES[action.side], float(action.size)) for agent, action in memory.other_agent_actions.items()},
+        _compact(memory.price),
+        _compact(memory.spread),
+        _compact(memory.gross_return),
+        _compact(memory.cost),
+        _compact(memory.position_before),
+        _compact(memory.position_after),
+        {
+            agent: (_SIDE_CODES[action.side], _compact(action.size))
+            for agent, action in memory.other_agent_actions.items()
+        },
         schema.schema_id,
         _pack_features(memory.features, schema),
         None,
@@ -222,6 +228,18 @@ def pack_experience(
         body.following = (reference.timestamp_ms, reference.step)
     known_ms = None if memory.known_at is None else ms_rounded_up(memory.known_at)
     return Packed(digest.digest() + _encoder.encode(body), vector, known_ms, schema)
+
+
+def _compact(value: float | None) -> Any:
+    """The number as it takes least room: positions, sizes and rewards are often 0 or 1, one byte each as integers.
+
+    Reading gives the same float again. A negative zero has no integer.
+    """
+    if value is None:
+        return None
+    number = float(value)
+    whole = int(number) if -_LARGEST_COMPACT <= number <= _LARGEST_COMPACT else None
+    return whole if whole == number and (whole or math.copysign(1.0, number) > 0) else number
 
 
 def _pack_features(features: Mapping[str, float], schema: FeatureSchema) -> bytes:

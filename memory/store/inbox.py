@@ -149,7 +149,7 @@ class Inbox:
         """As `append`, for several in one round trip; nothing is sent where one of them cannot be written down."""
         commands: list[Command] = []
         for experience in experiences:
-            named = experience.get("agent_id") if isinstance(experience, Mapping) else experience.agent_id
+            named = _agent_of(experience)
             agent = validate_identifier(agent_id if agent_id is not None else named, "agent_id")
             commands.append(("XADD", self._keys.inbox(agent), "*", "content", pack_raw(experience)))
         if not commands:
@@ -330,6 +330,18 @@ class Inbox:
                 entries.append(InboxEntry(agent, entry.decode(), deliveries, content, packed))
         await self._link.pipeline(refused)
         return entries
+
+
+def _agent_of(experience: EpisodicMemory | RawExperience) -> Any:
+    if isinstance(experience, EpisodicMemory):
+        return experience.agent_id
+    if isinstance(experience, Mapping):
+        return experience.get("agent_id")
+    raise InvalidRecordError(
+        f"{type(experience).__name__} is no experience.",
+        remedy="Append an EpisodicMemory, or fields of one by name.",
+        field="experience",
+    )
 
 
 def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from memory.errors import InvalidRecordError
-from memory.records import EpisodicMemory
+from memory.records import REGIMES, EpisodicMemory
 from memory.settings import NAMESPACE_PATTERN
 
 SCHEMA_VERSION = "v1"
@@ -21,6 +21,8 @@ SCHEMA_VERSION = "v1"
 STATE_VECTOR = "state_vector"
 CONCEPT_VECTOR = "concept_vector"
 TAG_SEPARATOR = ","
+_REGIME_CODES = {regime: str(code) for code, regime in enumerate(REGIMES)}
+"""Regimes in tags: four of an experience's tags hold one, and a digit saves up to 52 bytes a memory."""
 
 
 class EpisodicKey(NamedTuple):
@@ -180,7 +182,8 @@ def scope_tag(agent_id: str | None = None, product_id: str | None = None, regime
     A filter on three fields costs seven times as much as one tag that holds all three (0.87 ms against 0.12 ms on
     100,000 records), so every combination that a query may ask for is a tag of its own.
     """
-    given = [(letter, value) for letter, value in zip("apr", (agent_id, product_id, regime), strict=True) if value]
+    code = None if regime is None else _REGIME_CODES[regime]
+    given = [(letter, value) for letter, value in zip("apr", (agent_id, product_id, code), strict=True) if value]
     if not given:
         return None
     return f"{''.join(letter for letter, _ in given)}={':'.join(value for _, value in given)}"
@@ -203,7 +206,7 @@ def run_tag(run_id: str) -> str:
 
 def experience_tags(memory: EpisodicMemory) -> str:
     """All tags of an experience, as its scope field holds them."""
-    agent, product, regime = memory.agent_id, memory.product_id, memory.regime
+    agent, product, regime = memory.agent_id, memory.product_id, _REGIME_CODES[memory.regime]
     return (
         f"a={agent},p={product},r={regime},ap={agent}:{product},ar={agent}:{regime},pr={product}:{regime},"
         f"apr={agent}:{product}:{regime},h={memory.market_phase},s={memory.source},n={memory.run_id}"

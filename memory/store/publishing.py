@@ -27,6 +27,7 @@ from memory.store.versions import History, MemoryKey, Snapshot, Version, Version
 
 PUBLISH_TIMEOUT_S = 120.0
 """Deadline of one publication: years of versions may have to be written again after Redis was lost."""
+_VALIDITY = (b"valid_to", b"current")
 ALL_KINDS: tuple[SemanticType, ...] = tuple(SemanticType)
 
 
@@ -138,9 +139,11 @@ class Publisher:
             else:  # The content was published at another time before: it moves with its version.
                 old = sources[essence]
                 answer = await read("HGETALL", self._key(old, line))
-                fields = {name.decode(): value for name, value in answer.items() if name != b"valid_to"}
+                fields = {name.decode(): value for name, value in answer.items() if name not in _VALIDITY}
             fields["valid_from"] = key.valid_from_ms
-            if version.valid_to_ms is not None:
+            if version.valid_to_ms is None:
+                fields["current"] = 1
+            else:
                 fields["valid_to"] = version.valid_to_ms
             flat = [part for pair in fields.items() for part in pair]
             commands.append(("HSET", self._key(key, line), *flat))
@@ -159,7 +162,9 @@ class Publisher:
             closed += 1
             if version.valid_to_ms is None:
                 commands.append(("HDEL", self._key(key, line), "valid_to"))
+                commands.append(("HSET", self._key(key, line), "current", 1))
             else:
+                commands.append(("HDEL", self._key(key, line), "current"))
                 commands.append(("HSET", self._key(key, line), "valid_to", version.valid_to_ms))
         for key in removed:
             commands += [("UNLINK", self._key(key, line)), ("HDEL", manifest, _field(key))]

@@ -6,6 +6,7 @@ source. Only one of its records' vectors is read, that of the first by memory id
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from memory.tables import ExperienceTable, Floats, Ints, StateTable, WindowData
 from memory.window import Window
 
 READ_ATTEMPTS = 3
+READ_PAUSE_S = 0.3
+"""Between attempts: time for the server to drop records that expired while they were read."""
 
 
 class OpenMemory(Protocol):
@@ -67,6 +70,7 @@ async def read_window_data(
         except StoreUnavailableError:
             if attempt == READ_ATTEMPTS:
                 raise
+            await asyncio.sleep(READ_PAUSE_S)
     raise AssertionError("unreachable")
 
 

@@ -127,10 +127,10 @@ def test_founding_ids_depend_on_members_and_window_only(market, window) -> None:
 
 def test_null_balls_are_those_of_the_null(market, window) -> None:
     summary = summarise(market, window)
-    table, _ = market.states(0)
+    table, truth = market.states(0)
     sizes = [cluster.states for cluster in summary.clusters]
     seed = partition_seed(window(0).name, "enc", "replay", "QUIET")
-    np.testing.assert_array_equal(summary.ball_means, null_ball_means(table.vectors, sizes, seed))
+    np.testing.assert_array_equal(summary.ball_means, null_ball_means(table.vectors, sizes, seed, labels=truth))
     assert summary.ball_sums.n.shape == (summary.ball_means.shape[0] * len(sizes), 3)
     assert (summary.ball_sums.n[:, GROSS] <= np.tile(sizes, summary.ball_means.shape[0])).all()
 

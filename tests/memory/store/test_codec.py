@@ -186,3 +186,11 @@ def test_a_body_of_another_layout_is_refused_with_the_remedy(make: Any) -> None:
     assert packed[16:19] == b"\xdc\x00\x19"
     with pytest.raises(InvalidRecordError, match=r"layout 9.*Update the software"):
         unpack_body(packed[:19] + b"\x09" + packed[20:])
+
+
+def test_whole_numbers_come_back_as_floats_signs_included(make: Any) -> None:
+    memory = validate_experience(make(1, reward=-0.0, price=30_000.0, position_before=-1.0, cost=0.0))
+    back = round_trip(memory)
+    values = (back.reward, back.price, back.position_before, back.cost, back.action.size)
+    assert [type(value) for value in values] == [float] * 5
+    assert [str(value) for value in values] == ["-0.0", "30000.0", "-1.0", "0.0", "0.5"]

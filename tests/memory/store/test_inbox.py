@@ -98,6 +98,11 @@ async def test_a_malformed_agent_is_refused_at_once(mem: MemoryConnection, make:
         await mem.inbox.append(make(1, agent_id=agent_id))
 
 
+async def test_what_is_no_experience_is_refused_at_once(mem: MemoryConnection) -> None:
+    with pytest.raises(InvalidRecordError, match="list is no experience"):
+        await mem.inbox.append([1, 2])  # type: ignore[arg-type]
+
+
 async def test_what_cannot_be_written_down_is_refused_at_once(mem: MemoryConnection, make: Any) -> None:
     with pytest.raises(InvalidRecordError, match="written down"):
         await mem.inbox.append(make(1, features={"trend": object()}))
