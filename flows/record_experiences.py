@@ -33,7 +33,8 @@ def record_experiences(parameters: Parameters | None = None) -> dict[str, Any]:
     """
     parameters = parameters or Parameters()
     window = parameters.window() if parameters.source == "market" else None
-    with ledger_run("record_experiences", parameters, parameters.namespace, window=window) as run:
+    lock = "inbox" if parameters.source == "inbox" else None
+    with ledger_run("record_experiences", parameters, parameters.namespace, window=window, lock=lock) as run:
         with run.steps.step(f"record from {parameters.source}") as shown:
             if window is not None:
                 counts = replay_market(

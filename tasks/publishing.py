@@ -81,7 +81,7 @@ def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
                 line=line,
                 kinds=kinds,
                 token=token.value,
-                since=publications[0].valid_from,
+                since=first.end,
             )
 
         report = workspace.with_memory(send)

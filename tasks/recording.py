@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -142,7 +143,8 @@ def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict
 
         async def drain(mem: MemoryConnection) -> None:
             encoders: dict[str, StateEncoder] = {}
-            while entries := await mem.inbox.read(consumer, count=DRAIN_SIZE):
+            # One drain works at a time: what another left behind is taken over at once.
+            while entries := await mem.inbox.read(consumer, count=DRAIN_SIZE, idle=timedelta(0)):
                 good: list[EpisodicMemory] = []
                 kept: list[InboxEntry] = []
                 refused: list[tuple[InboxEntry, InvalidRecordError]] = []

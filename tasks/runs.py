@@ -50,12 +50,18 @@ class LedgerRun:
 
 @contextmanager
 def ledger_run(
-    flow: str, parameters: BaseModel, namespace: str, *, window: Window | None = None, writes: bool = False
+    flow: str,
+    parameters: BaseModel,
+    namespace: str,
+    *,
+    window: Window | None = None,
+    writes: bool = False,
+    lock: str | None = None,
 ) -> Iterator[LedgerRun]:
     """Open a run: servers up, row in the ledger, heartbeat, and the namespace where the run writes knowledge.
 
     Runs that died are noticed first. A run that waits for another longer than the setting `lock_wait_s` fails,
-    naming the holder. An exception ends the row as failed and goes on.
+    naming the holder; `lock` names a part of the namespace to hold instead of all knowledge. An exception ends the row as failed and goes on.
 
     Raises
     ------
@@ -77,9 +83,10 @@ def ledger_run(
         )
         try:
             token = None
-            if writes:
+            if writes or lock is not None:
+                held = namespace if lock is None else f"{namespace}/{lock}"
                 token = ledger.fence.acquire(
-                    namespace, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s
+                    held, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s
                 )
                 stack.callback(ledger.fence.release, token)
             stack.enter_context(KeepAlive(ledger.runs, ledger.fence, run_id, settings.lease_s, token))

@@ -32,6 +32,8 @@ DURABLE_DIRECTIVES: tuple[tuple[str, str], ...] = (
     ("lazyfree-lazy-user-del", "yes"),
     ("lazyfree-lazy-expire", "yes"),
     ("lazyfree-lazy-server-del", "yes"),
+    # A record's vector has 1 KiB: up to here its hash is kept in one piece of memory, 15 % smaller.
+    ("hash-max-listpack-value", "2048"),
 )
 #: How the search module answers: the query language that knows KNN, and failure instead of part of an answer.
 SEARCH_DIALECT = 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -177,7 +178,8 @@ class SemanticStore:
     async def digest(self, *, line: str | None = None) -> str:
         """SHA-256 over every field of every version of a line, in order; access counters are no part of it.
 
-        The same knowledge gives the same digest in any namespace's Redis, whatever led to it.
+        The same knowledge gives the same digest in any namespace's Redis, whatever led to it: of the line's name, the
+        namespace counts for nothing.
         """
         line = line or await self.current_line()
         digest = hashlib.sha256()
@@ -189,7 +191,8 @@ class SemanticStore:
             keys = ordered[start : start + READ_SIZE]
             documents = await self._link.pipeline([("HGETALL", self._document_key(key, line)) for key in keys])
             for key, document in zip(keys, documents, strict=True):
-                part = msgspec.msgpack.encode((tuple(key), versions[key].valid_to_ms, sorted(document.items())))
+                content = _without_namespace(document, line)
+                part = msgspec.msgpack.encode((tuple(key), versions[key].valid_to_ms, sorted(content.items())))
                 digest.update(len(part).to_bytes(8, "big") + part)
         return digest.hexdigest()
 
@@ -254,6 +257,16 @@ class SemanticStore:
 
 
 # --- documents -----------------------------------------------------------------------------------------------
+
+
+def _without_namespace(document: Mapping[bytes, bytes], line: str) -> dict[bytes, bytes]:
+    """A stored hash as it would be in a namespace without a name."""
+    bare = line.partition("/")[2]
+    content = dict(document)
+    body: dict[str, Any] = msgspec.msgpack.decode(content[b"body"])
+    content[b"body"] = msgspec.msgpack.encode({**body, "line": body["line"].removeprefix(line.removesuffix(bare))})
+    content[b"scope"] = content[b"scope"].replace(line.encode(), bare.encode())
+    return content
 
 
 def unpack_document(document: Mapping[bytes, bytes], key: VersionKey) -> SemanticMemory:
