@@ -197,7 +197,9 @@ def test_the_launcher_gives_signals_their_default_effect() -> None:
         text=True,
         check=True,
     )
-    masks = {line.split()[0]: int(line.split()[1], 16) for line in result.stdout.splitlines()}
+    # The C library keeps signals 32 and 33 to itself; some Pythons start programs with them ignored.
+    reserved = 0b11 << 31
+    masks = {line.split()[0]: int(line.split()[1], 16) & ~reserved for line in result.stdout.splitlines()}
     assert masks == {"SigIgn:": 0, "SigBlk:": 0}
 
 
