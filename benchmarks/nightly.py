@@ -46,7 +46,7 @@ def measure(day: str) -> dict[str, float]:
             _, recorded = run(home, "record_experiences", "--date", day, "--param", "source=market")
             _, warm = run(home, "nightly", "--date", day)
         cold_s, _ = run(home, "nightly", "--date", day)
-        steps = {name: seconds for name, seconds in warm["seconds"].items()}
+        steps = dict(warm["seconds"])
         return {
             "record": sum(recorded["seconds"].values()),
             "nightly on running servers": sum(steps.values()),

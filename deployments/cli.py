@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +21,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+# Typer brings a click of its own, or uses the one that is installed: only its subclass has a name that stays.
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 FLOW_HELP = "One of: " + ", ".join(FLOWS)
 
@@ -125,10 +128,27 @@ def fit_encoder(
 def run_cli() -> None:
     """Run the command line; errors end in one line that says what to do, and an exit code that is not 0."""
     try:
-        app()
+        # Not standalone: typer would frame its errors, and end the process itself.
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        _end_with_usage(error)
     except CoinswarmError as error:
         print(f"coinswarm: {error}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        code = ExitCode.INTERRUPTED
+    if code == ExitCode.INTERRUPTED:
         print("coinswarm: interrupted; run the same command again to take up where it stopped.", file=sys.stderr)
-        sys.exit(ExitCode.INTERRUPTED)
+    sys.exit(code)
+
+
+def _end_with_usage(error: Any) -> NoReturn:
+    """End with what is wrong about the command's words; without any, its help was asked for."""
+    message = " ".join(error.format_message().split())
+    if message:
+        message = message if message.endswith(".") else f"{message}."
+        print(
+            f"coinswarm: {message} See '{error.ctx.command_path if error.ctx else 'coinswarm'} --help'.",
+            file=sys.stderr,
+        )
+    sys.exit(ExitCode.USAGE)

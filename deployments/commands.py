@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from rich.padding import Padding
 from rich.table import Table
 
 from deployments.console import Console, format_number
-from deployments.local import local_stack
+from deployments.local import load_settings, local_stack
 from flows import FLOWS
 from memory import embedded
 from memory.errors import CoinswarmError, InvalidQueryError, WindowError
-from memory.settings import Settings
 from memory.window import Window, windows_between
 
 FIRST_SAMPLE_NIGHT = date(2021, 6, 17)
@@ -70,7 +70,7 @@ def run_flow(
 def _run(
     flow: str, days: Sequence[date | None], values: Mapping[str, Any], console: Console, *, each: str
 ) -> list[dict[str, Any]]:
-    settings = Settings()
+    settings = load_settings(values.get("namespace"))
     results: list[dict[str, Any]] = []
     with console.steps("Starting Redis, Postgres and Prefect"), local_stack(settings, verbose=console.verbose):
         from flows import load
@@ -104,8 +104,12 @@ def _parsed(parameters: Sequence[str]) -> dict[str, Any]:
 def _parameter_error(flow: str, fields: Mapping[str, Any], error: ValidationError) -> FlowParameterError:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"]) or "parameters"
-    known = "; ".join(f"{field} ({info.description})" for field, info in fields.items())
-    return FlowParameterError(f"{flow}: {name}: {first['msg']}.", remedy=f"It takes {known}")
+    if first["type"] == "extra_forbidden":
+        known = "; ".join(f"{field} ({info.description.rstrip('.')})" for field, info in fields.items())
+        return FlowParameterError(f"{flow} takes no parameter {name!r}.", remedy=f"It takes {known}.")
+    described = fields[name].description if name in fields else f"It takes {', '.join(fields)}."
+    problem = f"{flow}: {name}={first['input']}: {first['msg'].removeprefix('Value error, ')}."
+    return FlowParameterError(problem, remedy=f"{name}: {described}")
 
 
 def _brief(result: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def _brief(result: dict[str, Any]) -> dict[str, Any]:
 
 def show_demo(result: Mapping[str, Any], out: rich.console.Console) -> None:
     """What grew over the nights, and where the report is."""
-    table = Table(title="What the nights brought", title_justify="left")
+    table = Table(title="What the nights brought", title_justify="left", box=None, padding=(0, 1))
     columns = {
         "window": "night",
         "experiences": "experiences",
@@ -126,15 +130,16 @@ def show_demo(result: Mapping[str, Any], out: rich.console.Console) -> None:
         "patterns_new": "new",
         "patterns_confirmed": "confirmed",
         "patterns_faded": "faded",
-        "patterns": "patterns",
-        "confirmation_rate": "clusters seen before",
-        "null_confirmation_rate": "by chance",
+        "patterns": "known",
+        "confirmation_rate": "matched",
+        "null_confirmation_rate": "chance",
     }
     for title in columns.values():
         table.add_column(title, justify="right")
     for night in result["nights"]:
         table.add_row(*(_cell(name, night[name]) for name in columns))
     out.print(table)
+    out.print("matched: share of clusters nearer to a known pattern than chance; chance: of random sets, the same")
     out.print(f"Report: {result['report']}", highlight=False, soft_wrap=True)
 
 
@@ -164,22 +169,25 @@ def show_path(result: Mapping[str, Any], out: rich.console.Console) -> None:
 
 def status(namespace: str | None) -> dict[str, Any]:
     """Servers, counts and last runs of a namespace."""
+    from memory.records import SemanticType
     from tasks.workspace import open_workspace
 
-    settings = Settings() if namespace is None else Settings(namespace=namespace)
+    settings = load_settings(namespace)
     before = embedded.home_status(settings.home)
     with open_workspace(settings.namespace) as workspace:
         ledger = workspace.ledger
 
         async def held(mem: Any) -> dict[str, Any]:
             encoder = await mem.encoders.current()
+            counts = [await mem.semantic.counts(line=line) for line in await mem.semantic.current_lines()]
+            digests = [await mem.semantic.digest(line=line) for line in await mem.semantic.current_lines()]
             return {
                 "experiences": await mem.episodic.count(),
-                "semantic": await mem.semantic.counts(),
+                "semantic": {kind.value: sum(count[kind.value] for count in counts) for kind in SemanticType},
                 "inbox": sum((await mem.inbox.length()).values()),
                 "dead_letters": await mem.dead_letters.count(),
                 "encoder": encoder,
-                "digest": await mem.semantic.digest(),
+                "digest": digests[0] if len(digests) == 1 else sha256("\n".join(digests).encode()).hexdigest(),
             }
 
         lines = ledger.lines.list(settings.namespace)
@@ -229,22 +237,24 @@ def show_status(result: Mapping[str, Any], out: rich.console.Console) -> None:
 
 
 def patterns(namespace: str | None, as_of: datetime | None) -> list[dict[str, Any]]:
-    """All current patterns in full, strongest first: by the absolute shrunk net mean of the best action."""
+    """All current patterns in full, in the order of the report: by the shrunk net mean of the best trade."""
+    from memory.learning.settings import DEFAULT_SETTINGS
     from memory.records import PatternMemory, SemanticType
+    from memory.reporting.ranking import FADED, strongest
     from tasks.workspace import open_workspace
 
-    settings = Settings() if namespace is None else Settings(namespace=namespace)
+    settings = load_settings(namespace)
     with open_workspace(settings.namespace) as workspace:
 
         async def read(mem: Any) -> list[Any]:
-            kind = SemanticType.PATTERN
-            if as_of is None:
-                return list(await mem.semantic.current(kind))
-            return list(await mem.semantic.as_of(as_of.replace(tzinfo=UTC), kind))
+            semantic = mem.semantic if as_of is None else mem.at(as_of.replace(tzinfo=UTC)).semantic
+            lines = await mem.semantic.current_lines()
+            return [memory for line in lines for memory in await semantic.current(SemanticType.PATTERN, line=line)]
 
         found = [memory for memory in workspace.with_memory(read) if isinstance(memory, PatternMemory)]
-    found.sort(key=lambda memory: (-memory.expected_return, memory.pattern_id))
-    return [_plain(memory) for memory in found]
+    faded = sorted((memory for memory in found if memory.status == FADED), key=lambda memory: memory.pattern_id)
+    ranked = [*strongest(found, DEFAULT_SETTINGS.reference_horizon_minutes), *faded]
+    return [_plain(memory) for memory in ranked]
 
 
 def _plain(memory: Any) -> dict[str, Any]:
@@ -282,7 +292,7 @@ def report(namespace: str | None, day: date | None) -> dict[str, Any]:
     from tasks.report_data import collect
     from tasks.workspace import open_workspace
 
-    settings = Settings() if namespace is None else Settings(namespace=namespace)
+    settings = load_settings(namespace)
     with open_workspace(settings.namespace) as workspace:
         ledger = workspace.ledger
         windows = sorted(
@@ -322,7 +332,7 @@ def fit_encoder(market: str, until: date, since: date | None, out: Path | None) 
             f"since {since} does not lie before until {until}.", remedy="Swap the dates.", argument="since"
         )
     fitted = fit(open_market(market), midnight(until), since=None if since is None else midnight(since))
-    path = out if out is not None else encoder_folder(Settings()) / f"{fitted.id_}.json"
+    path = out if out is not None else encoder_folder(load_settings()) / f"{fitted.id_}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     fitted.save(path)
     return {"encoder": fitted.id_, "fitted_until": fitted.fitted_until_.isoformat(), "path": str(path)}

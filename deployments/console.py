@@ -53,13 +53,19 @@ class Console:
             show(value, self.out)
 
     def say(self, text: str) -> None:
-        """A line for the person who waits."""
-        self.err.print(text, highlight=False)
+        """A line for the person who waits; a program that reads JSON waits in silence."""
+        if not self.silent:
+            self.err.print(text, highlight=False)
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody watches: the result is for a program, and stderr leads to no terminal."""
+        return self.as_json and not self.err.is_terminal
 
     @contextmanager
     def steps(self, title: str, total: int | None = None) -> Iterator[None]:
         """Show the steps that flows and tasks announce (`tasks.progress.step`) while the block runs."""
-        if self.as_json and not self.err.is_terminal:
+        if self.silent:
             yield
             return
         if self.err.is_terminal:

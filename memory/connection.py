@@ -102,6 +102,11 @@ class MemoryConnection:
         """Name of the memory."""
         return self.keys.namespace
 
+    @property
+    def encoder_id(self) -> str | None:
+        """Encoder that this client was opened with; None where it follows the namespace's current one."""
+        return self._encoder_id
+
     async def __aenter__(self) -> MemoryConnection:
         await self.open()
         return self

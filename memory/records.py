@@ -27,6 +27,8 @@ UNIT_TOLERANCE = 1e-3
 
 IDENTIFIER_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SOURCES = ("live", "replay", "backtest")
+LAST_YEAR = 9999
+"""Decisions lie before it: their window must end within what a datetime can hold."""
 UNNAMED_ENCODER = "unnamed"
 """Encoder id of vectors that a caller brings without saying where they come from."""
 
@@ -441,7 +443,12 @@ def validate_timestamp(value: Any, name: str) -> datetime:
             remedy="Use datetime objects with a time zone, such as datetime.now(UTC).",
             field=name,
         )
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidRecordError(
+            f"{name} {_shown(value)} lies outside the years 1 to 9999 in UTC.", remedy="Correct it.", field=name
+        ) from error
 
 
 def validate_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -496,6 +503,12 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
     if memory.encoder_id:
         validate_identifier(memory.encoder_id, "encoder_id")
     memory.timestamp = validate_timestamp(memory.timestamp, "timestamp")
+    if memory.timestamp.year >= LAST_YEAR:
+        raise InvalidRecordError(
+            f"timestamp {memory.timestamp.isoformat()} lies after the last window.",
+            remedy=f"Decisions lie before the year {LAST_YEAR}.",
+            field="timestamp",
+        )
     for name in ("known_at", "recorded_at", "return_known_at"):
         value = getattr(memory, name)
         if value is not None:

@@ -6,14 +6,12 @@ import platform
 from typing import Any
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from memory import MemoryConnection
 from memory.ledger import BenchmarkMetric
 from memory.retrieval.measure import RetrievalFigures, measure_retrieval
 from memory.window import Window
-from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
+from tasks.retry import retried
 from tasks.workspace import open_workspace
 
 PERCENTILES = (50, 95, 99)
@@ -21,13 +19,7 @@ KEPT_SAMPLES = 300
 """Latencies of each kind that are kept for the distribution in the report."""
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def measure(namespace: str, run_id: str, window: Window, queries: int, agents: int) -> dict[str, Any]:
     """Measure latency, concurrency and recall on what the namespace holds, and keep the figures."""
     with open_workspace(namespace) as workspace:
@@ -42,7 +34,9 @@ def measure(namespace: str, run_id: str, window: Window, queries: int, agents: i
                 random_state=workspace.settings.seed,
             )
 
-        figures = workspace.with_memory(run)
+        # A window may hold another encoder's experiences than the namespace's current one.
+        encoder_id = workspace.with_memory(lambda mem: _busiest_encoder(mem, window))
+        figures = workspace.with_memory(run, encoder_id=encoder_id)
         metrics = _metrics(figures)
         workspace.ledger.benchmarks.record(namespace, run_id, machine_name(), metrics)
     return {
@@ -64,6 +58,15 @@ def measure(namespace: str, run_id: str, window: Window, queries: int, agents: i
 def machine_name() -> str:
     """What tells this machine from others when figures are compared."""
     return f"{platform.node()}-{platform.machine()}"
+
+
+async def _busiest_encoder(mem: MemoryConnection, window: Window) -> str | None:
+    """The encoder with the most experiences in a window; None where there is no encoder at all."""
+    counts = {
+        encoder_id: await mem.episodic.count(since=window.start, until=window.end, encoder_id=encoder_id)
+        for encoder_id in await mem.encoders.ids()
+    }
+    return max(sorted(counts), key=lambda encoder_id: counts[encoder_id], default=None)
 
 
 def _series(figures: RetrievalFigures) -> dict[str, Any]:

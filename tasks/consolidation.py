@@ -6,13 +6,12 @@ what a run writes after it was overtaken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from memory.errors import ArchiveError, SealedWindowError, WindowError
 from memory.learning import ALGORITHM_VERSION, serial
@@ -21,7 +20,7 @@ from memory.learning.correlations import DEFAULT_SETTINGS as CORRELATION_SETTING
 from memory.learning.correlations import summarise_correlations
 from memory.learning.partitions import assign_partitions
 from memory.learning.quality import DEFAULT_SETTINGS as QUALITY_SETTINGS
-from memory.learning.quality import summarise_quality
+from memory.learning.quality import QUALITY_VERSION, summarise_quality
 from memory.learning.regime_memory import summarise_regimes
 from memory.learning.settings import LearningSettings, settings_hash
 from memory.learning.strategies import summarise_strategies
@@ -33,7 +32,8 @@ from memory.records import MIXED, REGIMES, from_ms
 from memory.store.windows import read_window_data
 from memory.tables import StateTable, WindowData
 from memory.window import Window
-from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
+from tasks.lateness import archived_spans, mark_late_windows, windows_to_consolidate_again
+from tasks.retry import retried
 from tasks.runs import TaskContext
 from tasks.workspace import Workspace, open_workspace
 
@@ -53,24 +53,34 @@ class Part:
     ----------
     line
         Knowledge line that it belongs to.
+    window
+        Name of the window.
     content_digest
         Digest of what was lived through: the input of all its summaries.
+    recorded_cut_ms
+        Latest time of recording among what was read, whether or not it was archived before.
     partitions
         Regimes (or MIXED) with at least one state, in order.
     """
 
     line: str
+    window: str
     encoder_id: str
     source: str
     content_digest: str
+    recorded_cut_ms: int
     states: int
     experiences: int
     partitions: tuple[str, ...]
 
+    def as_window(self) -> Window:
+        """The window that it is a part of."""
+        return Window.of_date(date.fromisoformat(self.window))
+
 
 def sequence_hash(settings: LearningSettings) -> str:
     """Names the settings of everything that is summarised beside the patterns."""
-    return settings_hash(settings, TRANSITION_SETTINGS, CORRELATION_SETTINGS, QUALITY_SETTINGS)
+    return settings_hash(settings, TRANSITION_SETTINGS, CORRELATION_SETTINGS, QUALITY_SETTINGS, QUALITY_VERSION)
 
 
 def learning_settings(workspace: Workspace) -> LearningSettings:
@@ -78,14 +88,8 @@ def learning_settings(workspace: Workspace) -> LearningSettings:
     return LearningSettings(cost_bp=workspace.settings.cost_bp)
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
-def archive_window(context: TaskContext) -> list[Part]:
+@retried()
+def archive_window(context: TaskContext, window: Window) -> list[Part]:
     """Read a window from Redis, join what was archived of it before, and archive the whole.
 
     Raises
@@ -95,7 +99,7 @@ def archive_window(context: TaskContext) -> list[Part]:
     SealedWindowError
         What was consolidated before is no longer to be had in full.
     """
-    window, token = context.as_window(), context.fencing_token
+    token = context.fencing_token
     with open_workspace(context.namespace) as workspace:
         ledger = workspace.ledger
         found = workspace.with_memory(lambda mem: read_window_data(mem, window))
@@ -107,7 +111,7 @@ def archive_window(context: TaskContext) -> list[Part]:
             for data in (joined[source] for source in sorted(joined)):
                 reference = workspace.archive.write(context.namespace, window, data)
                 ledger.windows.save_archive(token, reference)
-                parts.append(_part(line, reference, data))
+                parts.append(_part(line, reference, data, fresh.get(reference.source, data)))
     if not parts:
         raise WindowError(
             f"window {window.name} of namespace '{context.namespace}' holds no experience.",
@@ -117,17 +121,29 @@ def archive_window(context: TaskContext) -> list[Part]:
     return parts
 
 
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name="summarise-{part.source}-{regime}",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
+def find_outdated(context: TaskContext, lines: Sequence[str]) -> list[Window]:
+    """Windows of some lines, beside the run's own, that late records or a change of settings made out of date."""
+    with open_workspace(context.namespace) as workspace:
+        ledger, token = workspace.ledger, context.fencing_token
+        spans = archived_spans(ledger, context.namespace)
+        workspace.with_memory(lambda mem: mark_late_windows(mem, ledger, token, lines, spans))
+        hashed = settings_hash(learning_settings(workspace), MarketStateClusterer().settings())
+        return sorted(
+            {
+                window
+                for line in lines
+                for window in windows_to_consolidate_again(
+                    ledger, workspace.archive, token, line, context.as_window(), hashed
+                )
+            }
+        )
+
+
+@retried(run_name="summarise-{part.window}-{part.source}-{regime}")
 def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[str, int]:
     """Cluster one partition and stage its summary; returns counts of states, noise and clusters."""
-    window = context.as_window()
+    window = part.as_window()
     with open_workspace(context.namespace) as workspace:
         settings, clusterer = learning_settings(workspace), MarketStateClusterer()
         key = partition_key(part.encoder_id, part.source, regime)
@@ -171,17 +187,10 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
         return {name: int(staged.columns[name]) for name in ("states", "noise", "clusters")}
 
 
-@task(
-    cache_policy=NO_CACHE,
-    task_run_name="summarise-{part.source}-sequences",
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried(run_name="summarise-{part.window}-{part.source}-sequences")
 def summarise_sequences(context: TaskContext, part: Part) -> None:
     """Stage what a window says of transitions, regimes, strategies, correlations and the quality of experiences."""
-    window = context.as_window()
+    window = part.as_window()
     with open_workspace(context.namespace) as workspace:
         settings = learning_settings(workspace)
         data = _read_part(workspace, window, part)
@@ -205,16 +214,10 @@ def summarise_sequences(context: TaskContext, part: Part) -> None:
             )
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def commit_generation(context: TaskContext, parts: list[Part]) -> int:
-    """Make the staged summaries of one line the current generation of the window; returns its number."""
-    window, line = context.as_window(), parts[0].line
+    """Make the staged summaries of one line and window its current generation; returns its number."""
+    window, line = parts[0].as_window(), parts[0].line
     with open_workspace(context.namespace) as workspace:
         ledger, settings = workspace.ledger, learning_settings(workspace)
         clustering = settings_hash(settings, MarketStateClusterer().settings())
@@ -225,7 +228,7 @@ def commit_generation(context: TaskContext, parts: list[Part]) -> int:
         }
         for part in parts:
             lived = _read_part(workspace, window, part).experiences
-            cut_ms = max(cut_ms, int(lived.recorded_at_ms.max()))
+            cut_ms = max(cut_ms, part.recorded_cut_ms)
             known_ms = max(known_ms, int(lived.known_at_ms.max()))
             wanted = [
                 (PATTERNS, partition_key(part.encoder_id, part.source, regime), clustering, regime in part.partitions)
@@ -309,13 +312,16 @@ def _with_archived(
     return joined
 
 
-def _part(line: str, reference: ArchiveReference, data: WindowData) -> Part:
+def _part(line: str, reference: ArchiveReference, data: WindowData, fresh: WindowData) -> Part:
     present = set(partitions_of(data.states).tolist())
     return Part(
         line=line,
+        window=reference.window.name,
         encoder_id=reference.encoder_id,
         source=reference.source,
         content_digest=reference.content_digest,
+        # What was recorded again after it was pruned is archived with its first time, but was seen now.
+        recorded_cut_ms=int(max(table.experiences.recorded_at_ms.max() for table in (data, fresh))),
         states=len(data.states),
         experiences=len(data.experiences),
         partitions=tuple(regime for regime in (*REGIMES, MIXED) if regime in present),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from agents.catalogue import FEATURES
 from memory.errors import WindowError
@@ -18,6 +17,7 @@ from memory.learning.correlation_memory import project_correlations
 from memory.learning.correlations import CorrelationSummary, fold_correlations
 from memory.learning.fold import FoldStep, fold_window
 from memory.learning.knowledge import FoldState
+from memory.learning.patterns import aliases_after_refold
 from memory.learning.projection import build_predictions, project_patterns
 from memory.learning.pruning import PruneDecision as Decision
 from memory.learning.regime_memory import RegimeSummary, fold_regimes, project_regimes
@@ -29,6 +29,7 @@ from memory.learning.strategy_pruning import decide_strategy_pruning, kept_strat
 from memory.learning.summaries import PartitionSummary
 from memory.learning.transitions import TransitionSummary, fold_transitions
 from memory.ledger import (
+    AliasRow,
     Checkpoint,
     CurrentGeneration,
     FencingToken,
@@ -49,8 +50,8 @@ from tasks.consolidation import (
     learning_settings,
     read_archived,
 )
-from tasks.publishing import DYNAMICS, KNOWLEDGE, PUBLISHED, generation_of, known_from
-from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
+from tasks.publishing import DYNAMICS, KNOWLEDGE, PUBLISHED, generation_of, known_times
+from tasks.retry import retried
 from tasks.runs import TaskContext
 from tasks.workspace import Workspace, open_workspace
 
@@ -100,19 +101,15 @@ def lines_of(context: TaskContext) -> list[str]:
     return lines
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dict[str, Any]:
     """Fold patterns, strategies and correlations of all windows that changed; counts of the run's window."""
     with open_workspace(context.namespace) as workspace:
         ledger, token = workspace.ledger, context.fencing_token
         settings = learning_settings(workspace)
         kinds = (PATTERNS, STRATEGIES, CORRELATIONS)
+        times = known_times(workspace, line)
+        before_refold = _known_before_refold(ledger, line, kinds, refold)
         for window, generation in _stale_windows(ledger, line, kinds, refold):
             loaded = ledger.folds.load_state(line, PATTERNS, before=window)
             before = FoldState.from_items(loaded.items)
@@ -131,7 +128,7 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
                 source: card.with_confirmation(step.counts.confirmation_rate, step.counts.null_confirmation_rate)
                 for source, card in cards.items()
             }
-            context_of = _projection_context(workspace, line, window, generation)
+            context_of = _projection_context(line, times[window])
             with ledger.transaction(token):
                 ledger.folds.truncate_from(token, line, window, PUBLISHED[KNOWLEDGE][0])
                 _save_patterns(ledger, token, line, window, generation, loaded.checkpoint, step, summaries)
@@ -152,7 +149,7 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
                         patterns=projections.pattern_rows(
                             project_patterns(
                                 step.state,
-                                valid_from=known_from(workspace, window, generation),
+                                valid_from=times[window],
                                 line=line,
                                 settings=settings,
                                 texts=TEXTS,
@@ -171,22 +168,19 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
                         ],
                     ),
                 )
+        if before_refold is not None:
+            _keep_old_names(ledger, token, line, *before_refold)
         return _counts_of(ledger, line, context.as_window())
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def fold_dynamics(context: TaskContext, line: str, refold: bool = False) -> int:
     """Fold transitions and regimes of all windows that changed; returns the jumps counted in the run's window."""
     with open_workspace(context.namespace) as workspace:
         ledger, token = workspace.ledger, context.fencing_token
+        times = known_times(workspace, line)
         for window, generation in _stale_windows(ledger, line, (TRANSITIONS, REGIME_STATES), refold):
-            context_of = _projection_context(workspace, line, window, generation)
+            context_of = _projection_context(line, times[window])
             with ledger.transaction(token):
                 ledger.folds.truncate_from(token, line, window, PUBLISHED[DYNAMICS][0])
                 for fold in (TRANSITION_FOLD, REGIME_FOLD):
@@ -224,11 +218,30 @@ def _stale_windows(
             yield window, generation_of(ledger, line, window)
 
 
-def _projection_context(
-    workspace: Workspace, line: str, window: Window, generation: CurrentGeneration
-) -> Callable[[str], ProjectionContext]:
+def _known_before_refold(
+    ledger: Ledger, line: str, kinds: Sequence[str], refold: bool
+) -> tuple[Window, FoldState] | None:
+    """The last window folded and what was known after it, where it is about to be folded again."""
+    first = next((window for window, _ in _stale_windows(ledger, line, kinds, refold)), None)
+    loaded = ledger.folds.load_state(line, PATTERNS)
+    if first is None or loaded.checkpoint is None or loaded.checkpoint.window < first:
+        return None
+    return loaded.checkpoint.window, FoldState.from_items(loaded.items)
+
+
+def _keep_old_names(ledger: Ledger, token: FencingToken, line: str, window: Window, before: FoldState) -> None:
+    """Let ids that folding again no longer founds lead to the patterns that now stand for them: agents may hold them.
+
+    A run that dies before this leaves them without an alias; no knowledge depends on them.
+    """
+    after = FoldState.from_items(ledger.folds.load_state(line, PATTERNS, before=Window.containing(window.end)).items)
+    successors = aliases_after_refold(before, after)
+    rows = [AliasRow(alias_id=old, pattern_id=now) for old, now in sorted(successors.items())]
+    ledger.projections.add_aliases(token, line, window, rows)
+
+
+def _projection_context(line: str, valid_from: datetime) -> Callable[[str], ProjectionContext]:
     encoder_id = line.split("/")[1]
-    valid_from = known_from(workspace, window, generation)
     return lambda source: ProjectionContext(encoder_id, source, line, valid_from)
 
 

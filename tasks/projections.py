@@ -38,7 +38,6 @@ from memory.records import (
     SemanticMemory,
     SemanticType,
     StrategyMemory,
-    to_ms,
 )
 from memory.store.semantic_codec import pack_semantic, unpack_semantic
 from memory.window import Window
@@ -56,14 +55,14 @@ ROWS: Mapping[SemanticType, type[ProjectionRow]] = {
 def to_payload(memory: SemanticMemory) -> bytes:
     """A record as bytes, without line and validity."""
     packed = pack_semantic(replace(memory, line=""))
-    return msgspec.msgpack.encode((packed.kind.value, packed.body, packed.vector, to_ms(memory.valid_from)))
+    return msgspec.msgpack.encode((packed.kind.value, packed.body, packed.vector))
 
 
 def from_payload(payload: bytes, line: str) -> SemanticMemory:
-    """The record that `to_payload` wrote, as one of a line."""
-    kind, body, vector, valid_from_ms = msgspec.msgpack.decode(payload)
-    memory = unpack_semantic(SemanticType(kind), body, vector, valid_from_ms, None)
-    memory.line = line
+    """The record that `to_payload` wrote, as one of a line; valid from when it was created, until it is published."""
+    kind, body, vector = msgspec.msgpack.decode(payload)
+    memory = unpack_semantic(SemanticType(kind), body, vector, 0, None)
+    memory.line, memory.valid_from = line, memory.created_at
     return memory
 
 

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from memory import MemoryConnection
-from memory.window import Window
-from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
+from tasks.lateness import ArchivedSpan, archived_spans, held_beyond_archive
+from tasks.retry import retried
 from tasks.runs import TaskContext
-from tasks.workspace import Workspace, open_workspace
+from tasks.workspace import open_workspace
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def list_pruned(context: TaskContext) -> dict[str, Any]:
     """Decisions of the fold after the run's window: how many patterns were looked at, which ones went."""
     window = context.as_window()
@@ -38,13 +30,7 @@ def list_pruned(context: TaskContext) -> dict[str, Any]:
     }
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def forget_experiences(context: TaskContext, dry_run: bool) -> dict[str, Any]:
     """Remove the experiences of windows past their retention, up to the first that is not archived.
 
@@ -52,7 +38,7 @@ def forget_experiences(context: TaskContext, dry_run: bool) -> dict[str, Any]:
     """
     with open_workspace(context.namespace) as workspace:
         oldest = context.as_window().end - timedelta(days=workspace.settings.episodic_retention_days)
-        archived = _archived_counts(workspace, oldest)
+        archived = archived_spans(workspace.ledger, workspace.namespace, oldest)
 
         async def forget(mem: MemoryConnection) -> int:
             before = await _archived_until(mem, archived)
@@ -74,24 +60,13 @@ def forget_experiences(context: TaskContext, dry_run: bool) -> dict[str, Any]:
     return {"forgotten_experiences": removed, "retention_until": oldest.isoformat()}
 
 
-def _archived_counts(workspace: Workspace, until: datetime) -> list[tuple[Window, int]]:
-    """Windows that ended at a time or before, with the experiences that are archived of them, in order."""
-    counts: dict[Window, int] = {}
-    for record in workspace.ledger.lines.list(workspace.namespace):
-        for window, _ in workspace.ledger.windows.with_current(record.line):
-            if window.end <= until:
-                references = workspace.ledger.windows.archives(workspace.namespace, window, record.encoder_id)
-                counts[window] = counts.get(window, 0) + sum(item.experiences.rows for item in references)
-    return sorted(counts.items())
-
-
-async def _archived_until(mem: MemoryConnection, archived: Sequence[tuple[Window, int]]) -> datetime | None:
+async def _archived_until(mem: MemoryConnection, archived: Sequence[ArchivedSpan]) -> datetime | None:
     """End of the last window up to which all that Redis holds is archived; None where nothing is."""
     until, seen = None, 0
-    for window, rows in archived:
-        held = await mem.episodic.count(since=window.start, until=window.end)
-        seen += held
-        if held > rows or await mem.episodic.count(until=window.end) > seen:
+    for window, spans in groupby(archived, key=lambda span: span.window):
+        found = [await held_beyond_archive(mem, span) for span in spans]
+        seen += sum(held for held, _ in found)
+        if any(beyond for _, beyond in found) or await mem.episodic.count(until=window.end) > seen:
             break
         until = window.end
     return until

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from datetime import UTC, datetime, timedelta
 
 from memory import MemoryConnection
 from memory.ledger import CurrentGeneration, Ledger
@@ -14,7 +11,7 @@ from memory.records import SemanticType
 from memory.store.semantic import Publication, PublishReport
 from memory.window import Window
 from tasks import projections
-from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
+from tasks.retry import retried
 from tasks.runs import TaskContext
 from tasks.workspace import Workspace, open_workspace
 
@@ -38,20 +35,25 @@ def generation_of(ledger: Ledger, line: str, window: Window) -> CurrentGeneratio
     return generation
 
 
-def known_from(workspace: Workspace, window: Window, generation: CurrentGeneration) -> datetime:
-    """When the knowledge of a window counts as known: its end, or later where an input or publication was."""
-    known_at = generation.generation.counts.get("known_at")
-    latest = window.end if known_at is None else max(window.end, datetime.fromisoformat(known_at))
-    return latest + timedelta(seconds=workspace.settings.publication_lag_s)
+def known_times(workspace: Workspace, line: str) -> dict[Window, datetime]:
+    """When what was learned up to each consolidated window of a line counts as known, in order.
+
+    That is the window's end, or later where an input was or publication is. The fold of a window holds the windows
+    before it too, so an input that came late holds back all that follows: times never decrease.
+    """
+    lag = timedelta(seconds=workspace.settings.publication_lag_s)
+    times: dict[Window, datetime] = {}
+    latest = datetime.min.replace(tzinfo=UTC)
+    for status in workspace.ledger.windows.list(line):
+        if status.generation is not None:
+            known_at = status.counts.get("known_at")
+            latest = max(latest, status.window.end)
+            latest = latest if known_at is None else max(latest, datetime.fromisoformat(known_at))
+            times[status.window] = latest + lag
+    return times
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
     """Bring Redis up to what the ledger holds of a line (`KNOWLEDGE` or `DYNAMICS`), in one step."""
     mark, kinds = PUBLISHED[what]
@@ -66,13 +68,14 @@ def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
         first = min(windows) if workspace.with_memory(is_empty) else ledger.folds.first_stale(line, [mark])
         if first is None:
             return {"added": 0, "closed": 0, "removed": 0}
+        times = known_times(workspace, line)
+        # The window before may have become known after the first one to publish ended: it is published again.
+        before = max((window for window in windows if window < first), default=None)
+        since = first.end if before is None else max(first.end, times[before])
         publications = [
-            Publication(
-                known_from(workspace, window, generation_of(ledger, line, window)),
-                projections.memories_as_of(ledger, line, window, kinds),
-            )
+            Publication(times[window], projections.memories_as_of(ledger, line, window, kinds))
             for window in sorted(windows)
-            if window >= first
+            if times[window] >= since
         ]
 
         async def send(mem: MemoryConnection) -> PublishReport:
@@ -81,7 +84,7 @@ def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
                 line=line,
                 kinds=kinds,
                 token=token.value,
-                since=first.end,
+                since=since,
             )
 
         report = workspace.with_memory(send)

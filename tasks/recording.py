@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+import numpy as np
 
 from agents.baselines import baseline_agents
 from agents.encoder import StateEncoder
@@ -20,17 +19,17 @@ from agents.experiences import Costs
 from agents.fitting import default_encoder
 from agents.simulation import simulate
 from memory import MemoryConnection
-from memory.errors import EncoderError, InvalidRecordError
+from memory.errors import EncoderError, InvalidRecordError, StoreUnavailableError
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.quality import QualitySettings, QualitySummary, Rewards, score_memories
 from memory.ledger import Ledger, line_id
-from memory.records import EpisodicMemory, validate_experience
+from memory.records import VECTOR_DIMENSION, EpisodicMemory, validate_experience, validate_identifier
 from memory.store.episodic import StoreReport
 from memory.store.inbox import InboxEntry
 from memory.window import Window
 from tasks.consolidation import QUALITY
 from tasks.markets import open_encoder, open_market
-from tasks.retry import JITTER, RETRIES, RETRY_DELAYS_S, is_transient
+from tasks.retry import retried
 from tasks.workspace import open_workspace
 
 DRAIN_SIZE = 5000
@@ -65,13 +64,7 @@ class RecordCounts:
         return {**asdict(self), "dead_letter_reasons": dict(self.dead_letter_reasons)}
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def replay_market(
     namespace: str,
     window: Window,
@@ -124,13 +117,7 @@ def replay_market(
         }
 
 
-@task(
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@retried()
 def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict[str, Any]:
     """Store everything that waits in the agents' inboxes; what is stored is acknowledged last.
 
@@ -145,23 +132,43 @@ def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict
             encoders: dict[str, StateEncoder] = {}
             # One drain works at a time: what another left behind is taken over at once.
             while entries := await mem.inbox.read(consumer, count=DRAIN_SIZE, idle=timedelta(0)):
-                good: list[EpisodicMemory] = []
-                kept: list[InboxEntry] = []
-                refused: list[tuple[InboxEntry, InvalidRecordError]] = []
-                for entry in entries:
-                    try:
-                        good.append(await _experience(mem, entry, encoder, encoders))
-                        kept.append(entry)
-                    except InvalidRecordError as error:
-                        refused.append((entry, error))
-                        counts.refuse(error)
-                await _score(mem, ledger, namespace, good)
-                counts.add(await mem.episodic.add_many(good, min_quality=min_quality))
+                try:
+                    kept, refused = await _store(mem, ledger, entries, encoder, encoders, min_quality, counts)
+                except (StoreUnavailableError, EncoderError):
+                    # Not the entries' fault: it must not bring them nearer to the dead letters.
+                    await mem.inbox.hand_back(entries)
+                    raise
                 await mem.inbox.reject(refused)
                 await mem.inbox.acknowledge(kept)
 
         workspace.with_memory(drain)
     return counts.as_dict()
+
+
+async def _store(
+    mem: MemoryConnection,
+    ledger: Ledger,
+    entries: Sequence[InboxEntry],
+    encoder: str | None,
+    encoders: dict[str, StateEncoder],
+    min_quality: float,
+    counts: RecordCounts,
+) -> tuple[list[InboxEntry], list[tuple[InboxEntry, InvalidRecordError]]]:
+    """Store what can be stored of some entries; returns those that are dealt with, and those to reject and why."""
+    good: list[EpisodicMemory] = []
+    kept: list[InboxEntry] = []
+    refused: list[tuple[InboxEntry, InvalidRecordError]] = []
+    for entry in entries:
+        try:
+            good.append(await _experience(mem, entry, encoder, encoders))
+            kept.append(entry)
+        except InvalidRecordError as error:
+            refused.append((entry, error))
+    await _score(mem, ledger, mem.namespace, good)
+    counts.add(await mem.episodic.add_many(good, min_quality=min_quality, arrived=True))
+    for _, reason in refused:
+        counts.refuse(reason)
+    return kept, refused
 
 
 async def register_encoder(mem: MemoryConnection, encoder: StateEncoder) -> None:
@@ -193,10 +200,10 @@ async def _experience(
     mem: MemoryConnection, entry: InboxEntry, encoder: str | None, encoders: dict[str, StateEncoder]
 ) -> EpisodicMemory:
     """The experience of an inbox entry, encoded where it came without a vector, and checked."""
-    state_vector = next_state_vector = None
-    encoder_id = entry.fields.get("encoder_id")
+    state_vector = next_state_vector = fitted = None
+    encoder_id = entry.fields.get("encoder_id") or None
     if entry.needs_encoding:
-        fitted = await _encoder(mem, encoder_id or encoder, encoders)
+        fitted = await _encoder_of(mem, encoder_id, encoder, encoders)
         encoder_id = fitted.id_
         try:
             state_vector = fitted.encode(entry.features)
@@ -206,11 +213,37 @@ async def _experience(
     experience = entry.to_experience(
         state_vector=state_vector, next_state_vector=next_state_vector, encoder_id=encoder_id
     )
-    return validate_experience(experience, len(experience.state_vector))
+    vector = experience.state_vector
+    dimension = len(vector) if isinstance(vector, np.ndarray) and vector.ndim == 1 else VECTOR_DIMENSION
+    validate_experience(experience, dimension)
+    if experience.source == "live":
+        arrived_at = max(entry.arrived_at, experience.timestamp)
+        experience.known_at = max(experience.known_at or arrived_at, arrived_at)
+    if fitted is not None:
+        try:
+            fitted.check_as_of(experience.timestamp)
+        except EncoderError as error:
+            raise InvalidRecordError(error.message, remedy=error.remedy, field="timestamp") from error
+    return experience
 
 
-async def _encoder(mem: MemoryConnection, wanted: str | None, encoders: dict[str, StateEncoder]) -> StateEncoder:
-    encoder_id = wanted or await mem.encoders.current() or default_encoder().id_
+async def _encoder_of(
+    mem: MemoryConnection, named: Any, parameter: str | None, encoders: dict[str, StateEncoder]
+) -> StateEncoder:
+    """The encoder that an entry names, else that of the flow's parameter, else the namespace's current one.
+
+    What an agent names is an id, never a path, and where there is none of that id its entry is at fault. A parameter
+    that cannot be used is no entry's fault: EncoderError.
+    """
+    if named is None:
+        return await _encoder(mem, parameter or await mem.encoders.current() or default_encoder().id_, encoders)
+    try:
+        return await _encoder(mem, validate_identifier(named, "encoder_id"), encoders)
+    except EncoderError as error:
+        raise InvalidRecordError(error.message, remedy=error.remedy, field="encoder_id") from error
+
+
+async def _encoder(mem: MemoryConnection, encoder_id: str, encoders: dict[str, StateEncoder]) -> StateEncoder:
     if encoder_id not in encoders:
         record = await mem.encoders.get(encoder_id)
         if record is not None:

@@ -135,7 +135,7 @@ def _facts(
         details={
             "digest of the line": ledger.digest(workspace.namespace, [line]).digest,
             "digest of the generation": generation.generation.manifest_digest,
-            "archive": workspace.archive.url,
+            "archive": workspace.archive.display_url,
         },
     )
 

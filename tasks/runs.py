@@ -61,7 +61,8 @@ def ledger_run(
     """Open a run: servers up, row in the ledger, heartbeat, and the namespace where the run writes knowledge.
 
     Runs that died are noticed first. A run that waits for another longer than the setting `lock_wait_s` fails,
-    naming the holder; `lock` names a part of the namespace to hold instead of all knowledge. An exception ends the row as failed and goes on.
+    naming the holder; `lock` names a part of the namespace to hold instead of all knowledge. An exception ends the row
+    as failed and goes on.
 
     Raises
     ------
@@ -82,13 +83,19 @@ def ledger_run(
             flow_run_id=str(prefect_id) if prefect_id else None,
         )
         try:
+            # A Redis that is not there ends the run at once, instead of after all the retries of its first task.
+            workspace.check_redis()
             token = None
             if writes or lock is not None:
                 held = namespace if lock is None else f"{namespace}/{lock}"
-                token = ledger.fence.acquire(
-                    held, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s
-                )
+                # It waits alive: another run that starts meanwhile must not take it for dead.
+                with ledger.keep_alive(run_id, settings.lease_s):
+                    token = ledger.fence.acquire(
+                        held, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s
+                    )
                 stack.callback(ledger.fence.release, token)
+                # Whom it waited for may have died meanwhile.
+                ledger.runs.reconcile(namespace)
             stack.enter_context(KeepAlive(ledger.runs, ledger.fence, run_id, settings.lease_s, token))
             run = LedgerRun(workspace, run_id, window, token)
             yield run

@@ -33,14 +33,37 @@ class Workspace:
         """Name of the memory."""
         return self.settings.namespace
 
-    def with_memory(self, function: Callable[[memory.MemoryConnection], Awaitable[Result]]) -> Result:
-        """Run an async function on a fresh connection, in an event loop of its own, and return its result."""
+    def with_memory(
+        self, function: Callable[[memory.MemoryConnection], Awaitable[Result]], *, encoder_id: str | None = None
+    ) -> Result:
+        """Run an async function on a fresh connection, in an event loop of its own, and return its result.
+
+        Questions are asked in the encoder named, or in the namespace's current one.
+        """
 
         async def call() -> Result:
-            async with memory.connect(redis_url=self.redis_url, settings=self.settings) as connection:
+            async with memory.connect(
+                redis_url=self.redis_url, encoder_id=encoder_id, settings=self.settings
+            ) as connection:
                 return await function(connection)
 
         return asyncio.run(call())
+
+    def check_redis(self) -> None:
+        """Connect to Redis once.
+
+        Raises
+        ------
+        StoreUnavailableError
+            It does not answer within the setting `redis_timeout_s`.
+        ServerUnsuitableError
+            It has no search, or is too old.
+        """
+
+        async def nothing(connection: memory.MemoryConnection) -> None:
+            """Opening the connection is the check."""
+
+        self.with_memory(nothing)
 
 
 @contextmanager

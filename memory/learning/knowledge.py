@@ -140,11 +140,6 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.published and self.pruned_ms is None
 
     @property
-    def founded_window(self) -> str:
-        """Name of the window of its first sighting."""
-        return self.sightings[0].window
-
-    @property
     def founded_ms(self) -> int:
         """End of the window of its first sighting."""
         return self.sightings[0].end_ms

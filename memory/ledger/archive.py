@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ ROW_GROUP_ROWS = 16_384
 COMPRESSION_LEVEL = 3
 """Of zstd; higher levels hardly shrink float32 vectors."""
 _CHUNK_BYTES = 1 << 20
+_USER_INFO = re.compile(r"(://)[^/@\s]*@")
 
 __all__ = ["Archive", "ArchiveReference", "ArchivedFile", "content_digest", "merge"]
 
@@ -86,6 +88,11 @@ class Archive:
             filesystem, root = fsspec.core.url_to_fs(url)
         self._filesystem: Any = filesystem
         self._root: str = root.rstrip("/")
+
+    @property
+    def display_url(self) -> str:
+        """The URL without a user's name and password."""
+        return _without_password(self.url)
 
     def write(self, namespace: str, window: Window, data: WindowData) -> ArchiveReference:
         """Archives a window's states and experiences; the same content again gives the same files.
@@ -160,7 +167,7 @@ class Archive:
         with self._explained("read"):
             if not self._filesystem.exists(path):
                 raise ArchiveError(
-                    f"the archived file {file.path} is not under {self.url}.",
+                    f"the archived file {file.path} is not under {self.display_url}.",
                     remedy="Set COINSWARM_ARCHIVE_URL to where it is, or restore it from a backup.",
                 )
             with self._filesystem.open(path, "rb") as stream:
@@ -194,7 +201,7 @@ class Archive:
             yield
         except (OSError, ImportError, ValueError, pa.ArrowException) as error:
             raise ArchiveError(
-                f"the archive at {self.url} cannot be {what}: {error}.",
+                f"the archive at {self.display_url} cannot be {what}: {_without_password(str(error))}.",
                 remedy="Check COINSWARM_ARCHIVE_URL, the rights on that place and its free space.",
             ) from error
 
@@ -224,6 +231,10 @@ class _HashingSink(io.RawIOBase):
         self._stream.write(view)
         self.bytes += view.nbytes
         return view.nbytes
+
+
+def _without_password(text: str) -> str:
+    return _USER_INFO.sub(r"\1***@", text)
 
 
 def _write_parquet(table: pa.Table, sink: _HashingSink) -> None:

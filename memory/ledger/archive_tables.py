@@ -21,8 +21,6 @@ FORMAT_VERSION = 1
 
 _META_KEY = b"coinswarm"
 _FEATURE_PREFIX = "feature:"
-_CODED = {"product": "products", "agent": "agents", "run": "runs", "regime": None}
-"""Columns of codes that are archived as texts, and the attribute that names the codes (None: REGIMES)."""
 _STATE_INTEGERS = ("timestamp_ms", "known_at_ms", "recorded_at_ms")
 _STATE_FLOATS = ("price", "spread")
 _EXPERIENCE_INTEGERS = ("timestamp_ms", "known_at_ms", "recorded_at_ms", "step", "side")
@@ -36,19 +34,19 @@ _EXPERIENCE_FLOATS = (
     "confidence",
     "quality",
 )
-_CLOCK_COLUMNS = ("recorded_at_ms",)
-"""What depends on when it was recorded, not on what was lived through."""
+_CIRCUMSTANCES = ("recorded_at_ms", "quality")
+"""What depends on when it was recorded, and on what had been consolidated by then, not on what was lived through."""
 
 
 def content_digest(data: WindowData) -> str:
-    """SHA-256 of everything in a window's tables but `recorded_at_ms`, which depends on a clock.
+    """SHA-256 of everything in a window's tables but when it was recorded, and the quality given to it then.
 
     Equal experience has an equal digest, whenever it was recorded and wherever it is archived. Cost: one pass.
     """
     total = hashlib.sha256()
     for table in (data.states, data.experiences):
         for field in fields(table):
-            if field.name in _CLOCK_COLUMNS:
+            if field.name in _CIRCUMSTANCES:
                 continue
             value = getattr(table, field.name)
             total.update(field.name.encode() + b"\x1f")

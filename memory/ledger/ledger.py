@@ -8,7 +8,6 @@ from types import TracebackType
 
 from sqlalchemy.orm import Session
 
-from memory.errors import ServerUnsuitableError
 from memory.ledger.benchmarks import BenchmarkRepository
 from memory.ledger.database import Database
 from memory.ledger.fence import FenceRepository, guard
@@ -23,7 +22,6 @@ from memory.ledger.runs import RunRepository
 from memory.ledger.scorecards import AccessRepository, ScorecardRepository
 from memory.ledger.staging import StagingRepository
 from memory.ledger.windows import WindowRepository
-from memory.settings import Settings
 from memory.window import Window
 
 
@@ -74,16 +72,6 @@ class Ledger:
             database.dispose()
             raise
         return cls(database)
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Ledger:
-        """Opens the ledger that the settings name; embedded Postgres has no setting, only a URL to `open`."""
-        if settings.database_url is None:
-            raise ServerUnsuitableError(
-                "no database is configured.",
-                remedy="Set COINSWARM_DATABASE_URL, or pass the database_url of an embedded session to Ledger.open.",
-            )
-        return cls.open(settings.database_url.get_secret_value())
 
     def close(self) -> None:
         """Closes all connections."""

@@ -156,6 +156,7 @@ class WindowStatus:
     window: Window
     generation: int | None
     manifest_digest: str | None
+    settings_hash: str | None
     recorded_cut: datetime | None
     counts: dict[str, Any]
     stale_since: datetime | None

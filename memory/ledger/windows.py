@@ -59,7 +59,14 @@ class WindowRepository:
         }
         with self._database.transaction() as session:
             guard(session, token)
-            session.execute(insert(ArchivedWindow).values(values).on_conflict_do_nothing())
+            # Another version of the software may take the digest of the same files over other columns.
+            session.execute(
+                insert(ArchivedWindow)
+                .values(values)
+                .on_conflict_do_update(
+                    constraint="uq_archives_content", set_={"content_digest": reference.content_digest}
+                )
+            )
             return session.scalars(
                 sa.select(ArchivedWindow.id).where(
                     ArchivedWindow.namespace == token.namespace,
@@ -333,6 +340,7 @@ def _status(state: WindowState, generation: Generation | None) -> WindowStatus:
         window=state.window,
         generation=generation.number if generation else None,
         manifest_digest=generation.manifest_digest if generation else None,
+        settings_hash=generation.settings_hash if generation else None,
         recorded_cut=generation.recorded_cut if generation else None,
         counts=generation.counts if generation else {},
         stale_since=state.stale_since,

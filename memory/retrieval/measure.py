@@ -147,7 +147,7 @@ _Query = tuple[EpisodicMemory, npt.NDArray[np.float32]]
 
 async def _states_of_one_agent(mem: MemoryConnection, start: datetime, end: datetime) -> list[EpisodicMemory]:
     """What the first agent met in a span, in order."""
-    encoder_id = await mem.encoders.current()
+    encoder_id = mem.encoder_id or await mem.encoders.current()
     async for page in mem.episodic.read_window(start, end, encoder_id=encoder_id):
         first = min(memory.agent_id for memory in page)
         break

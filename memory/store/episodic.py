@@ -77,7 +77,9 @@ class EpisodicStore:
             raise report.rejections[0].error
         return experience.memory_id
 
-    async def add_many(self, experiences: Sequence[EpisodicMemory], *, min_quality: float = 0.0) -> StoreReport:
+    async def add_many(
+        self, experiences: Sequence[EpisodicMemory], *, min_quality: float = 0.0, arrived: bool = False
+    ) -> StoreReport:
         """Store the good ones of a batch and report the others by position; about 100 microseconds a record.
 
         Parameters
@@ -87,13 +89,16 @@ class EpisodicStore:
             then a next state is kept as a reference.
         min_quality
             Records whose quality is known and below this are left out, and counted.
+        arrived
+            Whether `known_at` takes their arrival into account already. Otherwise live records arrive now: they are
+            known from now on, or from their own `known_at` where that is later.
 
         Raises
         ------
         StoreUnavailableError
             Redis cannot be reached. A part may be stored: adding the batch again stores the rest, and nothing twice.
         """
-        return await self._recorder.record(experiences, min_quality=min_quality)
+        return await self._recorder.record(experiences, min_quality=min_quality, arrived=arrived)
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -158,13 +163,18 @@ class EpisodicStore:
         since: datetime | None = None,
         until: datetime | None = None,
         as_of: datetime | None = None,
+        recorded_after: datetime | None = None,
         encoder_id: str | None = None,
     ) -> int:
-        """Number of experiences decided in [since, until) and known at `as_of`; all encoders unless one is named."""
+        """Number of experiences decided in [since, until) and known at `as_of`; all encoders unless one is named.
+
+        `recorded_after` leaves out what was recorded then or before, by the server's clock.
+        """
         selection = select(
             start_ms=None if since is None else ms_rounded_up(since),
             end_ms=None if until is None else ms_rounded_up(until),
             known_until_ms=None if as_of is None else to_ms(as_of),
+            recorded_after_ms=None if recorded_after is None else to_ms(recorded_after),
             tags=_tags(agent_id, product_id, regime, source, run_id),
         )
         return sum([await self._reader.count(schema, selection) for schema in await self.schemas(encoder_id)])

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from memory.errors import InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
-from memory.records import EpisodicMemory, Vector, validate_identifier
+from memory.records import EpisodicMemory, Vector, from_ms, validate_identifier, validate_number
 from memory.store.dead_letters import DeadLetters, Refusal
 from memory.store.keys import Keys
 from memory.store.link import Command, RedisLink
@@ -28,6 +28,8 @@ DEFAULT_IDLE = timedelta(minutes=5)
 """An entry that a drain has held this long without acknowledging it is taken over by another."""
 DURABLE_WAIT_S = 4.0
 """Redis writes its log to disk every second; an append that waits for it takes up to two."""
+HANDED_BACK = "handed-back"
+"""Consumer that entries belong to which a drain gave back."""
 SCAN_COUNT = 10_000
 
 
@@ -57,13 +59,18 @@ class InboxEntry:
 
     @property
     def features(self) -> dict[str, float]:
-        """Features of the state; empty where the entry has none."""
-        return dict(self.fields.get("features") or {})
+        """Features of the state, empty where the entry has none; InvalidRecordError where they are no numbers."""
+        return _numbers(self.fields.get("features"), "features")
 
     @property
     def next_features(self) -> dict[str, float]:
-        """Features of the next state; empty where the entry has none."""
-        return dict(self.fields.get(NEXT_FEATURES) or {})
+        """Features of the next state, as `features`."""
+        return _numbers(self.fields.get(NEXT_FEATURES), NEXT_FEATURES)
+
+    @property
+    def arrived_at(self) -> datetime:
+        """When it was put into the inbox, by the server's clock."""
+        return from_ms(int(self.entry_id.partition("-")[0]))
 
     @property
     def needs_encoding(self) -> bool:
@@ -86,7 +93,7 @@ class InboxEntry:
         """
         content = dict(self.fields)
         claimed = content.setdefault("agent_id", self.agent_id)
-        if claimed != self.agent_id:
+        if not isinstance(claimed, str) or claimed != self.agent_id:
             raise InvalidRecordError(
                 f"agent_id {str(claimed)[:80]!r} is not the agent whose inbox this is ({self.agent_id}).",
                 remedy="An agent appends to its own inbox.",
@@ -259,6 +266,18 @@ class Inbox:
         answers = await self._link.pipeline(commands, transaction=True)
         return sum(answers[1::2])
 
+    async def hand_back(self, entries: Sequence[InboxEntry]) -> None:
+        """Say that entries could not be worked on through no fault of theirs: this delivery does not count."""
+        await self._link.pipeline(
+            [
+                (
+                    *("XCLAIM", self._keys.inbox(entry.agent_id), GROUP, HANDED_BACK, 0, entry.entry_id),
+                    *("RETRYCOUNT", entry.deliveries - 1, "JUSTID"),
+                )
+                for entry in entries
+            ]
+        )
+
     async def reject(self, refused: Sequence[tuple[InboxEntry, InvalidRecordError]]) -> None:
         """Move entries to the dead letters with the reason, each in one step."""
         commands = [
@@ -330,6 +349,16 @@ class Inbox:
                 entries.append(InboxEntry(agent, entry.decode(), deliveries, content, packed))
         await self._link.pipeline(refused)
         return entries
+
+
+def _numbers(value: Any, name: str) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidRecordError(
+            f"{name} is {type(value).__name__}, not a mapping of names to numbers.", remedy="Correct it.", field=name
+        )
+    return {str(key): validate_number(number, f"{name}[{key}]") for key, number in value.items()}
 
 
 def _agent_of(experience: EpisodicMemory | RawExperience) -> Any:

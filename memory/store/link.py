@@ -158,6 +158,17 @@ class RedisLink:
             self.address,
         )
 
+    async def server_life(self) -> str:
+        """Names the life of the server: another one than before means that it was restarted, or that another took over.
+
+        Empty where the user may not ask.
+        """
+        try:
+            info = _text(await self.execute("INFO", "server"))
+        except NoPermissionError:
+            return ""
+        return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)["run_id"]
+
     # --- commands --------------------------------------------------------------------------------------------
 
     async def execute(self, *arguments: Any, retry: bool = True, timeout_s: float | None = None) -> Any:
@@ -224,19 +235,20 @@ class RedisLink:
 
         async def run() -> Result:
             for _ in range(TRANSACTION_ATTEMPTS):
-                async with client.pipeline(transaction=True) as pipe:
-                    await pipe.watch(*watched)
-                    commands, result = await prepare(pipe.execute_command)
-                    if not commands:
+                try:
+                    async with client.pipeline(transaction=True) as pipe:
+                        await pipe.watch(*watched)
+                        commands, result = await prepare(pipe.execute_command)
+                        if commands:
+                            pipe.multi()  # type: ignore[no-untyped-call]
+                            for command in commands:
+                                pipe.execute_command(*command)
+                            await pipe.execute()
                         return result
-                    pipe.multi()  # type: ignore[no-untyped-call]
-                    for command in commands:
-                        pipe.execute_command(*command)
-                    try:
-                        await pipe.execute()
-                    except WatchError:
-                        continue
-                    return result
+                except WatchError as error:
+                    # A connection that breaks while it watches is called so too, and deserves a pause.
+                    if isinstance(error.__context__, _RETRIED):
+                        raise error.__context__ from None
             raise StoreUnavailableError(
                 f"{', '.join(watched)} changed {TRANSACTION_ATTEMPTS} times while it was being written.",
                 remedy="Let the other writer finish, then try again.",

@@ -39,12 +39,14 @@ backstop never shortens what pruning decides. Replays and backtests never expire
 _STORED, _DUPLICATE = 1, 0
 
 # Writing, indexing and the time to live are one step; so is the comparison with what is stored under the id.
-# ARGV: body, known_at or '', timestamp, time to live or 0, scope, reward, vector field, vector
+# What happened live is known once it has arrived, whatever it says of itself; arriving again changes nothing.
+# ARGV: body, known_at or '', timestamp, time to live or 0, scope, reward, vector field, vector, 1 where live,
+# 1 where it arrives now
 _ADD = """
 local stored = redis.call('HMGET', KEYS[1], 'body', 'known_at')
 if stored[1] then
   local same = string.sub(stored[1], 1, 16) == string.sub(ARGV[1], 1, 16)
-  if same and (ARGV[2] == '' or ARGV[2] == stored[2]) then return 0 end
+  if same and (ARGV[9] == '1' or ARGV[2] == '' or ARGV[2] == stored[2]) then return 0 end
   return -1
 end
 local time = redis.call('TIME')
@@ -53,6 +55,8 @@ local known = ARGV[2]
 if known == '' then
   known = now
   if tonumber(ARGV[3]) > tonumber(now) then known = ARGV[3] end
+elseif ARGV[10] == '1' and tonumber(known) < tonumber(now) then
+  known = now
 end
 redis.call('HSET', KEYS[1], 'body', ARGV[1], 'known_at', known, 'recorded_at', now, 'timestamp', ARGV[3],
            'scope', ARGV[5], 'reward', ARGV[6], ARGV[7], ARGV[8])
@@ -119,6 +123,7 @@ class _Item:
     schema: IndexSchema
     key: str
     packed: Packed
+    arrives_now: bool
     predecessor: _Item | None = field(default=None, repr=False)
 
 
@@ -155,7 +160,9 @@ class Recorder:
         self._add = link.register(_ADD)
         self._repack = link.register(_REPACK)
 
-    async def record(self, experiences: Sequence[EpisodicMemory], *, min_quality: float = 0.0) -> StoreReport:
+    async def record(
+        self, experiences: Sequence[EpisodicMemory], *, min_quality: float = 0.0, arrived: bool = False
+    ) -> StoreReport:
         """Store the good ones of a batch; see `EpisodicStore.add_many`."""
         valid: list[tuple[int, EpisodicMemory]] = []
         below_quality: list[str] = []
@@ -175,7 +182,7 @@ class Recorder:
                 below_quality.append(memory.memory_id)
             else:
                 valid.append((position, memory))
-        items = self._pack(valid, schemas)
+        items = self._pack(valid, schemas, arrives_now=not arrived)
         stored, duplicates, conflicts = await self._write(items)
         rejections += [Rejection(item.position, _conflict(item.memory)) for item in conflicts]
         rejections.sort(key=lambda rejection: rejection.position)
@@ -189,7 +196,9 @@ class Recorder:
             schema = await self._indexes.ensure_episodic(encoder_id, dimension)
         return schema
 
-    def _pack(self, valid: Sequence[tuple[int, EpisodicMemory]], schemas: dict[str, IndexSchema]) -> list[_Item]:
+    def _pack(
+        self, valid: Sequence[tuple[int, EpisodicMemory]], schemas: dict[str, IndexSchema], *, arrives_now: bool
+    ) -> list[_Item]:
         """Pack records; a next state that the record after it holds becomes a reference to that record."""
         order = sorted(valid, key=lambda entry: (_chain(entry[1])[1:], entry[1].timestamp, entry[1].step, -entry[0]))
         items: list[_Item] = []
@@ -203,7 +212,7 @@ class Recorder:
             schema = schemas[memory.encoder_id]
             packed = pack_experience(memory, schema.vector_type, self._feature_schemas, reference)
             key = self._keys.episodic(memory.agent_id, memory.product_id, to_ms(memory.timestamp), memory.memory_id)
-            item = _Item(position, memory, schema, key, packed)
+            item = _Item(position, memory, schema, key, packed, arrives_now)
             if reference is not None and later_item is not None:
                 later_item.predecessor = item
             items.append(item)
@@ -212,25 +221,48 @@ class Recorder:
         return items
 
     async def _write(self, items: Sequence[_Item]) -> tuple[list[str], list[str], list[_Item]]:
-        stored: list[str] = []
-        duplicates: list[str] = []
-        conflicts: list[_Item] = []
+        outcomes = await self._write_surely(items)
+        stored = [item.memory.memory_id for item, outcome in zip(items, outcomes, strict=True) if outcome == _STORED]
+        duplicates = [
+            item.memory.memory_id for item, outcome in zip(items, outcomes, strict=True) if outcome == _DUPLICATE
+        ]
+        conflicts = [
+            item for item, outcome in zip(items, outcomes, strict=True) if outcome not in (_STORED, _DUPLICATE)
+        ]
+        # The record under a conflicting id may hold another vector than the one that was referred to.
+        repacked = [item.predecessor for item in conflicts if item.predecessor is not None]
+        await self._link.pipeline([self._repack_command(item) for item in repacked])
+        return stored, duplicates, conflicts
+
+    async def _write_surely(self, items: Sequence[_Item]) -> list[int]:
+        """Write a batch whole, as far as one life of the server goes; outcomes in order.
+
+        A server that is killed may lose the last second of what it had confirmed. The round trips that follow reach
+        the restarted one, so a batch of several would end with a hole in it: it is written again, which stores what
+        is missing and nothing twice.
+        """
+        if len(items) <= WRITE_SIZE:
+            return await self._write_once(items)
+        life = await self._link.server_life()
+        outcomes = await self._write_once(items)
+        while (now := await self._link.server_life()) != life:
+            life = now
+            again = await self._write_once(items)
+            outcomes = [
+                _STORED if (first, second) == (_STORED, _DUPLICATE) else second
+                for first, second in zip(outcomes, again, strict=True)
+            ]
+        return outcomes
+
+    async def _write_once(self, items: Sequence[_Item]) -> list[int]:
+        outcomes: list[int] = []
         for start in range(0, len(items), WRITE_SIZE):
             chunk = items[start : start + WRITE_SIZE]
             names = {item.packed.schema for item in chunk}
             commands = [self._names_command(schema) for schema in names if schema != EMPTY_SCHEMA]
             answers = await self._link.pipeline(commands + [self._add_command(item) for item in chunk])
-            for item, outcome in zip(chunk, answers[len(commands) :], strict=True):
-                if outcome == _STORED:
-                    stored.append(item.memory.memory_id)
-                elif outcome == _DUPLICATE:
-                    duplicates.append(item.memory.memory_id)
-                else:
-                    conflicts.append(item)
-        # The record under a conflicting id may hold another vector than the one that was referred to.
-        repacked = [item.predecessor for item in conflicts if item.predecessor is not None]
-        await self._link.pipeline([self._repack_command(item) for item in repacked])
-        return stored, duplicates, conflicts
+            outcomes += answers[len(commands) :]
+        return outcomes
 
     def _names_command(self, schema: FeatureSchema) -> Command:
         return ("SET", self._keys.feature_schema(schema.schema_id), encode_names(schema))
@@ -248,6 +280,8 @@ class Recorder:
                 repr(memory.reward),
                 item.schema.vector_field,
                 packed.vector,
+                int(memory.source == "live"),
+                int(memory.source == "live" and item.arrives_now),
             ],
         )
 

@@ -40,9 +40,10 @@ def select(
     start_ms: int | None = None,
     end_ms: int | None = None,
     known_until_ms: int | None = None,
+    recorded_after_ms: int | None = None,
     tags: Sequence[str] = (),
 ) -> Selection:
-    """Experiences decided in [start, end), known at a time, that carry all the tags.
+    """Experiences decided in [start, end), known at a time, recorded after a time, that carry all the tags.
 
     Values go through parameters: they are never parsed as a query. As-of is a negated range, which costs a fifth of
     the positive one.
@@ -61,6 +62,9 @@ def select(
     if known_until_ms is not None:
         parts.append("-@known_at:[($known +inf]")
         parameters += ["known", known_until_ms]
+    if recorded_after_ms is not None:
+        parts.append("@recorded_at:[($recorded +inf]")
+        parameters += ["recorded", recorded_after_ms]
     return Selection(" ".join(parts) or "*", tuple(parameters))
 
 

@@ -138,6 +138,10 @@ class SemanticStore:
         line = await self._link.execute("HGET", self._keys.current_line, encoder_id)
         return None if line is None else line.decode()
 
+    async def current_lines(self) -> list[str]:
+        """The knowledge lines that are read, one for each encoder that something was published for; sorted."""
+        return sorted(line.decode() for line in await self._link.execute("HVALS", self._keys.current_line))
+
     async def current(self, kind: SemanticType | None = None, *, line: str | None = None) -> list[SemanticMemory]:
         """What is known now, by kind and id; with `mem.at(t)`, what was known then. Cost: one read a memory."""
         return await self._read(kind, line, self._locked_to)

@@ -14,6 +14,7 @@ from agents.fitting import default_encoder
 from agents.market import Market
 from agents.replay import MarketReplay
 from flows.record_experiences import Parameters, record_experiences
+from memory.errors import EncoderError
 from memory.records import Action, Side
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -81,9 +82,7 @@ def test_the_vector_of_an_entry_is_that_of_the_replayed_state(configured: str, s
 
     async def read() -> list[Any]:
         async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:
-            found = [
-                item async for page in mem.episodic.read_window(DAY, DAY + dt.timedelta(days=1)) for item in page
-            ]
+            found = [item async for page in mem.episodic.read_window(DAY, DAY + dt.timedelta(days=1)) for item in page]
             return sorted(found, key=lambda item: item.timestamp)
 
     stored = asyncio.run(read())
@@ -101,8 +100,31 @@ def test_the_vector_of_an_entry_is_that_of_the_replayed_state(configured: str, s
         ({"state_vector": np.ones(3, np.float32) / np.sqrt(3, dtype=np.float32)}, "state_vector"),
         ({"features": {"price": 1.0}}, "features"),
         ({"agent_id": "scout", "timestamp": None}, "timestamp"),
+        ({"features": [1.0, 2.0]}, "features"),
+        ({"features": {"momentum": "up"}}, "features[momentum]"),
+        ({"state_vector": 5}, "state_vector"),
+        ({"encoder_id": ["a"]}, "encoder_id"),
+        ({"encoder_id": "/etc/hostname"}, "encoder_id"),
+        ({"encoder_id": "nobody-fitted-this"}, "encoder_id"),
+        ({"timestamp": dt.datetime(2018, 4, 4, tzinfo=dt.UTC)}, "timestamp"),
+        ({"timestamp": dt.datetime(9999, 12, 31, tzinfo=dt.UTC), "known_at": None}, "timestamp"),
     ],
-    ids=["unknown regime", "NaN reward", "NaN vector", "wrong dimension", "missing features", "no timestamp"],
+    ids=[
+        "unknown regime",
+        "NaN reward",
+        "NaN vector",
+        "wrong dimension",
+        "missing features",
+        "no timestamp",
+        "features without names",
+        "a feature that is text",
+        "a vector that is a number",
+        "an encoder id that is a list",
+        "an encoder id that is a path",
+        "an encoder that nobody fitted",
+        "before the encoder was fitted",
+        "after the last window",
+    ],
 )
 def test_a_bad_entry_goes_to_the_dead_letters_and_the_good_one_beside_it_is_stored(
     change: dict[str, Any], reason: str, configured: str, servers: Any
@@ -123,3 +145,15 @@ def test_other_content_under_the_same_id_is_kept_as_a_dead_letter(configured: st
     result = record_experiences(Parameters(namespace=configured))
     assert (result["stored"], result["dead_letters"]) == (0, 1)
     assert held(servers, configured) == (1, 0, 1)
+
+
+def test_a_drain_that_fails_through_no_fault_of_the_entries_does_not_wear_them_out(
+    configured: str, servers: Any
+) -> None:
+    append(servers, configured, raw_experiences(3))
+    for _ in range(6):
+        with pytest.raises(EncoderError):
+            record_experiences(Parameters(namespace=configured, encoder="nobody-fitted-this"))
+    assert held(servers, configured) == (0, 3, 0)
+    assert record_experiences(Parameters(namespace=configured))["stored"] == 3
+    assert held(servers, configured) == (3, 0, 0)

@@ -129,6 +129,20 @@ def test_another_state_is_another_file(archive: Archive, window: Window, make_wi
     assert first.experiences == second.experiences
 
 
+def test_the_content_digest_does_not_depend_on_the_quality_given_to_it(make_window_data: MakeWindowData) -> None:
+    data = make_window_data()
+    scored = dataclasses.replace(data.experiences, quality=np.full(len(data.experiences), 0.5))
+    assert content_digest(WindowData(data.states, scored)) == content_digest(data)
+
+
+def test_a_password_in_the_place_of_an_archive_is_not_shown(tmp_path: Path) -> None:
+    assert Archive(f"file://{tmp_path}").display_url == f"file://{tmp_path}"
+    with pytest.raises(ArchiveError) as raised:
+        Archive("nowhere://user:secret@host/archive")
+    assert "secret" not in str(raised.value)
+    assert "nowhere://***@host/archive" in str(raised.value)
+
+
 def test_the_content_digest_does_not_depend_on_when_it_was_recorded(make_window_data: MakeWindowData) -> None:
     data = make_window_data()
     later = WindowData(

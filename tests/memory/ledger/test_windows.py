@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -241,3 +242,13 @@ def test_the_latest_archive_of_a_source_counts(
     ids = [ledger.windows.save_archive(token, reference) for reference in references]
     assert ledger.windows.save_archive(token, references[0]) == ids[0]
     assert ledger.windows.archives(token.namespace, window, "encoder-1") == [references[1]]
+
+
+def test_the_digest_of_files_that_were_archived_before_is_brought_up_to_date(
+    ledger: Ledger, token: FencingToken, window: Window, make_window_data: Callable[..., WindowData], tmp_path: Path
+) -> None:
+    archived = Archive(f"file://{tmp_path}").write(token.namespace, window, make_window_data())
+    first = ledger.windows.save_archive(token, dataclasses.replace(archived, content_digest="of an earlier version"))
+    assert ledger.windows.save_archive(token, archived) == first
+    (found,) = ledger.windows.archives(token.namespace, window, archived.encoder_id)
+    assert found.content_digest == archived.content_digest

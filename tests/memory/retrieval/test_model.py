@@ -42,7 +42,7 @@ def memories(draw: st.DrawFn) -> list[EpisodicMemory]:
                 reward=draw(st.sampled_from([-0.5, 0.0, 0.25])),
                 product_id=draw(st.sampled_from(PRODUCTS)),
                 regime=draw(st.sampled_from(REGIMES)),
-                source=draw(st.sampled_from(["live", "replay"])),
+                source=draw(st.sampled_from(["backtest", "replay"])),
                 step=step,
                 known_at=known_at,
                 cumulative_return=1.0,

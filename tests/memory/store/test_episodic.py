@@ -313,3 +313,41 @@ async def test_an_emptied_server_is_filled_again(own_redis: Any, make: Any, buil
         await mem.episodic.add_many([make(minute) for minute in range(5)])
         hits = await mem.retrieval.retrieve_similar_experiences(build["vector"](3), top_k=1)
         assert hits[0].memory.features == make(3).features
+
+
+async def test_a_live_experience_is_known_from_its_arrival_on_whatever_it_says(
+    mem: MemoryConnection, make: Any
+) -> None:
+    early = make(0, source="live", run_id="live")
+    before = datetime.now(UTC)
+    await mem.episodic.add(early)
+    stored = await mem.episodic.get(early.memory_id)
+    assert stored is not None
+    assert stored.known_at is not None
+    assert stored.known_at >= before - timedelta(seconds=1)
+    assert await mem.episodic.get(early.memory_id, as_of=early.timestamp + timedelta(hours=1)) is None
+
+
+async def test_a_live_experience_that_arrives_again_is_a_duplicate(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add(make(0, source="live"))
+    again = await mem.episodic.add_many([make(0, source="live"), make(0, source="live", known_at=None)])
+    assert (len(again.stored), len(again.duplicates), again.conflicts) == (0, 2, ())
+
+
+async def test_a_live_experience_whose_arrival_is_known_keeps_it(mem: MemoryConnection, make: Any) -> None:
+    drained = make(0, source="live")
+    wanted = drained.known_at
+    await mem.episodic.add_many([drained], arrived=True)
+    stored = await mem.episodic.get(drained.memory_id)
+    assert stored is not None
+    assert stored.known_at == wanted
+
+
+async def test_counting_what_was_recorded_after_a_time(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many([make(0), make(1)])
+    found = [item async for page in mem.episodic.read_window(DAY, DAY + timedelta(days=1)) for item in page]
+    cut = max(item.recorded_at for item in found)
+    assert await mem.episodic.count(recorded_after=cut) == 0
+    await asyncio.sleep(0.01)
+    await mem.episodic.add(make(2))
+    assert await mem.episodic.count(recorded_after=cut) == 1

@@ -1,0 +1,437 @@
+"""The command line as a user runs it: what it prints, where, with which exit code, and what it leaves running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from memory import embedded
+from memory.embedded.redis_server import ping
+from memory.embedded.wheels import find_programs
+from memory.ledger import Ledger
+
+pytestmark = pytest.mark.slow
+
+COINSWARM = Path(sys.executable).parent / "coinswarm"
+NIGHT = "2021-06-17"
+COUNTS = {
+    "experiences",
+    "states",
+    "clusters",
+    "patterns_new",
+    "patterns_confirmed",
+    "patterns_faded",
+    "null_confirmation_rate",
+    "noise_share",
+    "transitions",
+    "pruned",
+}
+STEPS = ["record", "consolidate", "update transitions", "prune", "benchmark", "report"]
+COMMAND_TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        """The one line on stdout."""
+        assert self.code == 0, self.stderr
+        assert self.stdout.count("\n") == 1
+        return json.loads(self.stdout)
+
+
+def surroundings(home: Path, **environment: str) -> dict[str, str]:
+    """The environment of a user who has set nothing but the home."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COINSWARM_", "PREFECT_"))}
+    return {**kept, "COINSWARM_HOME": str(home), **environment}
+
+
+def coinswarm(home: Path, *arguments: str, **environment: str) -> Output:
+    done = subprocess.run(
+        [COINSWARM, *arguments],
+        env=surroundings(home, **environment),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    return Output(done.returncode, done.stdout, done.stderr)
+
+
+def processes_naming(home: Path) -> dict[int, str]:
+    """Processes whose command line names a home."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since
+        if str(home) in words:
+            found[int(path.parent.name)] = words
+    return found
+
+
+@dataclass(frozen=True)
+class Used:
+    """A home after its first recording; its servers stay up, so that the commands that follow find them."""
+
+    home: Path
+    recorded: Output
+    left_running: dict[int, str]
+    endpoints: embedded.Endpoints
+
+    def run(self, *arguments: str, **environment: str) -> Output:
+        return coinswarm(self.home, *arguments, **environment)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+    home = tmp_path_factory.mktemp("cli") / "home"
+    recorded = coinswarm(home, "run", "record_experiences", "--date", NIGHT, "--param", "source=market")
+    left_running = processes_naming(home)
+    with embedded.open_session(home, timeout_s=120, services=("redis", "postgres", "prefect")) as session:
+        yield Used(home, recorded, left_running, session.endpoints)
+    assert processes_naming(home) == {}
+
+
+@pytest.fixture(scope="module")
+def nightly(used: Used) -> Output:
+    assert used.recorded.code == 0, used.recorded.stderr
+    return used.run("run", "nightly", "--date", NIGHT, "--json")
+
+
+# --- what it is for --------------------------------------------------------------------------------------------
+
+
+def test_a_sample_day_is_recorded_into_an_empty_home_and_nothing_is_left_running(used: Used) -> None:
+    assert used.recorded.code == 0, used.recorded.stderr
+    table = dict(line.strip().rsplit(maxsplit=1) for line in used.recorded.stdout.splitlines() if line.strip())
+    assert (table["stored"], table["duplicates"], table["dead letters"]) == ("21,600", "0", "0")
+    assert "record from market" in used.recorded.stderr
+    assert used.left_running == {}
+
+
+def test_the_nightly_job_prints_one_object_with_all_counts_and_nothing_else(nightly: Output) -> None:
+    result = nightly.json()
+    assert result["window"] == NIGHT
+    assert set(result) >= COUNTS
+    assert (result["experiences"], result["states"]) == (21_600, 4_320)
+    assert min(result["clusters"], result["patterns_new"], result["transitions"]) > 0
+    assert 0 < result["noise_share"] < 1
+    assert list(result["seconds"]) == STEPS
+    assert all(seconds > 0 for seconds in result["seconds"].values())
+    assert Path(result["report"]).read_text().startswith("<!DOCTYPE html>")
+    assert nightly.stderr == ""
+
+
+def test_the_night_records_from_the_inbox_and_adds_nothing_to_the_replay(nightly: Output) -> None:
+    recording = nightly.json()["recording"]
+    assert (recording["source"], recording["stored"]) == ("inbox", 0)
+
+
+def test_patterns_prints_a_list_of_all_current_patterns_in_full(used: Used, nightly: Output) -> None:
+    patterns = used.run("patterns", "--json").json()
+    assert len(patterns) == nightly.json()["patterns"]
+    assert len({pattern["pattern_id"] for pattern in patterns}) == len(patterns)
+    for pattern in patterns:
+        assert len(pattern["concept_vector"]) == 256
+        assert pattern["description"]
+        assert pattern["conditions"]
+        assert {outcome["action"] for outcome in pattern["outcomes"]} == {"LONG", "SHORT", "FLAT"}
+
+
+def test_patterns_of_a_time_before_the_window_ended_are_none(used: Used, nightly: Output) -> None:
+    assert nightly.code == 0
+    assert used.run("patterns", "--json", "--as-of", "2021-06-17T23:59:59").json() == []
+    assert used.run("patterns", "--json", "--as-of", "2021-06-18").json() != []
+
+
+def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: Output) -> None:
+    shown = used.run("patterns", "--limit", "2")
+    assert shown.code == 0
+    total = nightly.json()["patterns"]
+    assert f"{total} patterns, strongest first" in shown.stdout
+    assert shown.stdout.count("occurrences; best:") == 2
+    assert f"--limit {total}" in shown.stdout
+
+
+def test_status_counts_what_the_memory_holds_and_how_the_last_runs_ended(used: Used, nightly: Output) -> None:
+    status = used.run("status", "--json").json()
+    assert (status["experiences"], status["windows"], status["newest_window"]) == (21_600, 1, NIGHT)
+    assert status["semantic"]["PATTERN"] == nightly.json()["patterns"]
+    assert {run["flow"]: run["status"] for run in status["runs"]}["nightly"] == "SUCCEEDED"
+    assert {server["name"]: server["state"] for server in status["servers"]} == dict.fromkeys(
+        ("redis", "postgres", "prefect"), "ready"
+    )
+    table = used.run("status")
+    assert table.code == 0
+    assert "21,600" in table.stdout
+
+
+def test_the_report_of_a_night_is_written_again_to_the_same_place(used: Used, nightly: Output) -> None:
+    path = Path(nightly.json()["report"])
+    before = path.stat().st_mtime_ns
+    assert used.run("report", "--date", NIGHT, "--json").json() == {"window": NIGHT, "path": str(path)}
+    assert path.stat().st_mtime_ns > before
+
+
+def test_the_demo_replays_a_night_into_a_memory_of_its_own(used: Used) -> None:
+    result = used.run("demo", "--nights", "1", "--json").json()
+    assert result["namespace"] == "demo"
+    (night,) = result["nights"]
+    assert (night["window"], night["experiences"]) == (NIGHT, 21_600)
+    assert night["recording"]["stored"] == 21_600
+    assert Path(result["report"]).is_file()
+
+
+def test_a_range_of_dates_gives_one_result_a_date(used: Used) -> None:
+    words = ("record_experiences", "--from", NIGHT, "--to", "2021-06-18", "--namespace", "range", "--json")
+    result = used.run("run", *words, "--param", "source=market", "--param", 'products=["BTC-USDT"]').json()
+    assert result["flow"] == "record_experiences"
+    assert [(run["window"], run["stored"]) for run in result["runs"]] == [(NIGHT, 7200), ("2021-06-18", 7200)]
+
+
+def test_candles_with_holes_are_replayed_around_them(used: Used, tmp_path: Path) -> None:
+    at = pl.col("timestamp")
+    hole = at.is_between(
+        pl.datetime(2021, 6, 17, 12, time_zone="UTC"), pl.datetime(2021, 6, 17, 12, 59, time_zone="UTC")
+    )
+    folder = candles(tmp_path / "holes", lambda frame: frame.filter(~hole))
+    words = ("record_experiences", "--date", NIGHT, "--namespace", "holes", "--json")
+    result = used.run("run", *words, "--param", "source=market", "--param", f"market={folder}").json()
+    assert result["gaps"] == 1
+    assert 0 < result["states"] < 1440 - 60 + 1
+    assert result["stored"] == result["experiences"] > 0
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A command that must fail, and what its one line must say: what is wrong, and what to do."""
+
+    words: tuple[str, ...]
+    says: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+RECORD = ("run", "record_experiences", "--json", "--param", "source=market")
+ON_NIGHT = (*RECORD, "--date", NIGHT)
+ALL_FLOWS = ("record_experiences", "consolidate_memories", "update_transitions", "prune_memories", "nightly")
+# Names in braces stand for what the fixture `places` makes.
+REFUSALS: Mapping[str, Refusal] = {
+    "unknown flow": Refusal(("run", "nigthly", "--json"), ("'nigthly'", *ALL_FLOWS)),
+    "unknown command": Refusal(("nigthly",), ("'nigthly'", "coinswarm --help")),
+    "unknown option": Refusal(("run", "nightly", "--json", "--dat", NIGHT), ("--dat", "coinswarm run --help")),
+    "unknown parameter": Refusal(
+        ("run", "nightly", "--json", "--param", "windows=3"),
+        ("'windows'", "source", "market", "products", "queries", "namespace", "start", "end"),
+    ),
+    "parameter without a value": Refusal(
+        ("run", "nightly", "--json", "--param", "queries"), ("'queries'", "name=value")
+    ),
+    "wrong value": Refusal(
+        ("run", "nightly", "--json", "--param", "queries=many"),
+        ("queries=many", "valid integer", "Queries of each kind"),
+    ),
+    "bad date": Refusal(("run", "nightly", "--json", "--date", "2021-13-01"), ("'2021-13-01'", "like 2021-06-17")),
+    "bad date in a parameter": Refusal(
+        (*RECORD, "--param", "date=yesterday"), ("date=yesterday", "such as 2021-06-17")
+    ),
+    "bad time": Refusal(("patterns", "--json", "--as-of", "then"), ("'then'", "%Y-%m-%d")),
+    "date without candles": Refusal((*RECORD, "--date", "2021-08-01"), ("2021-08-01", "2021-07-10", "Choose a date")),
+    "date without experiences": Refusal(
+        ("run", "consolidate_memories", "--json", "--date", "2021-06-25"),
+        ("2021-06-25", "coinswarm run record_experiences --date 2021-06-25"),
+    ),
+    "span off the grid": Refusal(
+        (*RECORD, "--param", "start=2021-06-17T00:30:00Z", "--param", "end=2021-06-18T00:30:00Z"),
+        ("2021-06-17T00:30:00", "Windows are UTC days, such as 2021-06-17T00:00:00"),
+    ),
+    "range backwards": Refusal(
+        (*RECORD, "--from", "2021-06-19", "--to", NIGHT), ("runs backwards", "earlier date first")
+    ),
+    "half a range": Refusal((*RECORD, "--from", "2021-06-19"), ("--from and --to",)),
+    "market path that is not there": Refusal(
+        (*ON_NIGHT, "--param", "market=/nowhere/at/all"), ("/nowhere/at/all", "Give a candle file")
+    ),
+    "text among the candles": Refusal(
+        (*ON_NIGHT, "--param", "market={text}"), ("row 8", "close is 'n/a'", "column of floats")
+    ),
+    "unsorted candles": Refusal(
+        (*ON_NIGHT, "--param", "market={unsorted}"), ("row 12", "comes after", "Sort the candles")
+    ),
+    "no parquet": Refusal(
+        (*ON_NIGHT, "--param", "market={no_parquet}"), ("cannot be read as parquet", "Give the path")
+    ),
+    "namespace that keys cannot hold": Refusal((*ON_NIGHT, "--namespace", "No:Colons"), ("'No:Colons'", "a-z, 0-9")),
+    "such a namespace where nothing is run": Refusal(
+        ("patterns", "--json", "--namespace", "No:Colons"), ("'No:Colons'", "a-z, 0-9")
+    ),
+    "such a namespace in the environment": Refusal(
+        ("status", "--json"), ("COINSWARM_NAMESPACE", "a-z, 0-9"), (("COINSWARM_NAMESPACE", "No:Colons"),)
+    ),
+    "setting that cannot be": Refusal(
+        ("status", "--json"), ("COINSWARM_LEASE_S=soon", "valid number"), (("COINSWARM_LEASE_S", "soon"),)
+    ),
+    "home of a newer version": Refusal(
+        ("run", "nightly", "--json"), ("version 99", "Upgrade"), (("COINSWARM_HOME", "{newer_home}"),)
+    ),
+    "Redis where nothing listens": Refusal(
+        ("run", "nightly", "--json", "--date", NIGHT),
+        ("redis://127.0.0.1:{port}", "COINSWARM_REDIS_URL"),
+        (("COINSWARM_REDIS_URL", "redis://127.0.0.1:{port}"),),
+    ),
+    "Redis without search": Refusal(
+        ("run", "nightly", "--json", "--date", NIGHT),
+        ("has no search", "Redis 8"),
+        (("COINSWARM_REDIS_URL", "unix://{bare_redis}"),),
+    ),
+    "database that does not exist": Refusal(
+        ("run", "consolidate_memories", "--json", "--date", NIGHT),
+        ('"nowhere" does not exist', "COINSWARM_DATABASE_URL"),
+        (("COINSWARM_DATABASE_URL", "{database}"),),
+    ),
+    "database that is none of Postgres": Refusal(
+        ("status", "--json"),
+        ("mysql", "COINSWARM_DATABASE_URL"),
+        (("COINSWARM_DATABASE_URL", "mysql://host/coinswarm"),),
+    ),
+    "Prefect where nothing listens": Refusal(
+        ("run", "nightly", "--json", "--date", NIGHT),
+        ("http://127.0.0.1:{port}/api", "COINSWARM_PREFECT_API_URL"),
+        (("COINSWARM_PREFECT_API_URL", "http://127.0.0.1:{port}/api"),),
+    ),
+    "report of a memory without nights": Refusal(
+        ("report", "--json", "--namespace", "empty"), ("'empty'", "coinswarm run nightly")
+    ),
+    "report of a night that was not consolidated": Refusal(
+        ("report", "--json", "--date", "2021-06-25"), ("2021-06-25", "coinswarm run nightly --date 2021-06-25")
+    ),
+}
+
+
+def candles(folder: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Path:
+    """A folder with the sample's Bitcoin, changed."""
+    sample = Path(__file__).parents[2] / "agents" / "data" / "sample" / "binance_BTC-USDT_1m.parquet"
+    folder.mkdir()
+    change(pl.read_parquet(sample)).write_parquet(folder / sample.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(used: Used, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the refused commands are given: broken files, another home, servers that are not there or unfit."""
+    root = tmp_path_factory.mktemp("places")
+    as_text = pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("n/a")).otherwise(pl.col("close").cast(pl.String))
+    text = candles(root / "text", lambda frame: frame.with_columns(as_text.alias("close")))
+    unsorted = candles(root / "unsorted", lambda frame: pl.concat([frame[:10], frame[20:21], frame[10:20], frame[21:]]))
+    no_parquet = candles(root / "no-parquet", lambda frame: frame[:1])
+    next(no_parquet.iterdir()).write_text("timestamp,close\n2021-06-17,1\n")
+    newer = root / "newer"
+    newer.mkdir()
+    (newer / "home.json").write_text('{"version": 99}')
+    assert used.endpoints.database_url is not None
+    bare = root / "bare.sock"
+    program = [find_programs().redis_server, "--port", "0", "--unixsocket", bare, "--save", "", "--dir", root]
+    # Bound, but not listening: nobody answers on this port, and nobody else can take it.
+    with socket.socket() as taken, (root / "bare.log").open("wb") as log:
+        taken.bind(("127.0.0.1", 0))
+        redis_without_search = subprocess.Popen(program, stdout=log, stderr=log)
+        try:
+            while ping(bare) != b"+PONG":
+                assert redis_without_search.poll() is None, (root / "bare.log").read_text()
+                time.sleep(0.02)
+            yield {
+                "text": str(text),
+                "unsorted": str(unsorted),
+                "no_parquet": str(no_parquet),
+                "newer_home": str(newer),
+                "port": str(taken.getsockname()[1]),
+                "bare_redis": str(bare),
+                "database": used.endpoints.database_url.replace("/coinswarm?", "/nowhere?"),
+            }
+        finally:
+            redis_without_search.terminate()
+            redis_without_search.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def refused(used: Used, nightly: Output, places: dict[str, str]) -> Iterator[dict[str, Future[Output]]]:
+    """All refused commands, a few at a time: each spends most of its time on starting Python."""
+    assert nightly.code == 0
+
+    def run(refusal: Refusal) -> Output:
+        words = [word.format_map(places) for word in refusal.words]
+        environment = {name: value.format_map(places) for name, value in refusal.environment}
+        return used.run(*words, **environment)
+
+    with ThreadPoolExecutor(3) as pool:
+        yield {name: pool.submit(run, refusal) for name, refusal in REFUSALS.items()}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_wrong_input_ends_in_one_line_that_says_what_to_do(
+    name: str, refused: dict[str, Future[Output]], places: dict[str, str]
+) -> None:
+    output = refused[name].result()
+    assert output.code in {1, 2}
+    assert output.stdout == ""
+    (line,) = output.stderr.splitlines()
+    assert line.startswith("coinswarm: ")
+    assert line.endswith(".")
+    for words in REFUSALS[name].says:
+        assert words.format_map(places) in line
+
+
+def test_what_was_refused_changed_nothing(used: Used, nightly: Output, refused: dict[str, Future[Output]]) -> None:
+    for output in refused.values():
+        output.result()
+    status = used.run("status", "--json").json()
+    assert (status["experiences"], status["windows"]) == (21_600, 1)
+    assert status["semantic"]["PATTERN"] == nightly.json()["patterns"]
+
+
+def test_an_interrupt_ends_in_one_line_and_a_failed_run(used: Used) -> None:
+    words = ("run", "record_experiences", "--date", NIGHT, "--param", "source=market", "--namespace", "interrupted")
+    assert used.endpoints.database_url is not None
+    with (
+        Ledger.open(used.endpoints.database_url) as ledger,
+        subprocess.Popen(
+            [COINSWARM, *words, "--json"],
+            env=surroundings(used.home),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        while (run := ledger.runs.last("interrupted", "record_experiences")) is None:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        assert process.returncode == 130
+        assert stdout == ""
+        assert stderr == "coinswarm: interrupted; run the same command again to take up where it stopped.\n"
+        ended = ledger.runs.get(run.run_id)
+        assert ended is not None
+        assert ended.status == "FAILED"
