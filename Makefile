@@ -11,6 +11,8 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.13; do 
 	if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$candidate; break; fi; done)
 NIGHTS ?= 5
+# Processes of the test suite; each has servers of its own.
+WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: run test check format clean
@@ -19,7 +21,7 @@ run: $(VENV)/.jobs
 	$(BIN)/coinswarm demo --nights $(NIGHTS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
