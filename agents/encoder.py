@@ -23,7 +23,8 @@ from agents.candles import FloatArray, IntArray
 from agents.catalogue import FEATURE_NAMES, FEATURES, QUOTE_FEATURES
 from agents.regimes import RegimeLabels, RegimeRule, rounded
 from memory.errors import EncoderError
-from memory.records import IDENTIFIER_PATTERN, VECTOR_DIMENSION, validate_timestamp
+from memory.records import IDENTIFIER_PATTERN, VECTOR_DIMENSION
+from memory.validation import validate_timestamp
 
 FORMAT = 1
 """Version of the JSON layout and of the arithmetic behind it."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from agents.candles import FloatArray, IntArray
 from agents.replay import ProductStates
-from memory.records import Action, EpisodicMemory, from_ms, validate_number
+from memory.records import Action, EpisodicMemory, from_ms
+from memory.validation import validate_number
 
 DEFAULT_COST_BP = 2.0
 """Fee a side that a large taker pays on a liquid market; MacroHFT's own figure."""

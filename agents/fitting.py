@@ -12,7 +12,8 @@ from agents.encoder import DEFAULT_BANDWIDTH_FACTOR, StateEncoder
 from agents.features import DEFAULT_BAR_SHARE, compute_features
 from agents.market import SAMPLES, Market
 from memory.errors import EncoderError
-from memory.records import to_ms, validate_timestamp
+from memory.records import to_ms
+from memory.validation import validate_timestamp
 
 ENCODER_FOLDER = Path(__file__).parent / "data"
 

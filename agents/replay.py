@@ -21,8 +21,9 @@ from agents.features import (
 from agents.market import Market
 from agents.regimes import VOTE_MINUTES, RegimeLabels
 from memory.errors import WindowError
-from memory.records import REGIMES, from_ms, to_ms, validate_timestamp
+from memory.records import REGIMES, from_ms, to_ms
 from memory.tables import TRAILING_VOLATILITY
+from memory.validation import validate_timestamp
 
 
 @dataclass(frozen=True, slots=True, eq=False)

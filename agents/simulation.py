@@ -23,7 +23,8 @@ from agents.market import Market
 from agents.regimes import RULE_VERSION
 from agents.replay import MarketReplay, ProductStates
 from memory.errors import InvalidRecordError, WindowError
-from memory.records import Action, validate_identifier
+from memory.records import Action
+from memory.validation import validate_identifier
 from memory.window import Window
 
 SIMULATION_VERSION = "1"

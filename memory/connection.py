@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from memory.errors import StoreUnavailableError
-from memory.records import validate_identifier, validate_timestamp
 from memory.retrieval.service import MemoryRetrievalService
 from memory.settings import Settings
 from memory.store.access import AccessCounters
@@ -24,6 +23,7 @@ from memory.store.publishing import Publisher
 from memory.store.recording import Recorder
 from memory.store.scan import Reader
 from memory.store.semantic import SemanticStore
+from memory.validation import validate_identifier, validate_timestamp
 
 if TYPE_CHECKING:
     from memory.embedded import Session

@@ -23,9 +23,10 @@ from memory.errors import EncoderError, InvalidRecordError, StoreUnavailableErro
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.quality import QualitySettings, QualitySummary, Rewards, score_memories
 from memory.ledger import Ledger, line_id
-from memory.records import VECTOR_DIMENSION, EpisodicMemory, validate_experience, validate_identifier
+from memory.records import VECTOR_DIMENSION, EpisodicMemory
 from memory.store.episodic import StoreReport
 from memory.store.inbox import InboxEntry
+from memory.validation import validate_experience, validate_identifier
 from memory.window import Window
 from tasks.consolidation import QUALITY
 from tasks.markets import open_encoder, open_market

@@ -32,9 +32,10 @@ from memory.ledger.archive_tables import (
     state_table_from_arrow,
     state_table_to_arrow,
 )
-from memory.records import SOURCES, validate_choice, validate_identifier
+from memory.records import SOURCES
 from memory.settings import NAMESPACE_PATTERN
 from memory.tables import WindowData
+from memory.validation import validate_choice, validate_identifier
 from memory.window import Window
 
 ROW_GROUP_ROWS = 16_384

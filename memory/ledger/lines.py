@@ -16,7 +16,7 @@ from memory.ledger.fence import guard
 from memory.ledger.hashing import sha256_hex
 from memory.ledger.models import Encoder, KnowledgeLine
 from memory.ledger.rows import EncoderRecord, FencingToken, LineRecord
-from memory.records import validate_identifier
+from memory.validation import validate_identifier
 
 
 def line_id(namespace: str, encoder_id: str, algorithm_version: str) -> str:

@@ -11,20 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from memory.errors import InvalidQueryError, InvalidRecordError
-from memory.records import (
-    MIXED,
-    PHASES,
-    REGIMES,
-    Vector,
-    to_ms,
-    validate_choice,
-    validate_identifier,
-    validate_number,
-    validate_timestamp,
-    validate_vector,
-)
+from memory.records import MIXED, PHASES, REGIMES, Vector, to_ms
 from memory.store.codec import ms_rounded_up
 from memory.store.keys import phase_tag, scope_tag, semantic_tag
+from memory.validation import validate_choice, validate_identifier, validate_number, validate_timestamp, validate_vector
 
 
 @dataclass(frozen=True, slots=True)

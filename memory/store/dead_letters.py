@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from memory.errors import InvalidQueryError, InvalidRecordError
-from memory.records import EpisodicMemory, from_ms, validate_identifier
+from memory.records import EpisodicMemory, from_ms
 from memory.store.keys import Keys
 from memory.store.link import Command, RedisLink
 from memory.store.raw import RawExperience, pack_raw, unpack_raw
+from memory.validation import validate_identifier
 
 PAGE_SIZE = 500
 UNKNOWN_AGENT = ""

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from memory.errors import ConflictingRecordError, EncoderError
-from memory.records import VECTOR_DIMENSION, validate_identifier, validate_timestamp
+from memory.records import VECTOR_DIMENSION
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+from memory.validation import validate_identifier, validate_timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from memory.errors import InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
-from memory.records import EpisodicMemory, Vector, from_ms, validate_identifier, validate_number
+from memory.records import EpisodicMemory, Vector, from_ms
 from memory.store.dead_letters import DeadLetters, Refusal
 from memory.store.keys import Keys
 from memory.store.link import Command, RedisLink
 from memory.store.raw import NEXT_FEATURES, RawExperience, pack_raw, to_experience, unpack_raw
+from memory.validation import validate_identifier, validate_number
 
 GROUP = "drain"
 MAX_DELIVERIES = 5

@@ -9,13 +9,7 @@ from datetime import datetime
 import msgspec
 
 from memory.errors import InvalidRecordError
-from memory.records import (
-    SemanticMemory,
-    SemanticType,
-    validate_choice,
-    validate_semantic,
-    validate_timestamp,
-)
+from memory.records import SemanticMemory, SemanticType
 from memory.store.codec import ms_rounded_up
 from memory.store.encoders import EncoderRegistry
 from memory.store.fence import Fence
@@ -24,6 +18,7 @@ from memory.store.keys import CONCEPT_VECTOR, Keys, semantic_tags, vector_field
 from memory.store.link import Command, Read, RedisLink
 from memory.store.semantic_codec import PackedSemantic, pack_semantic
 from memory.store.versions import History, MemoryKey, Snapshot, Version, VersionKey, Versions, republish
+from memory.validation import validate_choice, validate_semantic, validate_timestamp
 
 PUBLISH_TIMEOUT_S = 120.0
 """Deadline of one publication: years of versions may have to be written again after Redis was lost."""

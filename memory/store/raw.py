@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 
 from memory.errors import InvalidRecordError
-from memory.records import Action, EpisodicMemory, Side, validate_timestamp
+from memory.records import Action, EpisodicMemory, Side
+from memory.validation import validate_timestamp
 
 RawExperience = Mapping[str, Any]
 

@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memory.errors import ConflictingRecordError, InvalidRecordError
-from memory.records import (
-    UNNAMED_ENCODER,
-    EpisodicMemory,
-    Vector,
-    to_ms,
-    validate_experience,
-    validate_identifier,
-)
+from memory.records import UNNAMED_ENCODER, EpisodicMemory, Vector, to_ms
 from memory.store.codec import (
     EMPTY_SCHEMA,
     FeatureSchema,
@@ -29,6 +22,7 @@ from memory.store.encoders import EncoderRegistry
 from memory.store.indexes import Indexes, IndexSchema
 from memory.store.keys import Keys, experience_tags
 from memory.store.link import Command, RedisLink
+from memory.validation import validate_experience, validate_identifier
 
 WRITE_SIZE = 200
 """Records of one round trip: about 10 ms of the server's time, with other clients' commands in between."""

@@ -10,13 +10,7 @@ from typing import Any
 import msgspec
 
 from memory.errors import InvalidQueryError, InvalidRecordError
-from memory.records import (
-    SemanticMemory,
-    SemanticType,
-    to_ms,
-    validate_choice,
-    validate_timestamp,
-)
+from memory.records import SemanticMemory, SemanticType, to_ms
 from memory.store.access import ACCESS_DAYS, AccessCount, AccessCounters
 from memory.store.codec import ms_rounded_up
 from memory.store.fence import Fence
@@ -26,6 +20,7 @@ from memory.store.link import RedisLink
 from memory.store.publishing import ALL_KINDS, Publication, Publisher, PublishReport, decode_manifest
 from memory.store.semantic_codec import unpack_semantic
 from memory.store.versions import Version, VersionKey, Versions
+from memory.validation import validate_choice, validate_timestamp
 
 __all__ = ["Publication", "PublishReport", "SemanticStore", "unpack_document"]
 

@@ -22,7 +22,8 @@ from agents.baselines import (
 from agents.catalogue import FEATURES
 from agents.replay import State
 from agents.simulation import SimulatedWindow
-from memory.records import REGIMES, validate_action
+from memory.records import REGIMES
+from memory.validation import validate_action
 
 NIGHT = datetime(2021, 6, 17, tzinfo=UTC)
 

@@ -20,7 +20,8 @@ from agents.fitting import default_encoder
 from agents.market import SAMPLE_FOLDER, Market
 from agents.simulation import SimulatedWindow, run_id, simulate, simulate_days
 from memory.errors import EncoderError, InvalidRecordError, MarketDataError, WindowError
-from memory.records import EpisodicMemory, to_ms, validate_experience
+from memory.records import EpisodicMemory, to_ms
+from memory.validation import validate_experience
 
 NIGHT = datetime(2021, 6, 17, tzinfo=UTC)
 DAY = timedelta(days=1)

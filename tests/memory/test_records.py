@@ -23,11 +23,8 @@ from memory.records import (
     market_phase,
     semantic_type,
     to_ms,
-    validate_experience,
-    validate_identifier,
-    validate_semantic,
-    validate_vector,
 )
+from memory.validation import validate_experience, validate_identifier, validate_semantic, validate_vector
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 UNIT = np.full(256, 1 / 16, dtype=np.float32)

@@ -26,8 +26,9 @@ from memory.learning.correlations import (
     market_reference,
     summarise_correlations,
 )
-from memory.records import REGIMES, to_ms, validate_semantic
+from memory.records import REGIMES, to_ms
 from memory.tables import StateTable
+from memory.validation import validate_semantic
 from memory.window import Window
 
 DAY = Window.of_date(date(2021, 6, 17))

@@ -13,7 +13,8 @@ from memory.learning.outcomes import ACTIONS, SCALED, VOLATILITY
 from memory.learning.predictions import HORIZONS
 from memory.learning.projection import build_predictions, figures_of, judged_actions, project_patterns
 from memory.learning.settings import LearningSettings
-from memory.records import PatternMemory, from_ms, validate_semantic
+from memory.records import PatternMemory, from_ms
+from memory.validation import validate_semantic
 
 SETTINGS = LearningSettings(clear_known=3, clear_group=1, clear_ratio=0.9)
 

@@ -19,8 +19,9 @@ from memory.learning.regime_memory import (
     summarise_regimes,
 )
 from memory.learning.transitions import fold_transitions, summarise_transitions
-from memory.records import REGIMES, RegimeMemory, to_ms, validate_semantic
+from memory.records import REGIMES, RegimeMemory, to_ms
 from memory.tables import StateTable
+from memory.validation import validate_semantic
 from memory.window import Window
 
 FIRST = Window.of_date(date(2021, 6, 17))

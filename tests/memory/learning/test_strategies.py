@@ -21,8 +21,9 @@ from memory.learning.strategies import (
     project_strategies,
     summarise_strategies,
 )
-from memory.records import to_ms, validate_semantic
+from memory.records import to_ms
 from memory.tables import ExperienceTable
+from memory.validation import validate_semantic
 from memory.window import Window
 
 FIRST = Window.of_date(date(2021, 6, 17))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.errors import InvalidRecordError
-from memory.records import PHASES, REGIMES, SOURCES, Action, EpisodicMemory, Side, to_ms, validate_experience
+from memory.records import PHASES, REGIMES, SOURCES, Action, EpisodicMemory, Side, to_ms
 from memory.store.codec import (
     FeatureSchema,
     Reference,
@@ -26,6 +26,7 @@ from memory.store.codec import (
     unpack_vector,
 )
 from memory.store.keys import Keys
+from memory.validation import validate_experience
 
 IDENTIFIERS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)

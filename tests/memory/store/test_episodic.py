@@ -52,7 +52,7 @@ async def test_the_same_record_again_is_a_no_op(mem: MemoryConnection, make: Any
 
 
 async def _with_id(record: Any) -> Any:
-    from memory.records import validate_experience
+    from memory.validation import validate_experience
 
     return validate_experience(record)
 
