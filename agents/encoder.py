@@ -189,7 +189,7 @@ class StateEncoder:
             raise EncoderError(
                 f"encoder {self.id_} was fitted on data up to {self.fitted_until_.isoformat()} and was not known at "
                 f"{timestamp.isoformat()}.",
-                remedy="Fit an encoder on data before that time, or replay a later one.",
+                remedy="Fit one on data before that time with 'coinswarm fit-encoder', or replay a later time.",
             )
 
     @cached_property

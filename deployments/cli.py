@@ -135,6 +135,14 @@ def run_cli() -> None:
     except CoinswarmError as error:
         print(f"coinswarm: {error}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"coinswarm: {error.filename}: {error.strerror}. Check the rights on it, or choose another COINSWARM_HOME.",
+            file=sys.stderr,
+        )
+        sys.exit(ExitCode.FAILED)
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
     if code == ExitCode.INTERRUPTED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -122,7 +123,7 @@ def _brief(result: dict[str, Any]) -> dict[str, Any]:
 
 def show_demo(result: Mapping[str, Any], out: rich.console.Console) -> None:
     """What grew over the nights, and where the report is."""
-    table = Table(title="What the nights brought", title_justify="left", box=None, padding=(0, 1))
+    table = Table(title="What the nights brought", title_justify="left", box=None, padding=(0, 1, 0, 0))
     columns = {
         "window": "night",
         "experiences": "experiences",
@@ -140,6 +141,8 @@ def show_demo(result: Mapping[str, Any], out: rich.console.Console) -> None:
         table.add_row(*(_cell(name, night[name]) for name in columns))
     out.print(table)
     out.print("matched: share of clusters nearer to a known pattern than chance; chance: of random sets, the same")
+    program, namespace = Path(sys.argv[0]), result["namespace"]
+    out.print(f"Look closer: {program} patterns -n {namespace}, {program} status -n {namespace}", soft_wrap=True)
     out.print(f"Report: {result['report']}", highlight=False, soft_wrap=True)
 
 
@@ -154,9 +157,11 @@ def show_flow_result(result: Mapping[str, Any], out: rich.console.Console) -> No
     for run in result.get("runs", [result]):
         table = Table(show_header=False, box=None)
         for name, value in run.items():
-            if isinstance(value, int | float | str) and not isinstance(value, bool):
+            if isinstance(value, int | float | str) and name != "report":
                 table.add_row(name.replace("_", " "), format_number(value))
         out.print(table)
+        if "report" in run:
+            out.print(f"Report: {run['report']}", highlight=False, soft_wrap=True)
 
 
 def show_path(result: Mapping[str, Any], out: rich.console.Console) -> None:
@@ -272,13 +277,24 @@ def show_patterns(found: Sequence[Mapping[str, Any]], out: rich.console.Console,
     if not found:
         out.print("No patterns yet: run 'coinswarm demo', or 'coinswarm run nightly' after recording.")
         return
+    from memory.learning.settings import DEFAULT_SETTINGS
+
+    horizon = DEFAULT_SETTINGS.reference_horizon_minutes
     out.print(f"{len(found)} patterns, strongest first", style="bold", highlight=False)
     for pattern in found[:limit]:
-        action = pattern["best_action"] or "none (its predictions failed)"
-        expected = f"{1e4 * pattern['expected_return']:+.1f} bp net expected"
+        best = max(
+            (item for item in pattern["outcomes"] if item["horizon_minutes"] == horizon and item["action"] != "FLAT"),
+            key=lambda item: item["shrunk_net_mean"],
+            default=None,
+        )
+        trade = (
+            "no trade was possible"
+            if best is None
+            else f"best trade {best['action']}, {horizon} min: {1e4 * best['shrunk_net_mean']:+.1f} bp net, shrunk"
+        )
         out.print(
             f"[bold]{pattern['pattern_id']}[/bold]  {pattern['regime']}, {pattern['status']}, "
-            f"{pattern['support']} occurrences; best: {action}, {expected}",
+            f"{pattern['support']} occurrences; {trade}",
             highlight=False,
         )
         out.print(Padding(pattern["description"], (0, 0, 1, 4)), highlight=False)

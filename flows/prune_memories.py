@@ -8,6 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameters import WindowParameters
+from tasks.folding import lines_of
 from tasks.pruning import forget_experiences, list_pruned
 from tasks.reporting import leave_pruning_artifact
 from tasks.runs import TaskContext, ledger_run
@@ -29,10 +30,12 @@ def prune_memories(parameters: Parameters | None = None) -> dict[str, Any]:
     window = parameters.window()
     with ledger_run("prune_memories", parameters, parameters.namespace, window=window, writes=True) as run:
         context = TaskContext.of(run)
+        lines_of(context)  # Ages count from a window that is known: never from a date that nothing was learned of.
         with run.steps.step("prune") as shown:
             decisions = list_pruned(context)
             removed = forget_experiences(context, parameters.dry_run)
-            shown |= {"patterns": len(decisions["pruned"]), "experiences": removed["forgotten_experiences"]}
+            what = "experiences that would go" if parameters.dry_run else "experiences"
+            shown |= {"patterns": len(decisions["pruned"]), what: removed["forgotten_experiences"]}
         run.result |= {"window": window.name, "dry_run": parameters.dry_run, **decisions, **removed}
         leave_pruning_artifact(run.result)
         return run.finished()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 from agents.encoder import StateEncoder
 from agents.fitting import default_encoder
 from agents.market import SAMPLES, Market
-from memory.errors import EncoderError
+from memory.errors import EncoderError, MarketDataError
 from memory.settings import Settings
 
 HISTORY_PREFIX = "history:"
@@ -27,6 +28,11 @@ def open_market(market: str, products: Sequence[str] | None = None) -> Market:
     if market.startswith(HISTORY_PREFIX):
         exchange, _, bar = market.removeprefix(HISTORY_PREFIX).partition(":")
         return Market.history(exchange, products, bar=bar or "1m")
+    if not glob.has_magic(market) and not Path(market).exists():
+        raise MarketDataError(
+            f"there is no market {market!r}.",
+            remedy=f"Use {' or '.join(SAMPLES)}, history:NAME, or the path of a folder or file of Parquet candles.",
+        )
     return Market.from_path(market, products)
 
 

@@ -12,6 +12,11 @@ from typing import Any
 STEPS_LOGGER = "coinswarm.steps"
 
 
+def announce(text: str) -> None:
+    """Tell whoever listens something that is no step."""
+    logging.getLogger(STEPS_LOGGER).info("%s", text, extra={"finished": True})
+
+
 @dataclass(slots=True)
 class Steps:
     """Names and seconds of the steps of one run, in order."""

@@ -12,9 +12,10 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 from threadpoolctl import threadpool_limits
 
+from memory.errors import NamespaceBusyError
 from memory.ledger import FencingToken, KeepAlive
 from memory.window import Window
-from tasks.progress import Steps
+from tasks.progress import Steps, announce
 from tasks.workspace import Workspace, open_workspace
 
 
@@ -90,9 +91,7 @@ def ledger_run(
                 held = namespace if lock is None else f"{namespace}/{lock}"
                 # It waits alive: another run that starts meanwhile must not take it for dead.
                 with ledger.keep_alive(run_id, settings.lease_s):
-                    token = ledger.fence.acquire(
-                        held, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s
-                    )
+                    token = _acquired(workspace, held, run_id, flow)
                 stack.callback(ledger.fence.release, token)
                 # Whom it waited for may have died meanwhile.
                 ledger.runs.reconcile(namespace)
@@ -103,6 +102,18 @@ def ledger_run(
             ledger.runs.fail(run_id, f"{type(error).__name__}: {error}")
             raise
         ledger.runs.finish(run_id, {**run.result, "seconds": run.steps.seconds}, run.report_path)
+
+
+def _acquired(workspace: Workspace, held: str, run_id: str, flow: str) -> FencingToken:
+    """The right to write; where somebody else has it, the wait for it is announced with their name."""
+    fence, settings = workspace.ledger.fence, workspace.settings
+    try:
+        return fence.acquire(held, run_id, flow=flow, lease_s=settings.lease_s)
+    except NamespaceBusyError as error:
+        if not settings.lock_wait_s:
+            raise
+        announce(f"waiting up to {settings.lock_wait_s:g} s: {error.message}")
+    return fence.acquire(held, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s)
 
 
 @dataclass(frozen=True, slots=True)

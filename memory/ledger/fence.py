@@ -8,7 +8,6 @@ compares tokens, so a write either commits before the overtaker gets the row, or
 from __future__ import annotations
 
 import os
-import socket
 import time
 from datetime import timedelta
 
@@ -18,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from memory.errors import FencedOutError, NamespaceBusyError, StoreUnavailableError
 from memory.ledger.database import Database
+from memory.ledger.host import host_name
 from memory.ledger.models import Fence, Run, fencing_token_sequence
 from memory.ledger.rows import FencingToken, Holder
 
@@ -169,7 +169,11 @@ class FenceRepository:
         dead = sa.select(Run.run_id).where(Run.status == "DEAD", Run.namespace == namespace)
         revocation = (
             sa.update(Fence)
-            .where(Fence.namespace == namespace, Fence.released.is_(False), Fence.run_id.in_(dead))
+            .where(
+                sa.or_(Fence.namespace == namespace, Fence.namespace.startswith(f"{namespace}/", autoescape=True)),
+                Fence.released.is_(False),
+                Fence.run_id.in_(dead),
+            )
             .values(released=True)
         )
         try:
@@ -201,7 +205,7 @@ class FenceRepository:
                         token=value,
                         run_id=run_id,
                         flow=flow,
-                        host=socket.gethostname(),
+                        host=host_name(),
                         process_id=os.getpid(),
                         acquired_at=_clock(),
                         expires_at=_clock() + timedelta(seconds=lease_s),

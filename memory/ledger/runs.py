@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -14,6 +13,7 @@ import sqlalchemy as sa
 from memory.errors import FencedOutError
 from memory.ledger.database import Database
 from memory.ledger.fence import FenceRepository
+from memory.ledger.host import host_name, is_gone
 from memory.ledger.models import Removal, Run
 from memory.ledger.rows import RunRecord
 from memory.window import Window
@@ -63,7 +63,7 @@ class RunRepository:
                     status=RUNNING,
                     parameters=dict(parameters),
                     flow_run_id=flow_run_id,
-                    host=socket.gethostname(),
+                    host=host_name(),
                     process_id=os.getpid(),
                     lease_s=lease_s,
                 )
@@ -101,21 +101,37 @@ class RunRepository:
             )
 
     def reconcile(self, namespace: str) -> Sequence[RunRecord]:
-        """Marks the namespace's running runs whose lease is over as dead, and takes their right to write away.
+        """Marks the namespace's running runs that died as dead, and takes their right to write away.
+
+        Dead is a run whose process has ended, where that was on this host, and any whose lease is over.
 
         Returns
         -------
         The runs that were found dead, oldest first.
         """
         with self._database.transaction() as session:
+            running = session.scalars(
+                sa.select(Run).where(Run.namespace == namespace, Run.status == RUNNING, Run.host == host_name())
+            ).all()
+            gone = [run.run_id for run in running if is_gone(run.host, run.process_id)]
             dead = session.scalars(
                 sa.update(Run)
                 .where(
                     Run.namespace == namespace,
                     Run.status == RUNNING,
-                    Run.heartbeat_at + Run.lease_s * sa.literal(timedelta(seconds=1), sa.Interval()) < _clock(),
+                    sa.or_(
+                        Run.run_id.in_(gone),
+                        Run.heartbeat_at + Run.lease_s * sa.literal(timedelta(seconds=1), sa.Interval()) < _clock(),
+                    ),
                 )
-                .values(status=DEAD, finished_at=_clock(), error="no heartbeat within the lease")
+                .values(
+                    status=DEAD,
+                    finished_at=_clock(),
+                    error=sa.case(
+                        (Run.run_id.in_(gone), "its process ended without a word"),
+                        else_="no heartbeat within the lease",
+                    ),
+                )
                 .returning(Run)
             ).all()
             found = sorted((_record(run) for run in dead), key=lambda run: run.started_at)

@@ -191,7 +191,7 @@ def _excess(nights: Sequence[NightCounts]) -> str:
         return "recurrence beyond chance"
     if bdtr(matched, clusters, null) < CHANCE_TAIL:
         return "less than random balls recur"
-    return "no more than chance gives"
+    return "not to be told from chance"
 
 
 def _predicted(card: ScorecardNight | None) -> str:

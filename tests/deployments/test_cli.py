@@ -169,7 +169,7 @@ def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: O
     assert shown.code == 0
     total = nightly.json()["patterns"]
     assert f"{total} patterns, strongest first" in shown.stdout
-    assert shown.stdout.count("occurrences; best:") == 2
+    assert shown.stdout.count("occurrences; best trade") == 2
     assert f"--limit {total}" in shown.stdout
 
 
@@ -272,7 +272,7 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "half a range": Refusal((*RECORD, "--from", "2021-06-19"), ("--from and --to",)),
     "market path that is not there": Refusal(
-        (*ON_NIGHT, "--param", "market=/nowhere/at/all"), ("/nowhere/at/all", "Give a candle file")
+        (*ON_NIGHT, "--param", "market=/nowhere/at/all"), ("/nowhere/at/all", "history:NAME")
     ),
     "text among the candles": Refusal(
         (*ON_NIGHT, "--param", "market={text}"), ("row 8", "close is 'n/a'", "column of floats")

@@ -42,7 +42,7 @@ def entry(low: float, high: float, horizon: int = 5) -> ScorecardEntry:
     ("rate", "null", "verdict"),
     [
         (0.5, 0.2, "recurrence beyond chance"),
-        (0.22, 0.2, "no more than chance"),
+        (0.22, 0.2, "not to be told from chance"),
         (0.05, 0.4, "less than random balls recur"),
     ],
 )
@@ -54,7 +54,7 @@ def test_recurrence_is_judged_against_the_null(minimal: ReportData, rate: float,
 
 def test_the_same_excess_over_few_clusters_is_no_more_than_chance(minimal: ReportData) -> None:
     rates = {"confirmation_rate": 0.5, "null_confirmation_rate": 0.3}
-    assert "no more than chance" in said(with_night(minimal, clusters=4, **rates), "Chance")
+    assert "not to be told from chance" in said(with_night(minimal, clusters=4, **rates), "Chance")
     assert "recurrence beyond chance" in said(with_night(minimal, clusters=400, **rates), "Chance")
 
 
@@ -62,7 +62,7 @@ def test_nights_too_small_to_judge_alone_are_judged_together(minimal: ReportData
     one = NightCounts(
         window_name=minimal.facts.window_name, clusters=10, confirmation_rate=0.2, null_confirmation_rate=0.028
     )
-    assert "no more than chance" in said(replace(minimal, nights=(one,)), "Chance")
+    assert "not to be told from chance" in said(replace(minimal, nights=(one,)), "Chance")
     assert "Over" not in said(replace(minimal, nights=(one,)), "Chance")
     several = tuple(replace(one, window_name=f"2021-06-{day}") for day in (18, 19, 20, 21))
     text = said(replace(minimal, nights=several), "Chance")
