@@ -69,6 +69,12 @@ def write_nightly_report(namespace: str, run_id: str, window: Window, result: Ma
 def leave_recording_artifact(result: Mapping[str, Any]) -> None:
     """What a recording stored and refused."""
     _leave("recording", "What was recorded", result, ("source", "window", "stored", "duplicates", "dead_letters"))
+    reasons = result["dead_letter_reasons"].items()
+    create_table_artifact(
+        key="dead-letters",
+        table=[{"refused because of": field, "records": count} for field, count in sorted(reasons)],
+        description="Records that went to the dead letters, by the field at fault",
+    )
 
 
 def leave_consolidation_artifact(result: Mapping[str, Any]) -> None:
