@@ -32,7 +32,8 @@ if TYPE_CHECKING:
         Side,
         StrategyMemory,
     )
-    from memory.retrieval.service import Hit, MemoryRetrievalService, PatternHit
+    from memory.retrieval.hits import Hit, PatternHit
+    from memory.retrieval.service import MemoryRetrievalService
     from memory.settings import Settings
     from memory.store.recording import StoreReport
     from memory.window import Window
@@ -53,9 +54,9 @@ _HOMES = {
     "SemanticType": "memory.records",
     "Side": "memory.records",
     "StrategyMemory": "memory.records",
-    "Hit": "memory.retrieval.service",
+    "Hit": "memory.retrieval.hits",
     "MemoryRetrievalService": "memory.retrieval.service",
-    "PatternHit": "memory.retrieval.service",
+    "PatternHit": "memory.retrieval.hits",
     "Settings": "memory.settings",
     "StoreReport": "memory.store.recording",
     "Window": "memory.window",

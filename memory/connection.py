@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from memory.errors import StoreUnavailableError
+from memory.retrieval.context import QuestionContext
 from memory.retrieval.service import MemoryRetrievalService
 from memory.settings import Settings
 from memory.store.access import AccessCounters
@@ -177,16 +178,18 @@ class MemoryConnection:
         publisher = Publisher(link, keys, self.indexes, self.encoders, self.fence)
         self.semantic = SemanticStore(link, keys, self.indexes, publisher, self.fence, self.access)
         self.retrieval = MemoryRetrievalService(
-            link,
-            keys,
-            self.indexes,
-            self.encoders,
-            self.reader,
-            self.episodic,
-            self.semantic,
-            self.access,
-            max_top_k=settings.max_top_k,
-            encoder_id=self._encoder_id,
+            QuestionContext(
+                link,
+                keys,
+                self.indexes,
+                self.encoders,
+                self.reader,
+                self.episodic,
+                self.semantic,
+                self.access,
+                max_top_k=settings.max_top_k,
+                encoder_id=self._encoder_id,
+            )
         )
 
     async def _start_embedded(self) -> str:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from memory.asof import check_time
 from memory.errors import InvalidQueryError, InvalidRecordError
 from memory.records import MIXED, PHASES, REGIMES, Vector, to_ms
 from memory.store.codec import ms_rounded_up
 from memory.store.keys import phase_tag, scope_tag, semantic_tag
-from memory.validation import validate_choice, validate_identifier, validate_number, validate_timestamp, validate_vector
+from memory.validation import validate_choice, validate_identifier, validate_number, validate_vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,6 @@ def check_top_k(value: Any, limit: int) -> int:
             argument="top_k",
         )
     return value
-
-
-def check_time(value: Any, name: str) -> datetime:
-    """The value as an aware UTC time, or InvalidQueryError."""
-    try:
-        return validate_timestamp(value, name)
-    except InvalidRecordError as error:
-        raise _as_query_error(error, name) from error
 
 
 def _identifier(value: Any, name: str) -> str | None:

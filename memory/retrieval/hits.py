@@ -1,0 +1,39 @@
+"""What a question finds: the memory, how near it is, and what it was ranked by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memory.records import EpisodicMemory, PatternMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An experience that was found.
+
+    Attributes
+    ----------
+    memory
+        The experience; its `next_state_vector` is filled in where that was asked for.
+    distance
+        Cosine distance to the state that was asked about: 0 is the same direction, 2 the opposite.
+    score
+        What the hits are ordered by, best first.
+    score_parts
+        What the score is made of: ``similarity``, the cosine.
+    """
+
+    memory: EpisodicMemory
+    distance: float
+    score: float
+    score_parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PatternHit:
+    """A pattern that was found; as `Hit`."""
+
+    memory: PatternMemory
+    distance: float
+    score: float
+    score_parts: dict[str, float] = field(default_factory=dict)
