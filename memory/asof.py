@@ -74,7 +74,7 @@ def bounded(as_of: datetime | None, locked_to: datetime | None) -> datetime | No
         return as_of
     if as_of is None:
         raise InvalidQueryError(
-            f"inside a replay, whose present is {clock.now.isoformat()}, a question without as_of would see the future.",
+            f"without as_of a question inside a replay (present: {clock.now.isoformat()}) would see the future.",
             remedy="Pass as_of, or ask through mem.at(t).",
             argument="as_of",
         )
