@@ -22,8 +22,9 @@ from agents.features import DEFAULT_BAR_SHARE
 from agents.market import Market
 from agents.regimes import RULE_VERSION
 from agents.replay import MarketReplay, ProductStates
+from memory.asof import ReplayClock, replaying
 from memory.errors import InvalidRecordError, WindowError
-from memory.records import Action
+from memory.records import Action, from_ms
 from memory.validation import validate_identifier
 from memory.window import Window
 
@@ -44,8 +45,9 @@ def simulate(
 ) -> SimulatedWindow:
     """Let agents act on a span of whole UTC days of a market.
 
-    Agents are price takers and act independently of each other. Deterministic. Cost: about 20 microseconds an
-    experience, and as much for its record; memory: 1.5 KB a state before records are made.
+    Agents are price takers and act independently of each other. While one decides, the decision's time is the present:
+    a question to a memory that could see further is refused (`memory.replaying`). Deterministic. Cost: about 20
+    microseconds an experience, and as much for its record; memory: 1.5 KB a state before records are made.
 
     Parameters
     ----------
@@ -179,19 +181,21 @@ def _act(states: ProductStates, agents: Sequence[Agent], costs: Costs) -> tuple[
     actions: list[list[Action]] = []
     confidence, before, after = np.zeros((n, width)), np.zeros((n, width)), np.zeros((n, width))
     position = [0.0] * width
-    for index, row in enumerate(rows.tolist()):
-        if starts[index]:
-            position = [0.0] * width
-        state = states.state(row)
-        taken = []
-        before[index] = position
-        for column, agent in enumerate(agents):
-            decision = agent.decide(state, position[column])
-            position[column] = decision.action.target(position[column])
-            confidence[index, column] = decision.confidence
-            taken.append(decision.action)
-        after[index] = position
-        actions.append(taken)
+    with replaying(ReplayClock(from_ms(int(states.decision_ms[0])))) as clock:
+        for index, row in enumerate(rows.tolist()):
+            if starts[index]:
+                position = [0.0] * width
+            state = states.state(row)
+            clock.now = state.timestamp
+            taken = []
+            before[index] = position
+            for column, agent in enumerate(agents):
+                decision = agent.decide(state, position[column])
+                position[column] = decision.action.target(position[column])
+                confidence[index, column] = decision.confidence
+                taken.append(decision.action)
+            after[index] = position
+            actions.append(taken)
 
     # Zero has one sign, so that equal records are equal bit for bit.
     after += 0.0

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memory.asof import ReplayClock, replaying
     from memory.connection import MemoryConnection, PastMemory, connect
     from memory.records import (
         Action,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "connect": "memory.connection",
+    "ReplayClock": "memory.asof",
+    "replaying": "memory.asof",
     "MemoryConnection": "memory.connection",
     "PastMemory": "memory.connection",
     "Action": "memory.records",
@@ -76,6 +79,7 @@ __all__ = [
     "PerformanceMetrics",
     "Regime",
     "RegimeMemory",
+    "ReplayClock",
     "SemanticMemory",
     "SemanticType",
     "Settings",
@@ -84,6 +88,7 @@ __all__ = [
     "StrategyMemory",
     "Window",
     "connect",
+    "replaying",
 ]
 
 

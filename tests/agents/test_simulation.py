@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,13 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.baselines import HoldAgent, MomentumAgent, RandomAgent, baseline_agents
+from agents.baselines import Decision, HoldAgent, MomentumAgent, RandomAgent, baseline_agents
 from agents.encoder import StateEncoder
 from agents.experiences import Costs
 from agents.fitting import default_encoder
 from agents.market import SAMPLE_FOLDER, Market
+from agents.replay import State
 from agents.simulation import SimulatedWindow, run_id, simulate, simulate_days
-from memory.errors import EncoderError, InvalidRecordError, MarketDataError, WindowError
+from memory.asof import bounded
+from memory.errors import EncoderError, InvalidQueryError, InvalidRecordError, MarketDataError, WindowError
 from memory.records import EpisodicMemory, to_ms
 from memory.validation import validate_experience
 
@@ -311,3 +314,33 @@ def test_no_agent_is_refused(binance: Market, encoder: StateEncoder) -> None:
 def test_a_live_source_is_refused(binance: Market, encoder: StateEncoder) -> None:
     with pytest.raises(InvalidRecordError, match="not live"):
         simulate(binance, NIGHT, NIGHT + DAY, [HoldAgent()], encoder, source="live")
+
+
+class AskingAgent:
+    """Asks as of a time relative to each decision, as an agent with a memory does."""
+
+    agent_id = "asking"
+
+    def __init__(self, offset: timedelta | None) -> None:
+        self.offset = offset
+        self.asked = 0
+
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+    def decide(self, state: State, position: float) -> Decision:
+        bounded(None if self.offset is None else state.timestamp + self.offset, None)
+        self.asked += 1
+        return HoldAgent().decide(state, position)
+
+
+@pytest.mark.parametrize("offset", [None, MINUTE])
+def test_an_agent_that_could_see_the_future_is_refused(binance: Market, offset: timedelta | None) -> None:
+    with pytest.raises(InvalidQueryError, match="replay"):
+        simulate(binance, NIGHT, NIGHT + DAY, [AskingAgent(offset)], default_encoder())
+
+
+def test_an_agent_that_asks_as_of_its_decision_is_answered(binance: Market) -> None:
+    agent = AskingAgent(timedelta(0))
+    simulate(binance, NIGHT, NIGHT + DAY, [agent], default_encoder())
+    assert agent.asked == 4320
