@@ -1,4 +1,4 @@
-"""The command line: `coinswarm demo | run | status | patterns | report | encoder`."""
+"""The command line: `coinswarm demo | run | status | doctor | patterns | report | encoder`."""
 
 from __future__ import annotations
 
@@ -80,6 +80,19 @@ def status(namespace: Namespace = None, as_json: Json = False) -> None:
     """What the memory holds, which servers run, how the last runs ended."""
     console = Console(as_json=as_json)
     console.result(commands.status(namespace), commands.show_status)
+
+
+@app.command()
+def doctor(namespace: Namespace = None, as_json: Json = False) -> None:
+    """Check servers, memory, ledger and archive, and say what to do; exit code 1 where a check fails."""
+    from deployments.doctor import doctor as examine
+    from deployments.doctor import show_checks
+
+    console = Console(as_json=as_json)
+    result = examine(namespace, console)
+    console.result(result, show_checks)
+    if result["status"] == "fail":
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command()

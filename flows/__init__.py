@@ -14,6 +14,7 @@ FLOWS: dict[str, str] = {
     "consolidate_memories": "Turn a window's experiences into patterns, strategies and correlations.",
     "update_transitions": "Count how regimes follow one another, and what each looks like.",
     "prune_memories": "Forget what is old and archived; list what the fold pruned and why.",
+    "reindex_memory": "Change how experiences are indexed or encoded, without downtime.",
     "benchmark_memory": "Measure latency, concurrency and recall on real memories.",
     "nightly": "All of it for one night, with the scorecard and the report.",
 }

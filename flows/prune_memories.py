@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flows.parameters import WindowParameters
 from tasks.folding import lines_of
-from tasks.pruning import forget_experiences, list_pruned
+from tasks.pruning import forget_experiences, forget_shared, list_pruned
 from tasks.reporting import leave_pruning_artifact
 from tasks.runs import TaskContext, ledger_run
 
@@ -22,7 +22,9 @@ class Parameters(WindowParameters):
 
 @flow(name="prune_memories", flow_run_name="prune-{parameters.namespace}")
 def prune_memories(parameters: Parameters | None = None) -> dict[str, Any]:
-    """Remove experiences past their retention whose window is archived, counted from the window's end.
+    """Remove experiences past their retention whose window is archived, and shared ones past theirs.
+
+    Ages count from the window's end.
 
     Patterns are pruned by the fold itself; this flow lists its decisions for the window.
     """
@@ -33,9 +35,16 @@ def prune_memories(parameters: Parameters | None = None) -> dict[str, Any]:
         lines_of(context)  # Ages count from a window that is known: never from a date that nothing was learned of.
         with run.steps.step("prune") as shown:
             decisions = list_pruned(context)
-            removed = forget_experiences(context, parameters.dry_run)
-            what = "experiences that would go" if parameters.dry_run else "experiences"
-            shown |= {"patterns": len(decisions["pruned"]), what: removed["forgotten_experiences"]}
+            removed = {
+                **forget_experiences(context, parameters.dry_run),
+                **forget_shared(context, parameters.dry_run),
+            }
+            what = "that would go" if parameters.dry_run else "gone"
+            shown |= {
+                "patterns": len(decisions["pruned"]),
+                f"experiences {what}": removed["forgotten_experiences"],
+                f"shared {what}": removed["forgotten_shared"],
+            }
         run.result |= {"window": window.name, "dry_run": parameters.dry_run, **decisions, **removed}
         leave_pruning_artifact(run.result)
         return run.finished()

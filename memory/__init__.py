@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memory.asof import ReplayClock, replaying
     from memory.connection import MemoryConnection, PastMemory, connect
+    from memory.learning.estimates import Estimate
     from memory.records import (
         Action,
         CorrelationMemory,
@@ -33,8 +34,15 @@ if TYPE_CHECKING:
         Side,
         StrategyMemory,
     )
+    from memory.retrieval.batching import BatchedMemoryRetrieval
+    from memory.retrieval.correlations import CorrelationHit
     from memory.retrieval.hits import Hit, PatternHit
+    from memory.retrieval.knowledge import RegimeKnowledge
+    from memory.retrieval.ranking import RelevanceWeights
+    from memory.retrieval.regimes import RegimeHits
+    from memory.retrieval.replicas import LoadBalancedMemoryRetrieval, ReplicaPolicy, WriteToken
     from memory.retrieval.service import MemoryRetrievalService
+    from memory.retrieval.shared import SharedMemoryPool
     from memory.settings import Settings
     from memory.store.recording import StoreReport
     from memory.window import Window
@@ -46,8 +54,11 @@ _HOMES = {
     "MemoryConnection": "memory.connection",
     "PastMemory": "memory.connection",
     "Action": "memory.records",
+    "BatchedMemoryRetrieval": "memory.retrieval.batching",
+    "CorrelationHit": "memory.retrieval.correlations",
     "CorrelationMemory": "memory.records",
     "EpisodicMemory": "memory.records",
+    "Estimate": "memory.learning.estimates",
     "MarketPhase": "memory.records",
     "PatternMemory": "memory.records",
     "PerformanceMetrics": "memory.records",
@@ -58,18 +69,29 @@ _HOMES = {
     "Side": "memory.records",
     "StrategyMemory": "memory.records",
     "Hit": "memory.retrieval.hits",
+    "LoadBalancedMemoryRetrieval": "memory.retrieval.replicas",
     "MemoryRetrievalService": "memory.retrieval.service",
+    "ReplicaPolicy": "memory.retrieval.replicas",
+    "RegimeHits": "memory.retrieval.regimes",
+    "RegimeKnowledge": "memory.retrieval.knowledge",
+    "RelevanceWeights": "memory.retrieval.ranking",
     "PatternHit": "memory.retrieval.hits",
     "Settings": "memory.settings",
+    "SharedMemoryPool": "memory.retrieval.shared",
     "StoreReport": "memory.store.recording",
     "Window": "memory.window",
+    "WriteToken": "memory.retrieval.replicas",
 }
 
 __all__ = [
     "Action",
+    "BatchedMemoryRetrieval",
+    "CorrelationHit",
     "CorrelationMemory",
     "EpisodicMemory",
+    "Estimate",
     "Hit",
+    "LoadBalancedMemoryRetrieval",
     "MarketPhase",
     "MemoryConnection",
     "MemoryRetrievalService",
@@ -78,15 +100,21 @@ __all__ = [
     "PatternMemory",
     "PerformanceMetrics",
     "Regime",
+    "RegimeHits",
+    "RegimeKnowledge",
     "RegimeMemory",
+    "RelevanceWeights",
     "ReplayClock",
+    "ReplicaPolicy",
     "SemanticMemory",
     "SemanticType",
     "Settings",
+    "SharedMemoryPool",
     "Side",
     "StoreReport",
     "StrategyMemory",
     "Window",
+    "WriteToken",
     "connect",
     "replaying",
 ]

@@ -43,12 +43,30 @@ def replaying(clock: ReplayClock) -> Iterator[ReplayClock]:
         _replay.reset(token)
 
 
+def replayed_present() -> datetime | None:
+    """The present of the replay around this code; None where nothing is replayed."""
+    clock = _replay.get()
+    return None if clock is None else clock.now
+
+
 def check_time(value: object, name: str) -> datetime:
     """The value as an aware UTC time, or InvalidQueryError that names the argument."""
     try:
         return validate_timestamp(value, name)
     except InvalidRecordError as error:
         raise InvalidQueryError(error.message, remedy=error.remedy, argument=name) from error
+
+
+def check_lock(as_of: object, locked_to: datetime | None) -> datetime:
+    """The time as an aware one that lies no later than a lock, or InvalidQueryError."""
+    as_of = check_time(as_of, "as_of")
+    if locked_to is not None and as_of > locked_to:
+        raise InvalidQueryError(
+            f"as_of {as_of.isoformat()} lies after {locked_to.isoformat()}, to which this memory is locked.",
+            remedy="Ask as of an earlier time, or through a memory that is not locked.",
+            argument="as_of",
+        )
+    return as_of
 
 
 def bounded(as_of: datetime | None, locked_to: datetime | None) -> datetime | None:
@@ -59,16 +77,7 @@ def bounded(as_of: datetime | None, locked_to: datetime | None) -> datetime | No
     InvalidQueryError
         `as_of` is no aware time, lies after the lock or the present of the replay, or is missing inside a replay.
     """
-    if as_of is not None:
-        as_of = check_time(as_of, "as_of")
-        if locked_to is not None and as_of > locked_to:
-            raise InvalidQueryError(
-                f"as_of {as_of.isoformat()} lies after {locked_to.isoformat()}, to which this memory is locked.",
-                remedy="Ask as of an earlier time, or through a memory that is not locked.",
-                argument="as_of",
-            )
-    else:
-        as_of = locked_to
+    as_of = locked_to if as_of is None else check_lock(as_of, locked_to)
     clock = _replay.get()
     if clock is None:
         return as_of

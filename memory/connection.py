@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from memory.asof import check_time
 from memory.errors import StoreUnavailableError
 from memory.retrieval.context import QuestionContext
+from memory.retrieval.near.cache import NearCache
 from memory.retrieval.service import MemoryRetrievalService
+from memory.retrieval.shared import SharedMemoryPool
 from memory.settings import Settings
 from memory.store.access import AccessCounters
+from memory.store.collection import Collection, EpisodicCollection, SharedCollection
 from memory.store.dead_letters import DeadLetters
 from memory.store.encoders import EncoderRegistry
 from memory.store.episodic import EpisodicStore
@@ -24,10 +30,13 @@ from memory.store.publishing import Publisher
 from memory.store.recording import Recorder
 from memory.store.scan import Reader
 from memory.store.semantic import SemanticStore
-from memory.validation import validate_identifier, validate_timestamp
+from memory.store.shared import SharedStore
+from memory.validation import validate_identifier
 
 if TYPE_CHECKING:
     from memory.embedded import Session
+    from memory.retrieval.replicas import LoadBalancedMemoryRetrieval
+    from memory.store.health import Check
 
 
 def connect(
@@ -36,6 +45,7 @@ def connect(
     namespace: str | None = None,
     encoder_id: str | None = None,
     settings: Settings | None = None,
+    replica_urls: Sequence[str] | None = None,
 ) -> MemoryConnection:
     """Open a memory: ``async with memory.connect() as mem``.
 
@@ -51,13 +61,22 @@ def connect(
         they name another. By default the namespace's current one, as it is when first asked.
     settings
         Settings in place of those of the environment.
+    replica_urls
+        Replicas of that Redis, over which questions are spread; by default COINSWARM_REDIS_REPLICA_URLS. Without any,
+        questions about single agents are answered by a near cache in this process (COINSWARM_NEAR_CACHE_MB).
 
     Returns
     -------
     MemoryConnection
         To be used in the event loop that opens it.
     """
-    return MemoryConnection(settings or Settings(), redis_url=redis_url, namespace=namespace, encoder_id=encoder_id)
+    return MemoryConnection(
+        settings or Settings(),
+        redis_url=redis_url,
+        namespace=namespace,
+        encoder_id=encoder_id,
+        replica_urls=replica_urls,
+    )
 
 
 class MemoryConnection:
@@ -65,14 +84,19 @@ class MemoryConnection:
 
     Attributes
     ----------
-    episodic, semantic, retrieval, inbox, dead_letters, encoders
+    episodic, semantic, shared, retrieval, inbox, dead_letters, encoders
         The services.
+    near
+        The cache that answers questions about single agents in this process; None where replicas do.
+    replicas
+        The service that spreads questions over replicas; None where there are none.
     indexes, access, fence, reader, keys, link
         What they are made of, for jobs and tools.
     """
 
     episodic: EpisodicStore
     semantic: SemanticStore
+    shared: SharedMemoryPool
     retrieval: MemoryRetrievalService
     inbox: Inbox
     dead_letters: DeadLetters
@@ -90,11 +114,16 @@ class MemoryConnection:
         redis_url: str | None = None,
         namespace: str | None = None,
         encoder_id: str | None = None,
+        replica_urls: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
         self.keys = Keys(namespace or settings.namespace)
         self._redis_url = redis_url or (settings.redis_url.get_secret_value() if settings.redis_url else None)
         self._encoder_id = None if encoder_id is None else validate_identifier(encoder_id, "encoder_id")
+        named = settings.redis_replica_urls.get_secret_value().split(",") if settings.redis_replica_urls else ()
+        self._replica_urls = tuple(url.strip() for url in (named if replica_urls is None else replica_urls))
+        self.near: NearCache | None = None
+        self.replicas: LoadBalancedMemoryRetrieval | None = None
         self._session: Session | None = None
         self._open = False
 
@@ -140,21 +169,66 @@ class MemoryConnection:
             raise
         self._open = True
         self._assemble()
+        try:
+            await self._speed_up(url)
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Write what waits to be written, and disconnect."""
         if not self._open:
             return
         self._open = False
-        try:
-            await self.access.flush()
-        finally:
-            await self.link.close()
-            await self._stop_embedded()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self._stop_embedded)
+            closing.push_async_callback(self.link.close)
+            closing.push_async_callback(self.access.flush)
+            if self.near is not None:
+                closing.push_async_callback(self.near.close)
+            if self.replicas is not None:
+                closing.push_async_callback(self.replicas.close)
 
     def at(self, as_of: datetime) -> PastMemory:
         """The same memory, for reading, locked to what was known at a time."""
-        return PastMemory(self, validate_timestamp(as_of, "as_of"))
+        return PastMemory(self, check_time(as_of, "as_of"))
+
+    async def health(self, announce: Callable[[str], None] | None = None) -> list[Check]:
+        """Whether this memory and its Redis are well, check by check; see `memory.store.health.check_memory`."""
+        from memory.store.health import check_memory
+
+        return await (check_memory(self) if announce is None else check_memory(self, announce))
+
+    async def _speed_up(self, url: str) -> None:
+        """Let replicas answer where there are any, else a cache in this process."""
+        if not self._replica_urls:
+            self.near = self._context.near = NearCache(
+                self.link,
+                url,
+                self.keys,
+                self.indexes,
+                self.reader,
+                budget_mb=self.settings.near_cache_mb,
+                after=self.settings.near_cache_after,
+            )
+            return
+        from memory.retrieval.replicas import LoadBalancedMemoryRetrieval, ReplicaPolicy
+
+        policy = ReplicaPolicy(max_lag_s=self.settings.replica_max_lag_s)
+        self.replicas = LoadBalancedMemoryRetrieval(self, self._replica_urls, policy=policy)
+        await self.replicas.open()
+        self.retrieval = self.replicas
+
+    def over(self, link: RedisLink) -> MemoryConnection:
+        """The same memory through another link, which is its caller's to open and close.
+
+        What it retrieves is counted as accessed through this memory: that is where the counters are.
+        """
+        other = type(self)(self.settings, namespace=self.namespace, encoder_id=self.encoder_id)
+        other.link = link
+        other._assemble()
+        other._context.access = self.access
+        return other
 
     def _assemble(self) -> None:
         link, keys, settings = self.link, self.keys, self.settings
@@ -165,31 +239,43 @@ class MemoryConnection:
         self.access = AccessCounters(link, keys)
         self.dead_letters = DeadLetters(link, keys, settings.dead_letter_limit)
         self.inbox = Inbox(link, keys, self.dead_letters)
-        recorder = Recorder(
+        recorder = self._recorder(EpisodicCollection(keys, self.indexes, settings.episodic_retention_days))
+        self.episodic = EpisodicStore(link, keys, self.indexes, self.reader, recorder, self.fence)
+        publisher = Publisher(link, keys, self.indexes, self.encoders, self.fence)
+        self.semantic = SemanticStore(link, keys, self.indexes, publisher, self.fence, self.access)
+        self._context = QuestionContext(
             link,
             keys,
             self.indexes,
             self.encoders,
-            self.dead_letters,
-            retention_days=settings.episodic_retention_days,
-            default_encoder_id=self._encoder_id,
+            self.reader,
+            self.episodic,
+            self.semantic,
+            self.access,
+            max_top_k=settings.max_top_k,
+            encoder_id=self._encoder_id,
         )
-        self.episodic = EpisodicStore(link, keys, self.indexes, self.reader, recorder, self.fence)
-        publisher = Publisher(link, keys, self.indexes, self.encoders, self.fence)
-        self.semantic = SemanticStore(link, keys, self.indexes, publisher, self.fence, self.access)
-        self.retrieval = MemoryRetrievalService(
-            QuestionContext(
-                link,
-                keys,
-                self.indexes,
-                self.encoders,
-                self.reader,
-                self.episodic,
-                self.semantic,
-                self.access,
-                max_top_k=settings.max_top_k,
-                encoder_id=self._encoder_id,
-            )
+        self.retrieval = MemoryRetrievalService(self._context, settings)
+        pool = SharedCollection(keys, self.indexes, settings.shared_retention_days)
+        store = SharedStore(
+            pool,
+            self.indexes,
+            self.reader,
+            self._recorder(pool),
+            self.fence,
+            min_quality=settings.shared_min_quality,
+            retention_days=settings.shared_retention_days,
+        )
+        self.shared = SharedMemoryPool(store, self._context)
+
+    def _recorder(self, collection: Collection) -> Recorder:
+        return Recorder(
+            self.link,
+            self.keys,
+            collection,
+            self.encoders,
+            self.dead_letters,
+            default_encoder_id=self._encoder_id,
         )
 
     async def _start_embedded(self) -> str:
@@ -216,7 +302,7 @@ class PastMemory:
     ----------
     as_of
         The time.
-    retrieval, semantic
+    retrieval, semantic, shared
         The services; questions may be asked as of an earlier time, and nothing can be written.
     """
 
@@ -224,3 +310,4 @@ class PastMemory:
         self.as_of = as_of
         self.semantic = mem.semantic.at(as_of)
         self.retrieval = mem.retrieval.at(as_of)
+        self.shared = mem.shared.at(as_of)

@@ -66,6 +66,10 @@ class StoreUnavailableError(CoinswarmError):
     """Redis or Postgres cannot be reached."""
 
 
+class ReindexError(CoinswarmError):
+    """A change of index that cannot be begun, or cannot go on, as asked."""
+
+
 class EmbeddedServerError(CoinswarmError):
     """An embedded server that does not start or stop as it should."""
 

@@ -47,11 +47,63 @@ class Settings(BaseSettings):
     vector_type: str = Field(
         default="FLOAT32", pattern="^(FLOAT32|FLOAT16)$", description="FLOAT16 halves the memory of the vectors."
     )
+    index_layout: str = Field(
+        default="auto",
+        pattern="^(auto|single|partitioned)$",
+        description="Of a new index: single, partitioned (HNSW by agent and product), or by expected_memories.",
+    )
+    expected_memories: int = Field(
+        default=100_000, ge=1, description="Experiences that the memory is to hold; a hint for index_layout."
+    )
     redis_max_connections: int = Field(default=16, ge=1, le=512, description="Connections of one client's pool.")
     redis_timeout_s: float = Field(default=5.0, gt=0, description="Longest wait for Redis before an error, seconds.")
     max_top_k: int = Field(default=1000, ge=1, le=10_000, description="Largest number of results of one query.")
+    relevance_similarity: float = Field(
+        default=0.8, ge=0, description="Weight of similarity where experiences are ranked by relevance."
+    )
+    relevance_recency: float = Field(default=0.1, ge=0, description="Weight of recency there.")
+    relevance_reward: float = Field(default=0.1, ge=0, description="Weight of reward there.")
+    relevance_half_life_days: float = Field(
+        default=30.0, gt=0, description="Age at which an experience counts half as recent, days."
+    )
+    relevance_reward_scale: float = Field(
+        default=0.001, gt=0, description="Large reward where the market's volatility is not known, a fraction."
+    )
+    relevance_over_fetch: int = Field(
+        default=4, ge=1, le=1000, description="How many times top_k are fetched at first where ranking needs more."
+    )
+    pattern_similarity: float = Field(
+        default=0.88, ge=-1, le=1, description="Least cosine at which a state is taken for a pattern."
+    )
+    strategy_sharpe: float = Field(
+        default=1.5, description="Annualised net Sharpe ratio that a strategy of a regime must exceed to be named."
+    )
+    redis_replica_urls: SecretStr | None = Field(
+        default=None, description="Replicas of that Redis that answer questions, separated by commas."
+    )
+    replica_max_lag_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="A replica answers while it provably holds all that was written up to this many seconds ago.",
+    )
+    near_cache_mb: int = Field(
+        default=256, ge=0, description="Memory for agents' experiences in this process, MiB; 0 asks the server always."
+    )
+    near_cache_after: int = Field(
+        default=32, ge=0, description="Questions about an agent before its experiences are held in this process."
+    )
     episodic_retention_days: int = Field(
         default=90, ge=1, description="Experiences older than this are pruned once their window is archived."
+    )
+    shared_min_quality: float = Field(
+        default=0.7, ge=0, le=1, description="Experiences of at least this quality enter the shared pool."
+    )
+    shared_retention_days: int = Field(
+        default=30, ge=1, description="Shared experiences older than this are not returned, and are pruned."
+    )
+    share_on_record: bool = Field(
+        default=False,
+        description="Share what is recorded and of that quality; off, agents and trainers choose what they share.",
     )
     dead_letter_limit: int = Field(default=100_000, ge=1, description="Dead letters kept, oldest dropped first.")
 

@@ -38,7 +38,7 @@ def validate_vector(value: Any, name: str, dimension: int = VECTOR_DIMENSION) ->
             remedy="Encode states with a StateEncoder, or convert with np.asarray(vector, dtype=np.float32).",
             field=name,
         )
-    squared_length = float(np.dot(value, value))
+    squared_length = float(np.vdot(value, value))  # Unlike np.dot, silent where it overflows.
     if not math.isfinite(squared_length) or abs(squared_length - 1.0) > 2 * UNIT_TOLERANCE:
         problem = "holds NaN or infinity" if not np.isfinite(value).all() else f"has length {squared_length**0.5:.4g}"
         raise InvalidRecordError(
@@ -57,12 +57,13 @@ def validate_identifier(value: Any, name: str) -> str:
             remedy="Use 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit.",
             field=name,
         )
-    return value
+    # A plain string: what a member of an enumeration looks like inside a key depends on the version of Python.
+    return value if type(value) is str else str.__str__(value)
 
 
 def validate_timestamp(value: Any, name: str) -> datetime:
     """The value as an aware UTC timestamp, or InvalidRecordError."""
-    if not isinstance(value, datetime) or value.tzinfo is None:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidRecordError(
             f"{name} {_shown(value)} is not an aware datetime.",
             remedy="Use datetime objects with a time zone, such as datetime.now(UTC).",
@@ -82,7 +83,10 @@ def validate_number(value: Any, name: str, low: float = -math.inf, high: float =
         raise InvalidRecordError(
             f"{name} {_shown(value)} is not a number.", remedy="Pass an int or a float.", field=name
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # An int beyond what a float can hold.
+        number = math.inf if value > 0 else -math.inf
     if not math.isfinite(number) or not low <= number <= high:
         span = "" if (low, high) == (-math.inf, math.inf) else f" from {low:g} to {high:g}"
         raise InvalidRecordError(
@@ -122,11 +126,11 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
         raise InvalidRecordError(
             f"{type(memory).__name__} is no experience.", remedy="Store EpisodicMemory records.", field="memory"
         )
-    validate_identifier(memory.agent_id, "agent_id")
-    validate_identifier(memory.product_id, "product_id")
-    validate_identifier(memory.run_id, "run_id")
+    memory.agent_id = validate_identifier(memory.agent_id, "agent_id")
+    memory.product_id = validate_identifier(memory.product_id, "product_id")
+    memory.run_id = validate_identifier(memory.run_id, "run_id")
     if memory.encoder_id:
-        validate_identifier(memory.encoder_id, "encoder_id")
+        memory.encoder_id = validate_identifier(memory.encoder_id, "encoder_id")
     memory.timestamp = validate_timestamp(memory.timestamp, "timestamp")
     if memory.timestamp.year >= LAST_YEAR:
         raise InvalidRecordError(

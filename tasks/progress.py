@@ -17,6 +17,11 @@ def announce(text: str) -> None:
     logging.getLogger(STEPS_LOGGER).info("%s", text, extra={"finished": True})
 
 
+def begin(text: str) -> None:
+    """Tell whoever watches what is being done now."""
+    logging.getLogger(STEPS_LOGGER).info("%s", text, extra={"finished": False})
+
+
 @dataclass(slots=True)
 class Steps:
     """Names and seconds of the steps of one run, in order."""

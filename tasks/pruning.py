@@ -1,4 +1,4 @@
-"""Pruning: which patterns the fold let go, and which experiences are past their retention."""
+"""Pruning: which patterns the fold let go, and which experiences, recorded and shared, are past their retention."""
 
 from __future__ import annotations
 
@@ -58,6 +58,32 @@ def forget_experiences(context: TaskContext, dry_run: bool) -> dict[str, Any]:
                 count=removed,
             )
     return {"forgotten_experiences": removed, "retention_until": oldest.isoformat()}
+
+
+@retried()
+def forget_shared(context: TaskContext, dry_run: bool) -> dict[str, Any]:
+    """Remove the shared experiences past their retention, counted from the end of the run's window.
+
+    They are copies: what they were made of is archived with its own window. The dry run is the same without the last
+    step.
+    """
+    with open_workspace(context.namespace) as workspace:
+        window = context.as_window()
+
+        async def forget(mem: MemoryConnection) -> int:
+            return (await mem.shared.forget(until=window.end, token=context.token, dry_run=dry_run)).experiences
+
+        removed = workspace.with_memory(forget)
+        if removed and not dry_run:
+            workspace.ledger.runs.record_removal(
+                context.namespace,
+                context.run_id,
+                memory_type="SHARED",
+                window=window,
+                rule=f"older than {workspace.settings.shared_retention_days} days",
+                count=removed,
+            )
+    return {"forgotten_shared": removed}
 
 
 async def _archived_until(mem: MemoryConnection, archived: Sequence[ArchivedSpan]) -> datetime | None:

@@ -45,6 +45,7 @@ class RecordCounts:
     duplicates: int = 0
     dead_letters: int = 0
     below_quality: int = 0
+    shared: int = 0
     dead_letter_reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, report: StoreReport) -> None:
@@ -103,7 +104,9 @@ def replay_market(
 
         async def store(mem: MemoryConnection) -> None:
             await register_encoder(mem, fitted)
-            counts.add(await mem.episodic.add_many(experiences, min_quality=min_quality))
+            report = await mem.episodic.add_many(experiences, min_quality=min_quality)
+            counts.add(report)
+            counts.shared += await _share(mem, experiences, report)
 
         workspace.with_memory(store)
         return {
@@ -166,10 +169,21 @@ async def _store(
         except InvalidRecordError as error:
             refused.append((entry, error))
     await _score(mem, ledger, mem.namespace, good)
-    counts.add(await mem.episodic.add_many(good, min_quality=min_quality, arrived=True))
+    report = await mem.episodic.add_many(good, min_quality=min_quality, arrived=True)
+    counts.add(report)
+    counts.shared += await _share(mem, good, report)
     for _, reason in refused:
         counts.refuse(reason)
     return kept, refused
+
+
+async def _share(mem: MemoryConnection, experiences: Sequence[EpisodicMemory], report: StoreReport) -> int:
+    """Share what a batch stored, where the settings say so; returns how many are new in the pool."""
+    if not mem.settings.share_on_record:
+        return 0
+    kept = {*report.stored, *report.duplicates}
+    shared = await mem.shared.add_shared_experiences([item for item in experiences if item.memory_id in kept])
+    return len(shared.stored)
 
 
 async def register_encoder(mem: MemoryConnection, encoder: StateEncoder) -> None:

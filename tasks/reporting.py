@@ -43,6 +43,7 @@ def nightly_result(
         "transitions": transitions["transitions"],
         "pruned": len(pruned["pruned"]),
         "forgotten_experiences": pruned["forgotten_experiences"],
+        "forgotten_shared": pruned["forgotten_shared"],
         "recording": dict(recorded),
         "benchmark": {
             name: measured[name]
@@ -89,12 +90,35 @@ def leave_consolidation_artifact(result: Mapping[str, Any]) -> None:
 
 def leave_pruning_artifact(result: Mapping[str, Any]) -> None:
     """What was pruned."""
-    _leave("pruning", "What was pruned", result, ("window", "decisions", "forgotten_experiences", "dry_run"))
+    names = ("window", "decisions", "forgotten_experiences", "forgotten_shared", "dry_run")
+    _leave("pruning", "What was pruned", result, names)
     create_table_artifact(
         key="pruned-patterns",
         table=[{"pattern": pattern} for pattern in result["pruned"]],
         description="Patterns pruned in the window",
     )
+
+
+def leave_reindexing_artifact(result: Mapping[str, Any]) -> None:
+    """What was indexed anew, and what could not be."""
+    rows = [
+        {
+            "of": change["of"],
+            "change": change["change"],
+            "experiences": change["experiences"],
+            "given a vector": change["converted"],
+            "refused": sum(change["refused"].values()),
+            "old index removed": change["removed_old"],
+        }
+        for change in result["changes"]
+    ]
+    create_table_artifact(key="reindexing", table=rows, description="What was indexed anew")
+    refused = [
+        {"because": reason, "experiences": count}
+        for change in result["changes"]
+        for reason, count in sorted(change["refused"].items())
+    ]
+    create_table_artifact(key="reindexing-refused", table=refused, description="What could not be encoded anew")
 
 
 def leave_benchmark_artifact(result: Mapping[str, Any]) -> None:

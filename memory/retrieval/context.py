@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memory.asof import bounded
+from memory.asof import bounded, check_lock
 from memory.records import VECTOR_DIMENSION, Vector
-from memory.retrieval.query import Filter, check_vector
+from memory.retrieval.depth import Depths
+from memory.retrieval.query import check_vector
 from memory.store.access import AccessCounters
 from memory.store.encoders import EncoderRegistry
 from memory.store.episodic import EpisodicStore
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
-from memory.store.link import RedisLink, check_complete
+from memory.store.link import RedisLink
 from memory.store.scan import Reader
 from memory.store.semantic import SemanticStore
+
+if TYPE_CHECKING:
+    from memory.retrieval.near.cache import NearCache
 
 
 @dataclass(slots=True)
@@ -31,6 +35,12 @@ class QuestionContext:
         Encoder that questions are asked in; None until it is known, then fixed, since a client's vectors belong to it.
     locked_to
         Time that all questions are locked to.
+    depths
+        How deep questions have had to look.
+    registered
+        Encoders that are known to be registered. These two are shared with the contexts that are locked to a time.
+    near
+        Cache that is asked before the server; None where there is none.
     """
 
     link: RedisLink
@@ -44,9 +54,13 @@ class QuestionContext:
     max_top_k: int
     encoder_id: str | None = None
     locked_to: datetime | None = None
+    depths: Depths = field(default_factory=Depths)
+    registered: set[str] = field(default_factory=set)
+    near: NearCache | None = None
 
     def at(self, as_of: datetime) -> QuestionContext:
-        """The same, locked to what was known at a time."""
+        """The same, locked to what was known at a time; a lock can be moved back only."""
+        as_of = check_lock(as_of, self.locked_to)
         return replace(self, semantic=self.semantic.at(as_of), locked_to=as_of)
 
     def bounded(self, as_of: datetime | None) -> datetime | None:
@@ -64,36 +78,3 @@ class QuestionContext:
         encoder_id = self.encoder_id or await self.encoder()
         dimension = VECTOR_DIMENSION if encoder_id is None else await self.encoders.dimension(encoder_id)
         return check_vector(state_vector, name, dimension)
-
-    async def nearest(
-        self, index: str, condition: Filter, attribute: str, vector: bytes, top_k: int, returned: tuple[str, ...]
-    ) -> list[dict[bytes, Any]]:
-        """Rows of a KNN search, nearest first, with `returned` and the vector in their attributes; one round trip."""
-        parameters = condition.parameters
-        answer = await self.link.execute(
-            "FT.SEARCH",
-            index,
-            f"{condition.text}=>[KNN $k @{attribute} $vector AS distance]",
-            "RETURN",
-            len(returned) + 1,
-            *returned,
-            attribute,
-            "SORTBY",
-            "distance",
-            "LIMIT",
-            0,
-            top_k,
-            "PARAMS",
-            len(parameters) + 4,
-            "k",
-            top_k,
-            "vector",
-            vector,
-            *parameters,
-            "TIMEOUT",
-            int(self.link.timeout_s * 1000),
-            "DIALECT",
-            2,
-        )
-        rows: list[dict[bytes, Any]] = check_complete(answer)[b"results"]
-        return rows

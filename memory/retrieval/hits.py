@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from memory.records import EpisodicMemory, PatternMemory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
-    """An experience that was found.
+    """An experience that was found. Each answer has hits of its own; freezing them would triple what one costs.
 
     Attributes
     ----------

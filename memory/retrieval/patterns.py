@@ -3,64 +3,116 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from memory.records import PatternMemory, SemanticType, Vector, to_ms
+from memory.retrieval.arguments import check_state
 from memory.retrieval.context import QuestionContext
 from memory.retrieval.hits import PatternHit
-from memory.retrieval.query import pattern_filter
+from memory.retrieval.query import Filter, pattern_filter
+from memory.retrieval.ranking import PostFilter, Selection
 from memory.store.codec import pack_vector
-from memory.store.keys import CONCEPT_VECTOR, vector_attribute, vector_field
-from memory.store.semantic import unpack_document
-from memory.store.versions import VersionKey
+from memory.store.keys import vector_attribute
+from memory.store.link import Command
+from memory.store.snapshots import StoredVersion
 
-_RETURNED = ("body", "valid_from", "valid_to", "distance")
-_DISTANCE = b"distance"
+FILTER_CANDIDATES = 4
+"""How many times `top_k` a post-filter is given at first."""
 
 
 class PatternSearch:
-    """Finds the patterns nearest to a state."""
+    """Finds the patterns nearest to a state.
+
+    One round trip: the search goes out for the line that was current when last seen, together with the questions which
+    line is current and whether anything was published; where that is so, it is asked again. The server gives names and
+    distances only: patterns that were found before are known here (`memory.store.snapshots`).
+    """
 
     def __init__(self, context: QuestionContext) -> None:
         self._context = context
 
     async def nearest(
-        self, state_vector: Vector, product_id: str | None, regime: str | None, as_of: datetime | None, top_k: int
+        self,
+        state_vector: Vector,
+        product_id: str | None,
+        regime: str | None,
+        as_of: datetime | None,
+        top_k: int,
+        post_filter: PostFilter[PatternHit] | None = None,
     ) -> list[PatternHit]:
         """The nearest patterns within checked bounds, nearest first, ties by memory id; each is counted as accessed."""
+
+        async def fetch(count: int) -> list[PatternHit]:
+            return await self._search(state_vector, product_id, regime, as_of, count)
+
+        if post_filter is None:
+            hits = await fetch(top_k)
+        else:
+            chosen = Selection(top_k, self._context.max_top_k, FILTER_CANDIDATES, post_filter=post_filter)
+            hits = await chosen.best(fetch)
+        self._count(hits, as_of)
+        return hits
+
+    async def best(
+        self,
+        state_vector: Vector,
+        product_id: str | None,
+        regime: str | None,
+        as_of: datetime | None,
+        min_similarity: float,
+    ) -> PatternHit | None:
+        """The nearest pattern where its cosine is at least `min_similarity`; counted where it is returned."""
+        hits = await self._search(state_vector, product_id, regime, as_of, 1)
+        hits = [hit for hit in hits if hit.score >= min_similarity]
+        self._count(hits, as_of)
+        return hits[0] if hits else None
+
+    # --- internals -------------------------------------------------------------------------------------------
+
+    def _count(self, hits: list[PatternHit], as_of: datetime | None) -> None:
+        self._context.access.note([hit.memory.memory_id for hit in hits], as_of or datetime.now(UTC))
+
+    async def _search(
+        self, state_vector: Vector, product_id: str | None, regime: str | None, as_of: datetime | None, top_k: int
+    ) -> list[PatternHit]:
         context = self._context
-        state_vector = await context.check_state(state_vector)
-        encoder_id = context.encoder_id
-        line = None if encoder_id is None else await context.semantic.current_line(encoder_id)
-        if encoder_id is None or line is None:
+        state_vector = await check_state(context, state_vector, "state_vector")
+        encoder_id = context.encoder_id or await context.encoder()
+        if encoder_id is None:
             return []
         if as_of is not None:
             await context.encoders.check_as_of(encoder_id, as_of)
+        vector = pack_vector(state_vector, "FLOAT32")
         as_of_ms = None if as_of is None else to_ms(as_of)
-        rows = await context.nearest(
-            context.keys.semantic_index(encoder_id),
-            pattern_filter(SemanticType.PATTERN, line, product_id, regime, as_of_ms),
-            vector_attribute(encoder_id),
-            pack_vector(state_vector, "FLOAT32"),
-            top_k,
-            _RETURNED,
+
+        async def fetch(rows: int) -> list[tuple[float, StoredVersion]]:
+            def search(line: str) -> Command:
+                condition = pattern_filter(SemanticType.PATTERN, line, product_id, regime, as_of_ms)
+                return self._command(encoder_id, condition, vector, rows)
+
+            return await context.semantic.snapshots.found(encoder_id, search)
+
+        # One more than wanted: where it is as far away as the last one wanted, there may be others that come before it.
+        rows = top_k + 1
+        found = await fetch(rows)
+        while len(found) >= rows and found[top_k - 1][0] == found[-1][0]:
+            rows *= 2
+            found = await fetch(rows)
+        found.sort(key=lambda item: (item[0], item[1].key.memory_id))
+        return [_pattern_hit(distance, version, past=as_of is not None) for distance, version in found[:top_k]]
+
+    def _command(self, encoder_id: str, condition: Filter, vector: bytes, top_k: int) -> Command:
+        return (
+            "FT.SEARCH",
+            self._context.keys.semantic_index(encoder_id),
+            f"{condition.text}=>[KNN $k @{vector_attribute(encoder_id)} $vector AS distance]",
+            *("RETURN", 1, "distance", "SORTBY", "distance", "LIMIT", 0, top_k),
+            *("PARAMS", len(condition.parameters) + 4, "k", top_k, "vector", vector, *condition.parameters),
+            *("TIMEOUT", int(self._context.link.timeout_s * 1000), "DIALECT", 2),
         )
-        hits = [_pattern_hit(row, as_of_ms, encoder_id) for row in rows]
-        hits.sort(key=lambda hit: (hit.distance, hit.memory.memory_id))
-        context.access.note([hit.memory.memory_id for hit in hits], as_of or datetime.now(UTC))
-        return hits
 
 
-def _pattern_hit(row: dict[bytes, Any], as_of_ms: int | None, encoder_id: str) -> PatternHit:
-    attributes = row[b"extra_attributes"]
-    # NAMESPACE:semantic:KIND:MEMORY:VALID_FROM:LINE
-    _, _, kind, memory_id, valid_from_ms, _ = row[b"id"].decode().split(":", 5)
-    document = {name: value for name, value in attributes.items() if name in (b"body", b"valid_to")}
-    document[vector_field(CONCEPT_VECTOR, encoder_id).encode()] = attributes[vector_attribute(encoder_id).encode()]
-    memory = unpack_document(document, VersionKey(kind, memory_id, int(valid_from_ms)))
+def _pattern_hit(distance: float, version: StoredVersion, *, past: bool) -> PatternHit:
+    memory = version.copy(as_of=past)
     if not isinstance(memory, PatternMemory):
-        raise TypeError(f"{memory_id} is stored as a pattern, but is a {type(memory).__name__}")
-    if as_of_ms is not None and memory.valid_to is not None:
-        memory.valid_to = None  # The end of this version was not known at that time.
-    distance = float(attributes[_DISTANCE])
+        raise TypeError(f"{memory.memory_id} is stored as a pattern, but is a {type(memory).__name__}")
     return PatternHit(memory, distance, 1.0 - distance, {"similarity": 1.0 - distance})

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
+from memory.asof import check_time
+from memory.learning.estimates import Estimate
 from memory.records import Vector
+from memory.retrieval.arguments import (
+    check_flag,
+    check_minutes,
+    check_number,
+    check_path,
+    check_product,
+    check_regime,
+    check_source,
+    check_state,
+    checked,
+)
 from memory.retrieval.context import QuestionContext
+from memory.retrieval.correlations import CORRELATION_REGIMES, CorrelationHit, CorrelationSearch
+from memory.retrieval.estimates import EstimateSearch
 from memory.retrieval.experiences import ExperienceSearch
 from memory.retrieval.hits import Hit, PatternHit
+from memory.retrieval.knowledge import KnowledgeSearch, RegimeKnowledge
 from memory.retrieval.patterns import PatternSearch
 from memory.retrieval.query import check_bounds, check_pattern_scope, check_top_k
+from memory.retrieval.ranking import (
+    RELEVANCE,
+    SIMILARITY,
+    PostFilter,
+    Relevance,
+    RelevanceWeights,
+    Selection,
+    check_post_filter,
+    check_ranking,
+)
+from memory.retrieval.regimes import RegimeHits, RegimeSearch
+from memory.settings import Settings
+from memory.validation import validate_identifier
 
 
 class MemoryRetrievalService:
@@ -19,16 +49,25 @@ class MemoryRetrievalService:
     ----------
     context
         What questions are answered with; a lock to a time lies in it.
+    settings
+        What relevance is made of, and what counts as near and as good; those of the environment where None.
     """
 
-    def __init__(self, context: QuestionContext) -> None:
+    def __init__(self, context: QuestionContext, settings: Settings | None = None) -> None:
         self._context = context
+        self._settings = settings = settings or Settings()
         self._experiences = ExperienceSearch(context)
         self._patterns = PatternSearch(context)
+        self._knowledge = KnowledgeSearch(context, settings.strategy_sharpe)
+        self._regimes = RegimeSearch(context)
+        self._correlations = CorrelationSearch(context)
+        self._estimates = EstimateSearch(context, settings.cost_bp)
 
     def at(self, as_of: datetime) -> MemoryRetrievalService:
         """The same service, locked to what was known at a time."""
-        return MemoryRetrievalService(self._context.at(as_of))
+        past = MemoryRetrievalService(self._context.at(as_of), self._settings)
+        past._estimates = self._estimates.at(past._context)
+        return past
 
     async def retrieve_similar_experiences(
         self,
@@ -43,6 +82,9 @@ class MemoryRetrievalService:
         exclude_agent_id: str | None = None,
         min_reward: float | None = None,
         top_k: int = 10,
+        ranking: str = SIMILARITY,
+        post_filter: PostFilter[Hit] | None = None,
+        weights: RelevanceWeights | None = None,
         with_next_state: bool = False,
     ) -> list[Hit]:
         """The experiences whose state was most like this one, best first.
@@ -65,8 +107,23 @@ class MemoryRetrievalService:
             Only those with at least this reward, a fraction of notional.
         top_k
             Results wanted, at most COINSWARM_MAX_TOP_K.
+        ranking
+            ``similarity``, or ``relevance``: similarity, recency and reward, weighed; see `memory.retrieval.ranking`.
+            More is fetched then, until it is certain that nothing is missing; of scopes that hold more than
+            COINSWARM_MAX_TOP_K experiences, where that much does not settle it, the answer is the best of that many
+            nearest ones.
+        post_filter
+            Is given candidates, best first (at least `over_fetch` times `top_k` where as many exist), and returns
+            those to keep, in the order in which they shall come; see `memory.retrieval.ranking.check_post_filter`.
+        weights
+            How relevance is weighed; by default as COINSWARM_RELEVANCE_* say.
         with_next_state
             Fill in `next_state_vector`; a second round trip.
+
+        Returns
+        -------
+        Hits whose `score_parts` add up to their `score`: by similarity the cosine, by relevance what each part
+        contributes, its weight applied.
 
         Raises
         ------
@@ -90,7 +147,24 @@ class MemoryRetrievalService:
             min_reward=min_reward,
         )
         top_k = check_top_k(top_k, self._context.max_top_k)
-        return await self._experiences.nearest(state_vector, bounds, as_of, top_k, with_next_state=with_next_state)
+        check_ranking(ranking, weights)
+        check_post_filter(post_filter)
+        with_next_state = check_flag(with_next_state, "with_next_state")
+
+        async def fetch(count: int) -> list[Hit]:
+            return await self._experiences.nearest(state_vector, bounds, as_of, count, with_next_state=with_next_state)
+
+        if ranking != RELEVANCE and post_filter is None:
+            return await fetch(top_k)
+        weights = weights or RelevanceWeights.of(self._settings)
+        most = self._context.max_top_k
+        if ranking != RELEVANCE:
+            return await Selection(top_k, most, weights.over_fetch, post_filter=post_filter).best(fetch)
+        now = as_of or datetime.now(UTC)
+        relevance = Relevance(weights, now, latest=None if until is None else min(check_time(until, "until"), now))
+        return await Selection(top_k, most, weights.over_fetch, relevance.order, relevance.limit, post_filter).best(
+            fetch
+        )
 
     async def retrieve_patterns(
         self,
@@ -99,6 +173,7 @@ class MemoryRetrievalService:
         regime: str | None = None,
         as_of: datetime | None = None,
         top_k: int = 5,
+        post_filter: PostFilter[PatternHit] | None = None,
     ) -> list[PatternHit]:
         """The patterns that this state is most like, best first, with what each action brought there.
 
@@ -116,6 +191,9 @@ class MemoryRetrievalService:
             The versions that were valid then, instead of the current ones.
         top_k
             Results wanted.
+        post_filter
+            As in `retrieve_similar_experiences`. There is no ranking by outcome: the best of many patterns by what
+            they brought is the luckiest one first.
 
         Raises
         ------
@@ -125,4 +203,201 @@ class MemoryRetrievalService:
         as_of = self._context.bounded(as_of)
         product_id, regime = check_pattern_scope(product_id, regime)
         top_k = check_top_k(top_k, self._context.max_top_k)
-        return await self._patterns.nearest(state_vector, product_id, regime, as_of, top_k)
+        check_post_filter(post_filter)
+        return await self._patterns.nearest(state_vector, product_id, regime, as_of, top_k, post_filter)
+
+    async def find_similar_pattern(
+        self,
+        state_vector: Vector,
+        product_id: str | None = None,
+        regime: str | None = None,
+        as_of: datetime | None = None,
+        min_similarity: float | None = None,
+    ) -> PatternHit | None:
+        """The pattern that this state is an occurrence of; None where none is near enough.
+
+        Parameters
+        ----------
+        state_vector, product_id, regime, as_of
+            As in `retrieve_patterns`.
+        min_similarity
+            Least cosine with the pattern's place; by default COINSWARM_PATTERN_SIMILARITY, 0.88. Over the patterns of
+            three nights of the sample, nine tenths of a pattern's own states lie within 0.886 of its place in the
+            median pattern, within 0.86 to 0.91 in the middle half of them.
+
+        Raises
+        ------
+        InvalidQueryError, EncoderError, StoreUnavailableError
+            As `retrieve_similar_experiences`.
+        """
+        as_of = self._context.bounded(as_of)
+        product_id, regime = check_pattern_scope(product_id, regime)
+        if min_similarity is None:
+            min_similarity = self._settings.pattern_similarity
+        else:
+            min_similarity = check_number(min_similarity, "min_similarity", -1.0, 1.0)
+        return await self._patterns.best(state_vector, product_id, regime, as_of, min_similarity)
+
+    async def estimate(
+        self,
+        state_vector: Vector,
+        action: str,
+        horizon: int,
+        product_id: str | None = None,
+        regime: str | None = None,
+        as_of: datetime | None = None,
+        trailing_volatility: float | None = None,
+    ) -> Estimate:
+        """What to expect of an action in a state, by the remembered states and the pattern it is like, or "unknown".
+
+        The answer begins at the base rate of the regime and leaves it as far as the evidence carries
+        (`memory.learning.estimation`); it names each source and its weight. A pattern that is used counts as accessed.
+
+        Parameters
+        ----------
+        state_vector
+            float32, of length 1 and the encoder's dimension.
+        action
+            LONG, SHORT or FLAT, of full size, closed again at the horizon.
+        horizon
+            1, 5, 15 or 60 minutes.
+        product_id
+            Only what was seen in this product; all products together predict at least as well.
+        regime
+            Regime of the state: its base rate, and only what was seen in it.
+        as_of
+            Only what was known then. Neighbours are always at least 240 minutes older. Without it, a state that is
+            itself remembered is left out, with all that shares its minutes.
+        trailing_volatility
+            That of the state (feature ``trailing_volatility``), a fraction. With it returns are compared in their own
+            volatility, and the answer says how far the price will typically move.
+
+        Returns
+        -------
+        The estimate, with 95 % intervals. Cost: two round trips, and 30 microseconds a neighbour; a client's first
+        question about a day reads a sample of the 30 days before it, 25 ms for each that it has not read yet.
+
+        Raises
+        ------
+        InvalidQueryError, EncoderError, StoreUnavailableError
+            As `retrieve_similar_experiences`.
+        """
+        as_of = self._context.bounded(as_of)
+        return await self._estimates.estimate(
+            state_vector, action, horizon, product_id, regime, as_of, trailing_volatility
+        )
+
+    async def retrieve_regime_knowledge(
+        self,
+        current_regime: str,
+        previous_regimes: Sequence[str] = (),
+        top_k: int = 5,
+        product_id: str | None = None,
+        source: str | None = None,
+        as_of: datetime | None = None,
+    ) -> RegimeKnowledge:
+        """What is known of a regime: its memory, what follows it, and the strategies that have worked there.
+
+        Parameters
+        ----------
+        current_regime
+            The regime.
+        previous_regimes
+            The regimes before it, oldest first. The last one that differs from the current one counts, where anything
+            was seen of that path; the answer says which was used.
+        top_k
+            Strategies wanted: of those whose annualised Sharpe ratio there, net of costs, exceeds
+            COINSWARM_STRATEGY_SHARPE over at least `memory.retrieval.knowledge.MIN_BLOCKS` blocks, the best.
+        product_id
+            Product whose regime it is; all products pooled where None, or where nothing is known of it in the product.
+        source
+            live, replay or backtest: what the knowledge comes from; by default the first of them that knows the regime.
+        as_of
+            The versions that were valid then, instead of the current ones.
+
+        Returns
+        -------
+        What is known; where no strategy qualifies, its `statement` says so and how near they came. Cost: one small
+        round trip as long as nothing was published since the last question.
+
+        Raises
+        ------
+        InvalidQueryError, EncoderError, StoreUnavailableError
+            As `retrieve_similar_experiences`.
+        """
+        as_of = self._context.bounded(as_of)
+        current_regime = check_regime(current_regime, "current_regime")
+        path = check_path(previous_regimes)
+        top_k = check_top_k(top_k, self._context.max_top_k)
+        product_id, source = check_product(product_id), check_source(source)
+        return await self._knowledge.of_regime(current_regime, path, top_k, product_id, source, as_of)
+
+    async def retrieve_similar_regimes(
+        self,
+        feature_vector: Vector,
+        top_k: int = 5,
+        product_id: str | None = None,
+        as_of: datetime | None = None,
+    ) -> RegimeHits:
+        """The remembered states that a state is most like, the regimes they were in, and the vote among them.
+
+        Parameters
+        ----------
+        feature_vector
+            The encoded state: float32, of length 1 and the encoder's dimension.
+        top_k
+            Distinct states wanted: one product at one time counts once, however many agents recorded it.
+        product_id
+            Only states of this product; regimes' memories are then those of the product where it has them.
+        as_of
+            Only what was known then.
+
+        Raises
+        ------
+        InvalidQueryError, EncoderError, StoreUnavailableError
+            As `retrieve_similar_experiences`.
+        """
+        as_of = self._context.bounded(as_of)
+        bounds = check_bounds(product_id=product_id, as_of=as_of)
+        top_k = check_top_k(top_k, self._context.max_top_k)
+        feature_vector = await check_state(self._context, feature_vector, "feature_vector")
+
+        async def fetch(count: int) -> list[Hit]:
+            return await self._experiences.nearest(feature_vector, bounds, as_of, count)
+
+        return await self._regimes.nearest(fetch, feature_vector, top_k, bounds.product_id, as_of)
+
+    async def retrieve_correlations(
+        self,
+        product_id: str,
+        regime: str | None = None,
+        as_of: datetime | None = None,
+        bar_minutes: int | None = None,
+        claimed_only: bool = False,
+    ) -> list[CorrelationHit]:
+        """How a product moves with each of the others, strongest first, and who leads.
+
+        Parameters
+        ----------
+        product_id
+            The product.
+        regime
+            Only over the minutes in which the market was in this regime; ALL names those over all minutes. None: both.
+        as_of
+            The versions that were valid then, instead of the current ones.
+        bar_minutes
+            Only of returns over bars of this length.
+        claimed_only
+            Only those that exceed what chance would show.
+
+        Raises
+        ------
+        InvalidQueryError, EncoderError, StoreUnavailableError
+            As `retrieve_similar_experiences`.
+        """
+        as_of = self._context.bounded(as_of)
+        product = checked(validate_identifier, product_id, "product_id")
+        regime = None if regime is None else check_regime(regime, "regime", CORRELATION_REGIMES)
+        bar_minutes = None if bar_minutes is None else check_minutes(bar_minutes, "bar_minutes")
+        claimed_only = check_flag(claimed_only, "claimed_only")
+        return await self._correlations.of_product(product, regime, as_of, bar_minutes, claimed_only=claimed_only)

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from memory.errors import CoinswarmError
 from memory.store.keys import Keys
-from memory.store.link import Command, RedisLink
+from memory.store.link import RedisLink
 
 ACCESS_DAYS = 30
 """Days of accesses that pruning looks at."""
 COUNTER_TTL_S = 400 * 86_400
 """A counter is of use to windows within 30 days after its own; this leaves a year for a back-fill to get there."""
 READ_SIZE = 1000
+WRITE_DELAY_S = 0.25
+"""How long accesses are collected before they are written: a killed process loses no more than that."""
+WRITE_SIZE = 500
+"""Counters of one command: about a millisecond of the server's time; as many are written without delay."""
+WRITE_MEMORY_S = 3600
+"""How long the server remembers that it has seen a batch: longer than any client repeats it."""
+
+# A batch whose answer was lost is sent again, and must not count twice.
+# KEYS: the batch's own, then the counters; ARGV: how long to remember it, time to live of a counter, numbers to add
+_COUNT = """
+if not redis.call('SET', KEYS[1], 1, 'NX', 'EX', ARGV[1]) then return 0 end
+for i = 2, #KEYS do
+  redis.call('INCRBY', KEYS[i], ARGV[i + 1])
+  redis.call('EXPIRE', KEYS[i], ARGV[2])
+end
+return #KEYS - 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +44,41 @@ class AccessCount:
     last_day: datetime | None
 
 
-class AccessCounters:
-    """Access counters of one namespace.
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    name: str
+    counted: dict[str, int]
 
-    Counts are collected in the process and written by a task of their own, so that no reader waits for them; what a
-    killed process had not written is lost.
+
+class AccessCounters:
+    """Access counters of one namespace; services, replicas and caches of a process share them.
+
+    Counts are collected in the process and written together, so that no reader waits for them and none pays for a
+    command of its own. A batch counts once however often it is sent. What could not be written waits for the next
+    attempt, which the next access or `flush` makes; `flush` raises where it still cannot be written.
     """
 
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._waiting: dict[str, int] = {}
+        self._count = link.register(_COUNT)
+        self._process = secrets.token_hex(8)
+        self._batches = 0
+        self._waiting: dict[tuple[str, int], int] = {}
+        self._unsent: list[_Batch] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def note(self, memory_ids: Iterable[str], at: datetime) -> None:
-        """Count one retrieval of each memory on the UTC day of `at`, soon."""
+        """Count one retrieval of each memory on the UTC day of `at`, soon. Half a microsecond a memory."""
+        day = at.astimezone(UTC).toordinal()
+        waiting = self._waiting
         for memory_id in memory_ids:
-            key = self._keys.access(memory_id, at.astimezone(UTC))
-            self._waiting[key] = self._waiting.get(key, 0) + 1
-        writer = self._writer
-        if writer is not None and writer.done() and not writer.cancelled():
-            writer.exception()  # What it could not write is waiting again; `flush` raises where it still cannot.
-        if self._waiting and (writer is None or writer.done()):
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+            waiting[memory_id, day] = waiting.get((memory_id, day), 0) + 1
+        if waiting and self._timer is None and (self._writer is None or self._writer.done()):
+            delay_s = 0.0 if len(waiting) >= WRITE_SIZE else WRITE_DELAY_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
 
     async def count_access(self, memory_ids: Iterable[str], at: datetime) -> None:
         """Count one retrieval of each memory on the UTC day of `at`, and return when it is written."""
@@ -55,18 +86,29 @@ class AccessCounters:
         await self.flush()
 
     async def flush(self) -> None:
-        """Write what is counted."""
-        while self._waiting or self._writer is not None:
-            writer, self._writer = self._writer, None
-            await (writer if writer is not None else self._write())
+        """Write what is counted.
+
+        Raises
+        ------
+        StoreUnavailableError
+            It cannot be written; it waits for the next attempt.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        async with self._writing:
+            await self._write()
 
     async def counts(
         self, memory_ids: Sequence[str], until: datetime, days: int = ACCESS_DAYS
     ) -> Mapping[str, AccessCount]:
         """Retrievals of some memories on the `days` UTC days before `until`, by id.
 
-        Days count from `until` (a window's end), never from the clock. About 5 microseconds a memory and day.
+        Days count from `until` (a window's end), never from the clock. What this process counted is among them, what
+        others counted in the last moment (`WRITE_DELAY_S`) may not be. About 5 microseconds a memory and day.
         """
+        if self._waiting or self._unsent or self._writing.locked():
+            await self.flush()
         midnight = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         last = midnight if midnight < until else midnight - timedelta(days=1)
         span = [last - timedelta(days=back) for back in range(days)]
@@ -83,14 +125,39 @@ class AccessCounters:
             )
         return counted
 
+    # --- internals -------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._timer = None
+        self._writer = asyncio.get_running_loop().create_task(self._write_soon())
+
+    async def _write_soon(self) -> None:
+        async with self._writing:
+            try:
+                await self._write()
+            except CoinswarmError:
+                # Nobody waits for this attempt. The batch is kept; `flush`, which closing calls, raises if it must.
+                return
+
     async def _write(self) -> None:
+        # New batches only behind those that failed, so that a long failure leaves one of counters, not many of batches.
+        await self._send()
         counted, self._waiting = self._waiting, {}
-        commands: list[Command] = []
-        for key, number in counted.items():
-            commands += [("INCRBY", key, number), ("EXPIRE", key, COUNTER_TTL_S)]
-        try:
-            await self._link.pipeline(commands)
-        except BaseException:
-            for key, number in counted.items():
-                self._waiting[key] = self._waiting.get(key, 0) + number
-            raise
+        ordered = [
+            (self._keys.access(memory_id, datetime.fromordinal(day)), number)
+            for (memory_id, day), number in counted.items()
+        ]
+        for start in range(0, len(ordered), WRITE_SIZE):
+            self._batches += 1
+            name = self._keys.access_batch(f"{self._process}-{self._batches}")
+            self._unsent.append(_Batch(name, dict(ordered[start : start + WRITE_SIZE])))
+        await self._send()
+
+    async def _send(self) -> None:
+        while self._unsent:
+            batch = self._unsent[0]
+            command = self._count.call(
+                [batch.name, *batch.counted], [WRITE_MEMORY_S, COUNTER_TTL_S, *batch.counted.values()]
+            )
+            await self._link.pipeline([command])
+            del self._unsent[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,7 +67,7 @@ class DeadLetter:
     reason, field
         What was wrong with it, and in which field.
     origin
-        ``store`` or ``inbox``.
+        ``store``, ``inbox`` or ``shared``.
     received_at
         When it was written down (server clock).
     packed
@@ -136,6 +137,16 @@ class DeadLetters:
     async def count(self) -> int:
         """Number of dead letters."""
         return int(await self._link.execute("XLEN", self._keys.dead_letters))
+
+    async def reasons(self, limit: int) -> list[tuple[str, int, str]]:
+        """Fields at fault among the newest letters, most frequent first: field, letters, the newest one's reason."""
+        entries = await self._link.execute("XREVRANGE", self._keys.dead_letters, "+", "-", "COUNT", limit)
+        letters = [_letter(entry.decode(), fields) for entry, fields in entries]
+        newest = {letter.field: letter.reason for letter in reversed(letters)}
+        counts = Counter(letter.field for letter in letters)
+        return sorted(
+            ((field, count, newest[field]) for field, count in counts.items()), key=lambda item: (-item[1], item[0])
+        )
 
     async def read(self, *, agent_id: str | None = None, limit: int | None = None) -> list[DeadLetter]:
         """Dead letters, oldest first.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from memory.errors import InvalidQueryError
@@ -19,27 +18,20 @@ from memory.store.codec import (
     reference_id,
     unpack_body,
     unpack_experience,
-    unpack_vector,
 )
+from memory.store.collection import Collection
+from memory.store.content import following_vector
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes, IndexSchema
 from memory.store.keys import EpisodicKey, Keys, run_tag, scope_tag, source_tag
 from memory.store.link import RedisLink
 from memory.store.recording import Recorder, Rejection, StoreReport
+from memory.store.removal import ForgetReport, remove_selected
 from memory.store.scan import PAGE_SIZE, Reader, Row, select
 
 __all__ = ["EpisodicStore", "ForgetReport", "Rejection", "StoreReport"]
 
-DELETE_SIZE = 500
 SCAN_COUNT = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetReport:
-    """Experiences removed, or those that a dry run would remove."""
-
-    experiences: int
-    dry_run: bool
 
 
 class EpisodicStore:
@@ -54,6 +46,11 @@ class EpisodicStore:
         self._reader = reader
         self._recorder = recorder
         self._fence = fence
+
+    @property
+    def collection(self) -> Collection:
+        """Where the records lie, for searches."""
+        return self._recorder.collection
 
     # --- writing ---------------------------------------------------------------------------------------------
 
@@ -146,11 +143,15 @@ class EpisodicStore:
         if packed is None or (as_of_ms is not None and int(known) > as_of_ms):
             return None
         body = unpack_body(packed)
-        schema = await self._indexes.episodic(body.encoder_id)
-        if schema is None:
-            schema = await self._indexes.ensure_episodic(body.encoder_id)
         row = Row(key, packed, int(known), int(recorded))
-        return (await self._decode([row], [body], schema, as_of_ms))[0]
+        cached = await self._indexes.episodic(body.encoder_id)
+        if cached is not None and (found := await self._decode([row], [body], cached, as_of_ms)):
+            return found[0]
+        # Its vector lies elsewhere: the index was changed, or the record was encoded anew since.
+        for schema in await self.schemas() or [await self._indexes.ensure_episodic(body.encoder_id)]:
+            if found := await self._decode([row], [body], schema, as_of_ms):
+                return found[0]
+        return None
 
     async def count(
         self,
@@ -237,9 +238,10 @@ class EpisodicStore:
             if vector is None:
                 continue  # Pruned since the page was read.
             names = await self._reader.feature_names(body.feature_schema)
-            memories.append(
-                unpack_experience(key, body, vector, row.known_ms, row.recorded_ms, names, next_vector, as_of_ms)
-            )
+            memory = unpack_experience(key, body, vector, row.known_ms, row.recorded_ms, names, next_vector, as_of_ms)
+            # The one of the vector: the body tells the one that it was recorded in.
+            memory.encoder_id = schema.encoder_id
+            memories.append(memory)
         return memories
 
     async def next_vectors(
@@ -255,8 +257,8 @@ class EpisodicStore:
                 referred.append(position)
                 memory_id = reference_id(key, body, reference)
                 targets.append(self._keys.episodic(key.agent_id, key.product_id, reference.timestamp_ms, memory_id))
-            elif isinstance(body.following, bytes):
-                found[position] = unpack_vector(body.following, schema.vector_type)
+            else:
+                found[position] = following_vector(body, schema)
         for position, vector in zip(referred, await self._reader.vectors(schema, targets), strict=True):
             found[position] = vector
         return found
@@ -303,16 +305,9 @@ class EpisodicStore:
                 argument="before",
             )
         selection = select(end_ms=None if before is None else ms_rounded_up(before), tags=tags)
-        doomed: list[bytes] = []
-        for schema in await self.schemas():
-            async for page in self._reader.pages(schema, selection, fields=("timestamp",)):
-                doomed += [row[b"__key"] for row in page]
-        doomed = sorted(set(doomed), key=lambda key: self._keys.parse_episodic(key)[2])
-        if not dry_run:
-            for start in range(0, len(doomed), DELETE_SIZE):
-                chunk = doomed[start : start + DELETE_SIZE]
-                await self._fence.write([("UNLINK", *chunk)], token)
-        return ForgetReport(len(doomed), dry_run)
+        return await remove_selected(
+            self._reader, self._fence, await self.schemas(), selection, token=token, dry_run=dry_run
+        )
 
 
 def _tags(

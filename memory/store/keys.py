@@ -34,6 +34,13 @@ class EpisodicKey(NamedTuple):
     memory_id: str
 
 
+class SharedKey(NamedTuple):
+    """What the key of a shared experience says."""
+
+    product_id: str
+    memory_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Key names of one namespace."""
@@ -77,6 +84,45 @@ class Keys:
         """Key that says how an encoder's index of experiences was built."""
         return f"{self.namespace}:index_schema:{encoder_id}"
 
+    def index_state(self, part: str, owner: str) -> str:
+        """Key of one part of what is known of an index (shadow, epoch, pairs, todo, job), beside its schema."""
+        return f"{self.namespace}:index_{part}:{owner}"
+
+    def episodic_pair_prefix(self, agent_id: str, product_id: str) -> str:
+        """Prefix of the experiences of one agent in one product."""
+        return f"{self.namespace}:episodic:{agent_id}:{product_id}:"
+
+    # --- the shared pool -------------------------------------------------------------------------------------
+
+    @property
+    def shared_prefix(self) -> str:
+        """Prefix of all shared experiences."""
+        return f"{self.namespace}:shared_episodic:"
+
+    def shared(self, product_id: str, memory_id: str) -> str:
+        """Key of a shared experience; the agent is part of what its id is derived from."""
+        return f"{self.namespace}:shared_episodic:{product_id}:{memory_id}"
+
+    def parse_shared(self, key: bytes) -> SharedKey:
+        """What a key made by `shared` says."""
+        product, memory_id = key[len(self.namespace) + 17 :].decode().split(":")
+        return SharedKey(product, memory_id)
+
+    def shared_index(self, encoder_id: str) -> str:
+        """Name of the index of one encoder's shared experiences."""
+        return f"{self.namespace}:shared:{SCHEMA_VERSION}:{encoder_id}"
+
+    @property
+    def shared_alias(self) -> str:
+        """Alias of the shared index of the namespace's current encoder."""
+        return f"{self.namespace}:shared_memory_index"
+
+    def shared_index_schema(self, encoder_id: str) -> str:
+        """Key that says how an encoder's index of shared experiences was built."""
+        return f"{self.namespace}:index_schema:shared:{encoder_id}"
+
+    # --- features --------------------------------------------------------------------------------------------
+
     def feature_schema(self, schema_id: str) -> str:
         """Key of the names of one set of features."""
         return f"{self.namespace}:feature_schema:{schema_id}"
@@ -116,6 +162,10 @@ class Keys:
         """Key of the times at which a knowledge line was published, by kind."""
         return f"{self.namespace}:semantic_publications:{line}"
 
+    def semantic_stamp(self, line: str) -> str:
+        """Key of a digest of a line's list of versions: it tells readers whether anything was published."""
+        return f"{self.namespace}:semantic_stamp:{line}"
+
     @property
     def current_line(self) -> str:
         """Key of the current knowledge line of each encoder."""
@@ -133,6 +183,10 @@ class Keys:
     def access(self, memory_id: str, day: datetime) -> str:
         """Key of the number of times that a memory was retrieved on a UTC day."""
         return f"{self.namespace}:access:{memory_id}:{day:%Y%m%d}"
+
+    def access_batch(self, name: str) -> str:
+        """Key that says that a batch of accesses is counted; no memory id begins as it does."""
+        return f"{self.namespace}:access:-{name}"
 
     @property
     def fence(self) -> str:

@@ -2,6 +2,10 @@
 
 Everything in the store talks to Redis through a `RedisLink`. What is sent must bear being sent twice, because a
 command whose answer got lost is sent again; what does not bear it says ``retry=False``.
+
+Plain commands share a few connections (`memory.store.wire`), which is quicker than a connection each: 0.09 ms instead
+of 0.14 ms for a PING. Commands that block, that change their connection, or that are a transaction have a connection
+of redis-py's pool to themselves.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,11 +37,14 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from memory.embedded.checks import RedisFacts, judge_redis, parse_version, search_version
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.store.wire_pool import SHAREABLE, WirePool
 
 FIRST_RETRY_DELAY_S = 0.02
 LONGEST_RETRY_DELAY_S = 0.5
 TRANSACTION_ATTEMPTS = 20
 """How often an optimistic transaction is tried when others write to what it watches."""
+SHARED_CONNECTIONS = 4
+"""Connections for plain commands; more brought nothing, from 1 to 50 callers at a time."""
 
 Command = tuple[Any, ...]
 Read = Callable[..., Awaitable[Any]]
@@ -69,7 +77,8 @@ class RedisLink:
     url
         ``redis://``, ``rediss://`` or ``unix://``.
     max_connections
-        Size of the pool; further callers wait for a connection, up to the deadline.
+        Size of the pool of connections for blocking commands and transactions; further callers wait for one, up to
+        the deadline.
     timeout_s
         Deadline of one operation, waiting and retries included, in seconds.
     """
@@ -80,6 +89,7 @@ class RedisLink:
         self.timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Redis | None = None
+        self._wires: WirePool | None = None
         self._scripts: dict[str, Script] = {}
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -117,6 +127,7 @@ class RedisLink:
         self._client = Redis.from_pool(pool)
         # Answers come as the server sends them, whatever the client's version makes of them.
         self._client.response_callbacks.clear()
+        self._wires = WirePool(self._url, size=min(SHARED_CONNECTIONS, self._max_connections), timeout_s=self.timeout_s)
         self._loop = asyncio.get_running_loop()
         try:
             await self._check_server()
@@ -127,6 +138,9 @@ class RedisLink:
     async def close(self) -> None:
         """Close all connections. Callers that still wait get an error."""
         client, self._client = self._client, None
+        wires, self._wires = self._wires, None
+        if wires is not None:
+            await wires.close()
         if client is not None:
             await client.aclose()
 
@@ -151,7 +165,7 @@ class RedisLink:
                 version=parse_version(facts.get("redis_version", "0")),
                 search_version=search_version(listed),
                 cluster=facts.get("cluster_enabled") == "1",
-                database=int(self._open_client().connection_pool.connection_kwargs.get("db") or 0),
+                database=int(self._lines()[0].connection_pool.connection_kwargs.get("db") or 0),
                 maxmemory_policy=facts.get("maxmemory_policy", "unknown"),
                 append_only=facts.get("aof_enabled") == "1",
             ),
@@ -181,9 +195,21 @@ class RedisLink:
         redis.exceptions.ResponseError
             The server refused the command.
         """
-        client = self._open_client()
+        client, wires = self._lines()
+        if arguments and arguments[0] in SHAREABLE:
+            deadline = asyncio.get_running_loop().time() + (self.timeout_s if timeout_s is None else timeout_s)
+            try:
+                return await wires.execute(arguments, deadline)
+            except (RedisError, OSError) as error:  # OSError: TimeoutError is one of them.
+                again = partial(wires.execute, arguments)
+                return await self._attempt(again, retry=retry, timeout_s=timeout_s, deadline=deadline, met=error)
         command: Read = client.execute_command
-        return await self._attempt(lambda: command(*arguments), retry=retry, timeout_s=timeout_s)
+
+        async def run(deadline: float) -> Any:
+            async with asyncio.timeout_at(deadline):
+                return await command(*arguments)
+
+        return await self._attempt(run, retry=retry, timeout_s=timeout_s)
 
     async def pipeline(
         self, commands: Sequence[Command], *, transaction: bool = False, timeout_s: float | None = None
@@ -195,14 +221,17 @@ class RedisLink:
         """
         if not commands:
             return []
-        client = self._open_client()
+        client, wires = self._lines()
 
-        async def run() -> list[Any]:
-            pipe = client.pipeline(transaction=transaction)
-            for command in commands:
-                pipe.execute_command(*command)
-            return list(await pipe.execute(raise_on_error=False))
+        async def run(deadline: float) -> list[Any]:
+            async with asyncio.timeout_at(deadline):
+                pipe = client.pipeline(transaction=transaction)
+                for command in commands:
+                    pipe.execute_command(*command)
+                return list(await pipe.execute(raise_on_error=False))
 
+        if not transaction and all(command[0] in SHAREABLE for command in commands):
+            run = partial(wires.execute_all, commands)
         answers = await self._attempt(run, timeout_s=timeout_s)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             await self._load_scripts()
@@ -231,9 +260,13 @@ class RedisLink:
         its own result. It is called again where a watched key changed or the connection broke: the commands must
         bear being prepared again after they have run.
         """
-        client = self._open_client()
+        client, _ = self._lines()
 
-        async def run() -> Result:
+        async def run(deadline: float) -> Result:
+            async with asyncio.timeout_at(deadline):
+                return await attempts()
+
+        async def attempts() -> Result:
             for _ in range(TRANSACTION_ATTEMPTS):
                 try:
                     async with client.pipeline(transaction=True) as pipe:
@@ -262,29 +295,46 @@ class RedisLink:
 
     # --- failures --------------------------------------------------------------------------------------------
 
-    def _open_client(self) -> Redis:
-        if self._client is None:
-            raise StoreUnavailableError(
-                "this memory is not open.", remedy="Use it inside `async with memory.connect() as mem:`."
-            )
+    def _lines(self) -> tuple[Redis, WirePool]:
+        """Connections of one's own, and shared ones."""
+        if self._client is None or self._wires is None:
+            raise self._not_open()
         if asyncio.get_running_loop() is not self._loop:
             raise StoreUnavailableError(
                 "this memory belongs to another event loop.",
                 remedy="Call memory.connect() in the event loop (asyncio.run) that uses it.",
             )
-        return self._client
+        return self._client, self._wires
+
+    @staticmethod
+    def _not_open() -> StoreUnavailableError:
+        return StoreUnavailableError(
+            "this memory is not open.", remedy="Use it inside `async with memory.connect() as mem:`."
+        )
 
     async def _attempt(
-        self, operation: Callable[[], Awaitable[Result]], *, retry: bool = True, timeout_s: float | None = None
+        self,
+        operation: Callable[[float], Awaitable[Result]],
+        *,
+        retry: bool = True,
+        timeout_s: float | None = None,
+        deadline: float | None = None,
+        met: Exception | None = None,
     ) -> Result:
+        """Run an operation that ends by a deadline, and again where the connection failed; its errors, translated.
+
+        `met` is what the first attempt, made before, ended in; its deadline stands.
+        """
         loop = asyncio.get_running_loop()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        deadline = loop.time() + limit_s
+        deadline = loop.time() + limit_s if deadline is None else deadline
         delay_s = FIRST_RETRY_DELAY_S
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
-                    return await operation()
+                if met is not None:
+                    error, met = met, None
+                    raise error
+                return await operation(deadline)
             except TimeoutError as error:
                 raise StoreUnavailableError(
                     f"Redis at {self.address} did not answer within {limit_s:g} s.",
@@ -297,6 +347,8 @@ class RedisLink:
                         f"the Redis server at {self.address} refused the user or password.",
                         remedy="Correct them in COINSWARM_REDIS_URL.",
                     ) from error
+                if self._client is None:
+                    raise self._not_open() from error
                 if not retry or loop.time() + delay_s >= deadline:
                     raise StoreUnavailableError(
                         f"Redis at {self.address} cannot be reached ({type(error).__name__}).",

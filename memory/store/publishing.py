@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ from memory.validation import validate_choice, validate_semantic, validate_times
 
 PUBLISH_TIMEOUT_S = 120.0
 """Deadline of one publication: years of versions may have to be written again after Redis was lost."""
+STAMP_BYTES = 16
 _VALIDITY = (b"valid_to", b"current")
 ALL_KINDS: tuple[SemanticType, ...] = tuple(SemanticType)
 
@@ -88,6 +90,7 @@ class Publisher:
             await self._indexes.ensure_semantic(encoder_id, await self._encoders.dimension(encoder_id))
         packed = {essence: content.packed for essence, content in contents.items()}
         manifest, times = self._keys.semantic_manifest(line), self._keys.semantic_publications(line)
+        stamp_key = self._keys.semantic_stamp(line)
         replace_from_ms = (-(2**62) if replaces_from_ms is None else replaces_from_ms) if replaces else None
 
         async def prepare(read: Read) -> tuple[list[Command], PublishReport]:
@@ -106,6 +109,9 @@ class Publisher:
             report = await self._changes(read, commands, before, after, packed, line, encoder_id)
             if encoder_id is not None:
                 commands.append(("HSETNX", self._keys.current_line, encoder_id, line))
+            stamp = _stamp({**{key: version for key, version in stored.items() if key.kind not in wanted}, **after})
+            if stamp != await read("GET", stamp_key):
+                commands.append(("SET", stamp_key, stamp))
             return commands, report
 
         return await self._link.transaction([self._keys.fence, manifest, times], prepare, timeout_s=PUBLISH_TIMEOUT_S)
@@ -183,6 +189,14 @@ def decode_manifest(answer: Mapping[bytes, bytes]) -> Versions:
         digest, valid_to_ms = msgspec.msgpack.decode(value, type=tuple[bytes, int | None])
         versions[VersionKey(kind, memory_id, int(valid_from_ms))] = Version(digest, valid_to_ms)
     return versions
+
+
+def _stamp(versions: Versions) -> bytes:
+    """Digest of all versions of a line: readers that keep a copy of what it lists compare it (`snapshots`)."""
+    digest = hashlib.blake2b(digest_size=STAMP_BYTES)
+    for key in sorted(versions):
+        digest.update(_field(key).encode() + b"\x00" + _value(versions[key]))
+    return digest.hexdigest().encode()
 
 
 def _field(key: VersionKey) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from memory.errors import ConflictingRecordError, InvalidRecordError
+from memory.errors import ConflictingRecordError, InvalidRecordError, StoreUnavailableError
 from memory.records import UNNAMED_ENCODER, EpisodicMemory, Vector, to_ms
 from memory.store.codec import (
     EMPTY_SCHEMA,
@@ -16,27 +16,34 @@ from memory.store.codec import (
     SchemaCache,
     encode_names,
     pack_experience,
+    pack_vector,
 )
+from memory.store.collection import Collection
+from memory.store.content import Claim, StoredContents
 from memory.store.dead_letters import DeadLetters, Refusal
 from memory.store.encoders import EncoderRegistry
-from memory.store.indexes import Indexes, IndexSchema
+from memory.store.indexes import WriteRules
 from memory.store.keys import Keys, experience_tags
 from memory.store.link import Command, RedisLink
 from memory.validation import validate_experience, validate_identifier
 
 WRITE_SIZE = 200
 """Records of one round trip: about 10 ms of the server's time, with other clients' commands in between."""
-TTL_RETENTIONS = 2
-"""Live records expire after this many retention times: long after pruning should have removed them, so that the
-backstop never shortens what pruning decides. Replays and backtests never expire: their time is not the clock's."""
 
-_STORED, _DUPLICATE = 1, 0
+RULE_CHANGES = 5
+"""How often a batch is packed again because its index was changed meanwhile; a change takes a run of minutes."""
+
+_STORED, _DUPLICATE, _CONFLICT, _OVERTAKEN = 1, 0, -1, -2
 
 # Writing, indexing and the time to live are one step; so is the comparison with what is stored under the id.
 # What happened live is known once it has arrived, whatever it says of itself; arriving again changes nothing.
-# ARGV: body, known_at or '', timestamp, time to live or 0, scope, reward, vector field, vector, 1 where live,
-# 1 where it arrives now
+# What the index asks of a writer is compared in the same step: overtaken rules store nothing.
+# KEYS: record, epoch of the rules, records to encode anew
+# ARGV: body, known_at or '', timestamp, time to live or 0, scope, reward, vector field, vector, 1 where known_at is
+# no part of the content, 1 where it arrives now, epoch, 1 where it is to be encoded anew, further fields and their
+# values
 _ADD = """
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[11] then return -2 end
 local stored = redis.call('HMGET', KEYS[1], 'body', 'known_at')
 if stored[1] then
   local same = string.sub(stored[1], 1, 16) == string.sub(ARGV[1], 1, 16)
@@ -53,7 +60,8 @@ elseif ARGV[10] == '1' and tonumber(known) < tonumber(now) then
   known = now
 end
 redis.call('HSET', KEYS[1], 'body', ARGV[1], 'known_at', known, 'recorded_at', now, 'timestamp', ARGV[3],
-           'scope', ARGV[5], 'reward', ARGV[6], ARGV[7], ARGV[8])
+           'scope', ARGV[5], 'reward', ARGV[6], ARGV[7], ARGV[8], unpack(ARGV, 13))
+if ARGV[12] == '1' then redis.call('SADD', KEYS[3], KEYS[1]) end
 if ARGV[4] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 return 1
 """
@@ -90,12 +98,15 @@ class StoreReport:
         Those that were refused, by position; they are in the dead letters with the reason.
     below_quality
         Ids of those left out because of `min_quality`.
+    unscored
+        Ids of those left out because their quality is not known, where it has to be.
     """
 
     stored: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     below_quality: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
 
     @property
     def conflicts(self) -> tuple[Rejection, ...]:
@@ -114,20 +125,21 @@ class _Item:
 
     position: int
     memory: EpisodicMemory
-    schema: IndexSchema
+    rules: WriteRules
     key: str
     packed: Packed
     arrives_now: bool
+    reference: Reference | None = None
     predecessor: _Item | None = field(default=None, repr=False)
 
 
 class Recorder:
-    """Writes experiences of one namespace.
+    """Writes experiences of one namespace into one collection.
 
     Parameters
     ----------
-    retention_days
-        How long experiences are kept; live ones expire after twice that.
+    collection
+        Where they go.
     default_encoder_id
         Encoder of vectors that do not name theirs.
     """
@@ -136,62 +148,94 @@ class Recorder:
         self,
         link: RedisLink,
         keys: Keys,
-        indexes: Indexes,
+        collection: Collection,
         encoders: EncoderRegistry,
         dead_letters: DeadLetters,
         *,
-        retention_days: int,
         default_encoder_id: str | None = None,
     ) -> None:
         self._link = link
         self._keys = keys
-        self._indexes = indexes
+        self._collection = collection
         self._encoders = encoders
         self._dead_letters = dead_letters
-        self._ttl_ms = TTL_RETENTIONS * retention_days * 86_400_000
         self._default_encoder_id = default_encoder_id or UNNAMED_ENCODER
         self._feature_schemas = SchemaCache()
+        self._contents = StoredContents(link, keys)
         self._add = link.register(_ADD)
         self._repack = link.register(_REPACK)
 
+    @property
+    def collection(self) -> Collection:
+        """Where experiences go."""
+        return self._collection
+
     async def record(
-        self, experiences: Sequence[EpisodicMemory], *, min_quality: float = 0.0, arrived: bool = False
+        self,
+        experiences: Sequence[EpisodicMemory],
+        *,
+        min_quality: float = 0.0,
+        scored_only: bool = False,
+        arrived: bool = False,
+        known_from_ms: int | None = None,
     ) -> StoreReport:
-        """Store the good ones of a batch; see `EpisodicStore.add_many`."""
+        """Store the good ones of a batch; see `EpisodicStore.add_many`.
+
+        Parameters
+        ----------
+        scored_only
+            Leave out records of unknown quality too.
+        known_from_ms
+            Replays and backtests count as known from then on, or from their own `known_at` where that is later.
+        """
+        if not isinstance(experiences, Sequence):
+            raise InvalidRecordError(
+                f"experiences is {type(experiences).__name__}, not a sequence of experiences.",
+                remedy="Pass a list, of one experience where there is one.",
+                field="experiences",
+            )
         valid: list[tuple[int, EpisodicMemory]] = []
         below_quality: list[str] = []
+        unscored: list[str] = []
         rejections: list[Rejection] = []
-        schemas: dict[str, IndexSchema] = {}
+        rules: dict[str, WriteRules] = {}
         for position, memory in enumerate(experiences):
             try:
                 encoder_id = getattr(memory, "encoder_id", None) or self._default_encoder_id
-                if encoder_id not in schemas:
-                    schemas[encoder_id] = await self._schema_for_writing(encoder_id)
-                validate_experience(memory, schemas[encoder_id].dimension)
+                if encoder_id not in rules:
+                    rules[encoder_id] = await self._rules(encoder_id)
+                validate_experience(memory, rules[encoder_id].schema.dimension)
             except InvalidRecordError as error:
                 rejections.append(Rejection(position, error))
                 continue
             memory.encoder_id = encoder_id
             if memory.quality is not None and memory.quality < min_quality:
                 below_quality.append(memory.memory_id)
+            elif memory.quality is None and scored_only:
+                unscored.append(memory.memory_id)
             else:
                 valid.append((position, memory))
-        items = self._pack(valid, schemas, arrives_now=not arrived)
+        items = self._pack(valid, rules, arrives_now=not arrived, known_from_ms=known_from_ms)
         stored, duplicates, conflicts = await self._write(items)
         rejections += [Rejection(item.position, _conflict(item.memory)) for item in conflicts]
         rejections.sort(key=lambda rejection: rejection.position)
         await self._bury(experiences, rejections)
-        return StoreReport(tuple(stored), tuple(duplicates), tuple(rejections), tuple(below_quality))
+        return StoreReport(tuple(stored), tuple(duplicates), tuple(rejections), tuple(below_quality), tuple(unscored))
 
-    async def _schema_for_writing(self, encoder_id: Any) -> IndexSchema:
-        schema = await self._indexes.current_schema(validate_identifier(encoder_id, "encoder_id"))
-        if schema is None:
+    async def _rules(self, encoder_id: Any) -> WriteRules:
+        rules = await self._collection.rules(validate_identifier(encoder_id, "encoder_id"))
+        if rules is None:
             dimension = await self._encoders.dimension(encoder_id)
-            schema = await self._indexes.ensure_episodic(encoder_id, dimension)
-        return schema
+            rules = await self._collection.ensure(encoder_id, dimension)
+        return rules
 
     def _pack(
-        self, valid: Sequence[tuple[int, EpisodicMemory]], schemas: dict[str, IndexSchema], *, arrives_now: bool
+        self,
+        valid: Sequence[tuple[int, EpisodicMemory]],
+        rules: dict[str, WriteRules],
+        *,
+        arrives_now: bool,
+        known_from_ms: int | None,
     ) -> list[_Item]:
         """Pack records; a next state that the record after it holds becomes a reference to that record."""
         order = sorted(valid, key=lambda entry: (_chain(entry[1])[1:], entry[1].timestamp, entry[1].step, -entry[0]))
@@ -200,13 +244,16 @@ class Recorder:
         later_item: _Item | None = None
         for position, memory in reversed(order):
             follows = later is not None and _chain(memory) == _chain(later) and memory.memory_id != later.memory_id
+            follows = follows and self._collection.refers
             reference = None
             if follows and later is not None and _same_vector(memory.next_state_vector, later.state_vector):
                 reference = Reference(to_ms(later.timestamp), later.step)
-            schema = schemas[memory.encoder_id]
-            packed = pack_experience(memory, schema.vector_type, self._feature_schemas, reference)
-            key = self._keys.episodic(memory.agent_id, memory.product_id, to_ms(memory.timestamp), memory.memory_id)
-            item = _Item(position, memory, schema, key, packed, arrives_now)
+            own = rules[memory.encoder_id]
+            packed = pack_experience(memory, own.schema.vector_type, self._feature_schemas, reference)
+            if known_from_ms is not None and packed.known_ms is not None and memory.source != "live":
+                packed = packed._replace(known_ms=max(packed.known_ms, known_from_ms))
+            key = self._collection.key(memory)
+            item = _Item(position, memory, own, key, packed, arrives_now, reference)
             if reference is not None and later_item is not None:
                 later_item.predecessor = item
             items.append(item)
@@ -216,6 +263,7 @@ class Recorder:
 
     async def _write(self, items: Sequence[_Item]) -> tuple[list[str], list[str], list[_Item]]:
         outcomes = await self._write_surely(items)
+        outcomes = await self._compare_contents(items, outcomes)
         stored = [item.memory.memory_id for item, outcome in zip(items, outcomes, strict=True) if outcome == _STORED]
         duplicates = [
             item.memory.memory_id for item, outcome in zip(items, outcomes, strict=True) if outcome == _DUPLICATE
@@ -251,42 +299,90 @@ class Recorder:
     async def _write_once(self, items: Sequence[_Item]) -> list[int]:
         outcomes: list[int] = []
         for start in range(0, len(items), WRITE_SIZE):
-            chunk = items[start : start + WRITE_SIZE]
-            names = {item.packed.schema for item in chunk}
-            commands = [self._names_command(schema) for schema in names if schema != EMPTY_SCHEMA]
-            answers = await self._link.pipeline(commands + [self._add_command(item) for item in chunk])
-            outcomes += answers[len(commands) :]
+            outcomes += await self._write_chunk(items[start : start + WRITE_SIZE])
         return outcomes
+
+    async def _write_chunk(self, chunk: Sequence[_Item]) -> list[int]:
+        """Store the records of one round trip, by the rules of their index that hold in that moment."""
+        outcomes = [_OVERTAKEN] * len(chunk)
+        pending = list(range(len(chunk)))
+        for _ in range(RULE_CHANGES):
+            items = [chunk[position] for position in pending]
+            await self._collection.open([(item.rules, item.memory) for item in items])
+            names = {item.packed.schema for item in items}
+            commands = [self._names_command(schema) for schema in names if schema != EMPTY_SCHEMA]
+            answers = await self._link.pipeline(commands + [self._add_command(item) for item in items])
+            for position, outcome in zip(pending, answers[len(commands) :], strict=True):
+                outcomes[position] = outcome
+            pending = [position for position in pending if outcomes[position] == _OVERTAKEN]
+            if not pending:
+                return outcomes
+            await self._renew([chunk[position] for position in pending])
+        raise StoreUnavailableError(
+            f"the index of these experiences was changed {RULE_CHANGES} times while they were stored.",
+            remedy="Let reindex_memory finish, then store them again: nothing is stored twice.",
+        )
+
+    async def _renew(self, items: Sequence[_Item]) -> None:
+        """Pack records by the rules that hold now."""
+        rules = {encoder_id: await self._rules(encoder_id) for encoder_id in {item.memory.encoder_id for item in items}}
+        for item in items:
+            item.rules = rules[item.memory.encoder_id]
+            packed = pack_experience(item.memory, item.rules.schema.vector_type, self._feature_schemas, item.reference)
+            item.packed = packed._replace(known_ms=item.packed.known_ms)
+
+    async def _compare_contents(self, items: Sequence[_Item], outcomes: Sequence[int]) -> list[int]:
+        """Conflicts that are none: the same experience, stored before its index was changed, is a duplicate."""
+        positions = [position for position, outcome in enumerate(outcomes) if outcome == _CONFLICT]
+        claims = [self._claim(items[position]) for position in positions]
+        compared = list(outcomes)
+        for position, same in zip(positions, await self._contents.are_same(claims), strict=True):
+            compared[position] = _DUPLICATE if same else _CONFLICT
+        return compared
+
+    def _claim(self, item: _Item) -> Claim:
+        free = item.memory.source == "live" or self._collection.arrival_only
+        known_ms = None if free else item.packed.known_ms
+        return Claim(item.memory, item.key, item.rules.schema, item.packed.schema, known_ms)
 
     def _names_command(self, schema: FeatureSchema) -> Command:
         return ("SET", self._keys.feature_schema(schema.schema_id), encode_names(schema))
 
     def _add_command(self, item: _Item) -> Command:
-        memory, packed = item.memory, item.packed
+        memory, packed, rules = item.memory, item.packed, item.rules
+        family = self._collection.family
+        (field, _), *further = rules.vector_fields()
         return self._add.call(
-            [item.key],
+            [item.key, family.key("epoch", memory.encoder_id), family.key("todo", memory.encoder_id)],
             [
                 packed.body,
                 "" if packed.known_ms is None else packed.known_ms,
                 to_ms(memory.timestamp),
-                self._ttl_ms if memory.source == "live" else 0,
+                self._collection.ttl_ms if memory.source == "live" else 0,
                 experience_tags(memory),
                 repr(memory.reward),
-                item.schema.vector_field,
+                field,
                 packed.vector,
-                int(memory.source == "live"),
+                int(memory.source == "live" or self._collection.arrival_only),
                 int(memory.source == "live" and item.arrives_now),
+                rules.epoch,
+                int(rules.successor is not None),
+                *self._collection.fields(memory),
+                *(part for name, kind in further for part in (name, pack_vector(memory.state_vector, kind))),
             ],
         )
 
     def _repack_command(self, item: _Item) -> Command:
-        packed = pack_experience(item.memory, item.schema.vector_type, self._feature_schemas)
+        packed = pack_experience(item.memory, item.rules.schema.vector_type, self._feature_schemas)
         return self._repack.call([item.key], [packed.body])
 
     async def _bury(self, experiences: Sequence[EpisodicMemory], rejections: Sequence[Rejection]) -> None:
         await self._dead_letters.add(
-            Refusal(experiences[item.position], str(item.error), getattr(item.error, "field", "memory_id"))
-            for item in rejections
+            (
+                Refusal(experiences[item.position], str(item.error), getattr(item.error, "field", "memory_id"))
+                for item in rejections
+            ),
+            origin=self._collection.name,
         )
 
 

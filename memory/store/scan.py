@@ -191,6 +191,6 @@ def missing_index(error: ResponseError, schema: IndexSchema) -> Exception:
     if "no such index" in str(error).lower() or "unknown index" in str(error).lower():
         return StoreUnavailableError(
             f"the index {schema.name} is missing.",
-            remedy="Record an experience with that encoder, or restore the memory: the index is built again then.",
+            remedy="Build it again: coinswarm run reindex_memory, or mem.indexes.restore; what is stored is safe.",
         )
     return error

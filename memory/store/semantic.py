@@ -9,31 +9,40 @@ from typing import Any
 
 import msgspec
 
+from memory.asof import bounded, check_lock, check_time
 from memory.errors import InvalidQueryError, InvalidRecordError
 from memory.records import SemanticMemory, SemanticType, to_ms
 from memory.store.access import ACCESS_DAYS, AccessCount, AccessCounters
 from memory.store.codec import ms_rounded_up
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes
-from memory.store.keys import CONCEPT_VECTOR, Keys
+from memory.store.keys import Keys
 from memory.store.link import RedisLink
 from memory.store.publishing import ALL_KINDS, Publication, Publisher, PublishReport, decode_manifest
-from memory.store.semantic_codec import unpack_semantic
-from memory.store.versions import Version, VersionKey, Versions
-from memory.validation import validate_choice, validate_timestamp
+from memory.store.snapshots import READ_SIZE, Snapshots, unpack_document, valid_at
+from memory.store.versions import VersionKey, Versions
+from memory.validation import validate_choice, validate_identifier
 
 __all__ = ["Publication", "PublishReport", "SemanticStore", "unpack_document"]
-
-READ_SIZE = 200
 
 
 class SemanticStore:
     """The semantic memory of one namespace.
 
+    Reading is bounded as all questions are (`memory.asof.bounded`): by a lock to a time, and inside a replay by its
+    present. Of what is read as of a time, `valid_to` is left out, since the end of a version was not known then.
+
     Parameters
     ----------
     locked_to
         Time that reading is locked to: nothing that became valid later is seen, and nothing can be published.
+    snapshots
+        What other readers of the process share with this one.
+
+    Attributes
+    ----------
+    snapshots
+        What is known by time, kept in the process.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class SemanticStore:
         access: AccessCounters,
         *,
         locked_to: datetime | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._link = link
         self._keys = keys
@@ -54,11 +64,20 @@ class SemanticStore:
         self._fence = fence
         self._access = access
         self._locked_to = locked_to
+        self.snapshots = snapshots or Snapshots(link, keys)
 
     def at(self, as_of: datetime) -> SemanticStore:
-        """The same memory, for reading, locked to what was valid at a time."""
+        """The same memory, for reading, locked to what was valid at a time; a lock can be moved back only."""
+        as_of = check_lock(as_of, self._locked_to)
         return SemanticStore(
-            self._link, self._keys, self._indexes, self._publisher, self._fence, self._access, locked_to=as_of
+            self._link,
+            self._keys,
+            self._indexes,
+            self._publisher,
+            self._fence,
+            self._access,
+            locked_to=as_of,
+            snapshots=self.snapshots,
         )
 
     # --- publishing ------------------------------------------------------------------------------------------
@@ -138,40 +157,44 @@ class SemanticStore:
         return sorted(line.decode() for line in await self._link.execute("HVALS", self._keys.current_line))
 
     async def current(self, kind: SemanticType | None = None, *, line: str | None = None) -> list[SemanticMemory]:
-        """What is known now, by kind and id; with `mem.at(t)`, what was known then. Cost: one read a memory."""
-        return await self._read(kind, line, self._locked_to)
+        """What is known now, by kind and id; with `mem.at(t)`, what was known then.
+
+        Cost: one read a memory, and the list of versions where something was published since it was last read.
+
+        Raises
+        ------
+        InvalidQueryError
+            The kind is not known, or the question is not bounded inside a replay.
+        """
+        return await self._read(kind, line, bounded(None, self._locked_to))
 
     async def as_of(
         self, as_of: datetime, kind: SemanticType | None = None, *, line: str | None = None
     ) -> list[SemanticMemory]:
-        """What was known at a time, by kind and id."""
+        """What was known at a time, by kind and id; as `current`."""
         return await self._read(kind, line, self._bounded(as_of))
 
     async def versions(self, memory_id: str, *, line: str | None = None) -> list[SemanticMemory]:
-        """All versions of one memory, oldest first."""
-        line = line or await self.current_line()
-        if line is None:
-            return []
-        stored = await self._versions(line)
-        chosen = {
-            key: version
-            for key, version in stored.items()
-            if key.memory_id == memory_id and (self._locked_to is None or key.valid_from_ms <= to_ms(self._locked_to))
-        }
-        return await self._load(chosen, line)
+        """All versions of one memory, oldest first; with `mem.at(t)`, those that were known then."""
+        as_of = bounded(None, self._locked_to)
+        line, stored = await self._versions_of(memory_id, line)
+        if as_of is not None:
+            stored = {key: version for key, version in stored.items() if key.valid_from_ms <= to_ms(as_of)}
+        return await self._load(stored, line, as_of)
 
     async def get(self, memory_id: str, *, line: str | None = None) -> SemanticMemory | None:
         """The current version of one memory (with `mem.at(t)` the one valid then); None where there is none."""
-        as_of_ms = None if self._locked_to is None else to_ms(self._locked_to)
-        for memory in reversed(await self.versions(memory_id, line=line)):
-            if memory.valid_to is None or (as_of_ms is not None and to_ms(memory.valid_to) > as_of_ms):
-                return memory
-        return None
+        as_of = bounded(None, self._locked_to)
+        line, stored = await self._versions_of(memory_id, line)
+        found = await self._load(valid_at(stored, None if as_of is None else to_ms(as_of)), line, as_of)
+        return found[-1] if found else None
 
     async def counts(self, *, line: str | None = None) -> dict[str, int]:
-        """Number of current memories of each kind."""
+        """Number of memories of each kind that are known now; with `mem.at(t)`, that were known then."""
+        as_of = bounded(None, self._locked_to)
         line = line or await self.current_line()
-        versions = {} if line is None else _valid_at(await self._versions(line), self._locked_to)
+        versions = {} if line is None else await self.snapshots.versions(line)
+        versions = valid_at(versions, None if as_of is None else to_ms(as_of))
         return {kind.value: sum(key.kind == kind for key in versions) for kind in ALL_KINDS}
 
     async def digest(self, *, line: str | None = None) -> str:
@@ -184,7 +207,8 @@ class SemanticStore:
         digest = hashlib.sha256()
         if line is None:
             return digest.hexdigest()
-        versions = await self._versions(line)
+        # Read as it lies there, whatever this process has seen before: a digest is a check.
+        versions = decode_manifest(await self._link.execute("HGETALL", self._keys.semantic_manifest(line)))
         ordered = sorted(versions)
         for start in range(0, len(ordered), READ_SIZE):
             keys = ordered[start : start + READ_SIZE]
@@ -199,13 +223,13 @@ class SemanticStore:
 
     async def count_access(self, memory_ids: Iterable[str], at: datetime) -> None:
         """Count one retrieval of each memory on the UTC day of `at`."""
-        await self._access.count_access(memory_ids, self._bounded(at))
+        await self._access.count_access(memory_ids, self._bounded(at, "at"))
 
     async def access_counts(
         self, memory_ids: Sequence[str], until: datetime, days: int = ACCESS_DAYS
     ) -> Mapping[str, AccessCount]:
         """Retrievals of some memories on the `days` UTC days before `until` (a window's end), by id."""
-        return await self._access.counts(memory_ids, self._bounded(until), days)
+        return await self._access.counts(memory_ids, self._bounded(until, "until"), days)
 
     # --- internals -------------------------------------------------------------------------------------------
 
@@ -216,33 +240,34 @@ class SemanticStore:
             )
         return self._publisher
 
-    def _bounded(self, as_of: datetime) -> datetime:
-        as_of = validate_timestamp(as_of, "as_of")
-        if self._locked_to is not None and as_of > self._locked_to:
-            raise InvalidQueryError(
-                f"as_of {as_of.isoformat()} lies after {self._locked_to.isoformat()}, to which this memory is locked.",
-                remedy="Ask as of an earlier time, or through a memory that is not locked.",
-                argument="as_of",
-            )
-        return as_of
+    def _bounded(self, time: datetime, name: str = "as_of") -> datetime:
+        time = check_time(time, name)
+        bounded(time, self._locked_to)
+        return time
 
     def _document_key(self, key: VersionKey, line: str) -> str:
         return self._keys.semantic(key.kind, key.memory_id, key.valid_from_ms, line)
 
-    async def _versions(self, line: str) -> Versions:
-        return decode_manifest(await self._link.execute("HGETALL", self._keys.semantic_manifest(line)))
+    async def _versions_of(self, memory_id: str, line: str | None) -> tuple[str, Versions]:
+        try:
+            validate_identifier(memory_id, "memory_id")
+        except InvalidRecordError as error:
+            raise InvalidQueryError(error.message, remedy=error.remedy, argument="memory_id") from error
+        line = line or await self.current_line()
+        if line is None:
+            return "", {}
+        stored = await self.snapshots.versions(line)
+        return line, {key: version for key, version in stored.items() if key.memory_id == memory_id}
 
     async def _read(self, kind: SemanticType | None, line: str | None, as_of: datetime | None) -> list[SemanticMemory]:
+        kinds = ALL_KINDS if kind is None else (_checked_kind(kind),)
         line = line or await self.current_line()
         if line is None:
             return []
-        versions = _valid_at(await self._versions(line), as_of)
-        if kind is not None:
-            wanted = validate_choice(kind, "kind", ALL_KINDS)
-            versions = {key: version for key, version in versions.items() if key.kind == wanted}
-        return await self._load(versions, line)
+        versions = await self.snapshots.versions(line, kinds)
+        return await self._load(valid_at(versions, None if as_of is None else to_ms(as_of)), line, as_of)
 
-    async def _load(self, versions: Mapping[VersionKey, Version], line: str) -> list[SemanticMemory]:
+    async def _load(self, versions: Versions, line: str, as_of: datetime | None) -> list[SemanticMemory]:
         ordered = sorted(versions)
         memories: list[SemanticMemory] = []
         for start in range(0, len(ordered), READ_SIZE):
@@ -251,7 +276,10 @@ class SemanticStore:
             for key, document in zip(keys, documents, strict=True):
                 if not document:
                     continue  # Published anew since the list was read.
-                memories.append(unpack_document(document, key))
+                memory = unpack_document(document, key)
+                if as_of is not None and memory.valid_to is not None and memory.valid_to > as_of:
+                    memory.valid_to = None
+                memories.append(memory)
         return memories
 
 
@@ -268,26 +296,8 @@ def _without_namespace(document: Mapping[bytes, bytes], line: str) -> dict[bytes
     return content
 
 
-def unpack_document(document: Mapping[bytes, bytes], key: VersionKey) -> SemanticMemory:
-    """The memory that a stored hash holds."""
-    prefix = f"{CONCEPT_VECTOR}:".encode()
-    vector = next((value for name, value in document.items() if name.startswith(prefix)), None)
-    valid_to = document.get(b"valid_to")
-    return unpack_semantic(
-        SemanticType(key.kind),
-        document[b"body"],
-        vector,
-        key.valid_from_ms,
-        None if valid_to is None else int(valid_to),
-    )
-
-
-def _valid_at(versions: Versions, as_of: datetime | None) -> Versions:
-    if as_of is None:
-        return {key: version for key, version in versions.items() if version.valid_to_ms is None}
-    as_of_ms = to_ms(as_of)
-    return {
-        key: version
-        for key, version in versions.items()
-        if key.valid_from_ms <= as_of_ms and (version.valid_to_ms is None or version.valid_to_ms > as_of_ms)
-    }
+def _checked_kind(kind: SemanticType) -> SemanticType:
+    try:
+        return SemanticType(validate_choice(kind, "kind", ALL_KINDS))
+    except InvalidRecordError as error:
+        raise InvalidQueryError(error.message, remedy=error.remedy, argument="kind") from error

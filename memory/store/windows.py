@@ -85,7 +85,7 @@ async def _read(mem: OpenMemory, window: Window, page_size: int) -> dict[tuple[s
                 record = _Record(row.key, mem.keys.parse_episodic(row.key), body, row.known_ms, row.recorded_ms)
                 by_source.setdefault(body.source, []).append(record)
         for source, records in sorted(by_source.items()):
-            encoder_id = records[0].body.encoder_id
+            encoder_id = schema.encoder_id
             tables[encoder_id, SOURCES[source]] = WindowData(
                 states=await _states(mem.reader, schema, encoder_id, SOURCES[source], records),
                 experiences=_experiences(encoder_id, SOURCES[source], records),

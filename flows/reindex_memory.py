@@ -1,0 +1,134 @@
+"""Change how experiences are indexed, or what they are encoded with, while they are used."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import NamespaceParameters
+from tasks.reindexing import (
+    Change,
+    abandon_changes,
+    begin_change,
+    build_index,
+    clean_records,
+    fill_index,
+    plan_changes,
+    retire_index,
+    swap_index,
+    wait_for_clients,
+)
+from tasks.reporting import leave_reindexing_artifact
+from tasks.runs import LedgerRun, ledger_run
+
+
+class Parameters(NamespaceParameters):
+    """How experiences are to be indexed."""
+
+    encoder: str | None = Field(
+        default=None,
+        description="Encoder id or file to encode all experiences with anew; the encoder stays where empty.",
+    )
+    layout: Literal["auto", "single", "partitioned"] | None = Field(
+        default=None, description="One index, or an HNSW index for each agent and product; by the settings where empty."
+    )
+    algorithm: Literal["FLAT", "HNSW"] | None = Field(
+        default=None, description="Of a single index; by the settings where empty."
+    )
+    vector_type: Literal["FLOAT32", "FLOAT16"] | None = Field(
+        default=None, description="FLOAT16 halves the memory of the vectors; by the settings where empty."
+    )
+    remove_old: bool | None = Field(
+        default=None,
+        description="Whether the old index goes in the end. Where empty it does, except that of an old encoder: "
+        "restart its clients with the new one first, then run again with remove_old=true.",
+    )
+    grace_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds that clients of the old index have to end what they do, before it goes and again before "
+        "its vectors go.",
+    )
+    abandon: bool = Field(
+        default=False, description="Give up a change that was begun and is not in use yet, instead of going on with it."
+    )
+
+
+@flow(name="reindex_memory", flow_run_name="reindex-{parameters.namespace}")
+def reindex_memory(parameters: Parameters | None = None) -> dict[str, Any]:
+    """Build the index anew beside the old one, swap it in, and remove the old one; without a moment of downtime.
+
+    A run that was stopped is taken up where it was, and running it again changes nothing, except that a new encoder
+    catches up with what was recorded in the old one since.
+    """
+    parameters = parameters or Parameters()
+    with ledger_run("reindex_memory", parameters, parameters.namespace, writes=True) as run:
+        token = run.fencing_token.value
+        if parameters.abandon:
+            with run.steps.step("abandon"):
+                run.result |= {"changes": [], "abandoned": abandon_changes(parameters.namespace, token)}
+        else:
+            with run.steps.step("plan"):
+                changes = plan_changes(
+                    parameters.namespace,
+                    token,
+                    parameters.encoder,
+                    parameters.layout,
+                    parameters.algorithm,
+                    parameters.vector_type,
+                )
+            found = [_carry_out(run, change, parameters) for change in changes]
+            done = [item for item in found if item is not None]
+            run.result |= {
+                "indexed_anew": len(done),
+                "given_a_vector": sum(item["converted"] for item in done),
+                "refused": sum(sum(item["refused"].values()) for item in done),
+                "changes": done,
+                "abandoned": [],
+            }
+        leave_reindexing_artifact(run.result)
+        return run.finished()
+
+
+def _carry_out(run: LedgerRun, change: Change, parameters: Parameters) -> dict[str, Any] | None:
+    """One change, step by step; None where there is nothing to change."""
+    with run.steps.step("begin") as shown:
+        begun = begin_change(change)
+        if begun is None:
+            return None
+        shown |= begun
+    with run.steps.step("fill") as shown:
+        filled = fill_index(change)
+        shown |= {"experiences": filled["experiences"], "given a vector": filled["converted"]}
+    with run.steps.step("build") as shown:
+        shown |= build_index(change)
+    with run.steps.step("swap"):
+        swapped = swap_index(change)
+    remove_old = parameters.remove_old if parameters.remove_old is not None else change.successor_id is None
+    if remove_old:
+        wait_for_clients(run, parameters.grace_s)
+        with run.steps.step("drop the old index"):
+            retire_index(change)
+        wait_for_clients(run, parameters.grace_s)
+        with run.steps.step("remove the old vectors"):
+            clean_records(change)
+    return {
+        "of": change.family,
+        "change": begun["change"],
+        **filled,
+        **swapped,
+        "removed_old": remove_old,
+        "knowledge": knowledge_of(change),
+    }
+
+
+def knowledge_of(change: Change) -> str:
+    """What becomes of semantic memory, in a sentence."""
+    if change.successor_id is None:
+        return "Semantic memory stays as it is."
+    return (
+        f"Patterns of {change.successor_id} are a knowledge line of their own: consolidate_memories learns them, "
+        "window by window; until then those of the old encoder are all there are."
+    )

@@ -1,0 +1,186 @@
+"""Exact search: bounds first, then only the rows that may be among the nearest.
+
+One pass gives every row of the scope an upper bound of its cosine. The rows with the highest bounds are scored in full,
+which gives a floor: the k-th best cosine so far. Any other row whose bound reaches the floor is scored too; nothing
+else can be among the k nearest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.retrieval.near.arena import Arena, Range
+from memory.retrieval.near.basis import Floats, margin, query_weights
+
+FIRST_ROWS = 48
+"""Rows of a small scope (one product and regime) that are scored in full first: about as many as it takes in the end,
+so that one round is mostly enough. Each costs a read from memory that is in no cache."""
+FIRST_ROWS_OF_MANY = 96
+"""The same from `STRIDED_FROM` rows on."""
+STRIDED_FROM = 8192
+"""From this many rows on the first ones are chosen by the maxima of groups of rows, which takes half the time."""
+STRIDE = 64
+SCORED_AT_ONCE = 8192
+NOTHING = -2.0
+"""Below every cosine, above every bound of what is not there."""
+MASKED = np.float32(-1e30)
+
+
+@dataclass(slots=True)
+class Question:
+    """What is asked of the rows of one agent: unit vector, limits and number of results; as `query.Bounds`.
+
+    `regime` and `phase` are codes; times are milliseconds, `until_ms` excluded.
+    """
+
+    vector: Floats
+    top_k: int
+    product_id: str | None = None
+    regime: int | None = None
+    phase: int | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    as_of_ms: int | None = None
+    min_reward: float | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything but the scope and `as_of_ms` limits the rows."""
+        return not (self.phase is self.since_ms is self.until_ms is self.min_reward is None)
+
+
+class Nearest(NamedTuple):
+    """Rows that were found: slots, cosine distances, and their vectors as they are stored, shape (slots, dimension)."""
+
+    slots: list[int]
+    distances: list[float]
+    vectors: npt.NDArray[Any]
+
+
+def nearest_rows(
+    question: Question, arena: Arena, vectors: npt.NDArray[Any], scales: Floats, basis: Floats, now_ms: int
+) -> Nearest:
+    """The nearest rows in no order: at least `top_k` where there are so many.
+
+    More come back where distances are too close to call by rounding: whoever orders them by distance and memory id,
+    and cuts, gets the same rows whatever order they lie in.
+    """
+    ranges = arena.ranges(question.product_id, question.regime)
+    if not ranges:
+        return Nearest([], [], vectors[:0])
+    query = question.vector
+    weights = query_weights(query, basis)
+    if len(ranges) == 1:
+        start, stop = ranges[0]
+        bounds = np.matmul(weights, arena.bounds[:, start:stop])  # np.dot would copy the slice first.
+        slots = arena.slots[start:stop]
+    else:
+        bounds = np.concatenate([np.matmul(weights, arena.bounds[:, start:stop]) for start, stop in ranges])
+        slots = np.concatenate([arena.slots[start:stop] for start, stop in ranges])
+    hidden = _hidden(question, arena, ranges, now_ms)
+    if hidden is not None:
+        bounds[hidden] = MASKED
+    wide = margin(len(query))
+    top_k = question.top_k
+    first = FIRST_ROWS if len(bounds) < STRIDED_FROM else FIRST_ROWS_OF_MANY
+    level = _first_level(bounds, max(first, 2 * top_k))
+    chosen = slots[(bounds >= level).nonzero()[0]]
+    taken, scores = _scored(chosen, vectors, scales, query)
+    floor = _floor(scores, top_k, wide)
+    if floor < level:
+        rest = slots[((bounds >= floor) & (bounds < level)).nonzero()[0]]
+        if len(rest):
+            more, more_scores = _scored(rest, vectors, scales, query)
+            scores = np.concatenate((scores, more_scores))
+            floor = _floor(scores, top_k, wide)
+            near = (scores >= floor).nonzero()[0]
+            # Of the first ones and the others, what reaches the floor; both were taken in the order of their slots.
+            here = near.searchsorted(len(chosen))
+            taken = np.concatenate((taken.take(near[:here], axis=0), more.take(near[here:] - len(chosen), axis=0)))
+            best = np.concatenate((chosen, rest)).take(near)
+            return _measured(best, taken, scales, query)
+    near = (scores >= floor).nonzero()[0]
+    return _measured(chosen.take(near), taken.take(near, axis=0), scales, query)
+
+
+def _measured(slots: npt.NDArray[np.int64], taken: npt.NDArray[Any], scales: Floats, query: Floats) -> Nearest:
+    """Distances of rows whose vectors were taken.
+
+    Equal vectors must get equal distances wherever they lie, so that ties are ties: the sum over a row is always taken
+    in the same order, and in double precision.
+    """
+    products = np.multiply(taken, query, dtype=np.float64)
+    cosines = np.add.reduce(products, axis=1) * scales.take(slots)
+    return Nearest(slots.tolist(), (1.0 - cosines).tolist(), taken)
+
+
+def _first_level(bounds: Floats, wanted: int) -> float:
+    """A bound that at least `wanted` rows reach, few more; `NOTHING` where there are no more rows than that."""
+    count = len(bounds)
+    if count <= wanted:
+        return NOTHING
+    if count >= STRIDED_FROM and count // STRIDE >= 2 * wanted:
+        groups = count // STRIDE
+        return max(_largest(bounds[: groups * STRIDE].reshape(STRIDE, groups).max(axis=0), wanted), NOTHING)
+    return max(_largest(bounds, wanted), NOTHING)
+
+
+def _largest(values: Floats, number: int) -> float:
+    """The value that so many reach at least."""
+    ordered = values.copy()
+    ordered.partition(len(values) - number)
+    return float(ordered[len(values) - number])
+
+
+def _floor(scores: Floats, top_k: int, wide: float) -> float:
+    """What a row must reach to be among the `top_k` best; rounding allowed for, on both sides."""
+    return NOTHING if len(scores) < top_k else _largest(scores, top_k) - 2 * wide
+
+
+def _scored(
+    slots: npt.NDArray[np.int64], vectors: npt.NDArray[Any], scales: Floats, query: Floats
+) -> tuple[npt.NDArray[Any], Floats]:
+    """Vectors as they are stored, and cosines, of the rows in some slots."""
+    taken = vectors.take(slots, axis=0)
+    if len(slots) <= SCORED_AT_ONCE:
+        scores: Floats = (taken.astype(np.float32, copy=False) @ query) * scales.take(slots)
+        return taken, scores
+    parts = [taken[first : first + SCORED_AT_ONCE] for first in range(0, len(slots), SCORED_AT_ONCE)]
+    scores = np.concatenate([part.astype(np.float32, copy=False) @ query for part in parts])
+    return taken, scores * scales.take(slots)
+
+
+def _hidden(question: Question, arena: Arena, ranges: list[Range], now_ms: int) -> npt.NDArray[np.bool_] | None:
+    """Which rows of some ranges the limits of a question hide; None where they hide none."""
+    known_then = question.as_of_ms is None or question.as_of_ms >= arena.latest_known_ms
+    if known_then and not question.limited and now_ms < arena.earliest_expiry_ms:
+        return None
+    columns = arena.columns
+    hidden: npt.NDArray[np.bool_] | None = None
+
+    def hide(condition: npt.NDArray[np.bool_]) -> None:
+        nonlocal hidden
+        hidden = condition if hidden is None else np.logical_or(hidden, condition, out=hidden)
+
+    def values(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if len(ranges) == 1:
+            return column[ranges[0][0] : ranges[0][1]]
+        return np.concatenate([column[start:stop] for start, stop in ranges])
+
+    if not known_then:
+        hide(values(columns.known_ms) > question.as_of_ms)
+    if now_ms >= arena.earliest_expiry_ms:
+        hide(values(columns.expires_ms) <= now_ms)
+    if question.since_ms is not None:
+        hide(values(columns.timestamp_ms) < question.since_ms)
+    if question.until_ms is not None:
+        hide(values(columns.timestamp_ms) >= question.until_ms)
+    if question.min_reward is not None:
+        hide(values(columns.reward) < question.min_reward)
+    if question.phase is not None:
+        hide(values(columns.phase) != question.phase)
+    return hidden

@@ -1,0 +1,438 @@
+"""A link whose callers share a few connections: what they ask in one turn of the event loop leaves in one write.
+
+A pool lends a connection to one caller at a time, so over a link with latency it answers at most one question a
+connection and round trip. Here questions follow each other without waiting: as many are on their way as there are
+callers, up to a bound, and answers come back as the server gives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.store.link import FIRST_RETRY_DELAY_S, LONGEST_RETRY_DELAY_S, Command, RedisLink, Result
+from memory.store.readiness import unseen_indexes, wait_until_whole
+from memory.store.wire import WireConnection, retrieve
+
+MAX_IN_FLIGHT = 512
+"""Commands of one link that wait for answers: with 1.3 kB each they fill no buffer, and the last of them is answered
+within 50 ms by a server that does 11,000 a second. Further callers wait in line, first come, first served."""
+_SHARED = frozenset({"FT.SEARCH", "GET", "HGET", "HMGET"})
+"""Commands that read, and whose equal ones may share an answer."""
+
+
+class _AbandonedError(Exception):
+    """The caller that sent a shared command was cancelled."""
+
+
+class PipelinedLink(RedisLink):
+    """A link over a few shared connections instead of a pool; bound to the event loop that opened it.
+
+    Equal reading commands of one turn of the event loop are sent once. A command that has left is never joined: its
+    answer may be older than the question, and a caller could miss what it has just written.
+
+    Parameters
+    ----------
+    url
+        ``redis://``, ``rediss://`` or ``unix://``.
+    connections
+        Connections; a command goes to the one with the fewest answers outstanding.
+    max_in_flight
+        Commands that may wait for answers, all connections together; further callers wait in line.
+    timeout_s
+        Deadline of one operation, waiting and retries included, in seconds.
+    greeting
+        Commands that each new connection begins with (client tracking, for example).
+    on_push
+        Called with each push message.
+    on_lost
+        Called with each connection that broke, and why. Without it the link connects again when it is next used;
+        with it the link stays as it is, and fails callers once no connection is left.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int = 1,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        timeout_s: float = 5.0,
+        greeting: Sequence[Command] = (),
+        on_push: Callable[[list[Any]], None] | None = None,
+        on_lost: Callable[[Exception], None] | None = None,
+    ) -> None:
+        super().__init__(url, max_connections=connections, timeout_s=timeout_s)
+        self._size = connections
+        self._limit = max_in_flight
+        self._greeting = tuple(greeting)
+        self._on_push = on_push
+        self._on_lost = on_lost
+        self._shared_wires: list[WireConnection] = []
+        self._retired: list[WireConnection] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._open_again_at: float | None = None
+        self._unsent: dict[Command, asyncio.Future[Any]] = {}
+        self._turn_began = False
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0
+        self._fenced: set[WireConnection] = set()
+        self._running: asyncio.AbstractEventLoop | None = None
+        self.sent = 0
+        """Commands that were sent."""
+        self.shared = 0
+        """Commands that were not sent, because an equal one left in the same turn."""
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect. The server is not judged: it is one that another link has judged, or its owner judges it.
+
+        Raises
+        ------
+        StoreUnavailableError
+            Nothing answers within the deadline.
+        ServerUnsuitableError
+            The server refuses the user or password.
+        """
+        self._running = asyncio.get_running_loop()
+        try:
+            await self._try(self._connect_by)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close all connections. Callers that still wait get an error; nothing is left behind."""
+        self._running = None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
+        wires, self._shared_wires, self._retired = [*self._shared_wires, *self._retired], [], []
+        for wire in wires:
+            await wire.close()
+        self._pump()
+
+    @property
+    def in_flight(self) -> int:
+        """Commands whose answers have not come."""
+        return sum([wire.pending for wire in (*self._shared_wires, *self._retired)])
+
+    @property
+    def waiting(self) -> int:
+        """Commands in line, because too many are in flight."""
+        return len(self._line)
+
+    @property
+    def connected(self) -> int:
+        """Connections that are open."""
+        return sum(not wire.closed for wire in self._shared_wires)
+
+    # --- commands --------------------------------------------------------------------------------------------
+
+    async def execute(self, *arguments: Any, retry: bool = True, timeout_s: float | None = None) -> Any:
+        """As `RedisLink.execute`; not for commands that block on the server or change the connection."""
+        return await self._try(partial(self._ask, arguments), retry=retry, timeout_s=timeout_s)
+
+    async def pipeline(
+        self, commands: Sequence[Command], *, transaction: bool = False, timeout_s: float | None = None
+    ) -> list[Any]:
+        """As `RedisLink.pipeline`."""
+        if not commands:
+            return []
+        if transaction:
+            commands = [("MULTI",), *commands, ("EXEC",)]
+        run = partial(self._ask_all, commands)
+        answers = await self._try(run, timeout_s=timeout_s)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            await self._load_scripts()
+            answers = await self._try(run, timeout_s=timeout_s)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise self._translate(answer)
+        return list(answers[-1]) if transaction else answers
+
+    async def transaction(self, *_: Any, **__: Any) -> Any:
+        """Not here: a transaction that reads needs a connection of its own."""
+        raise TypeError("a pipelined link has no transactions that read: use the memory's own link")
+
+    async def _try(
+        self, operation: Callable[[float], Awaitable[Result]], *, retry: bool = True, timeout_s: float | None = None
+    ) -> Result:
+        """Run an operation that ends by a deadline, and again where the connection failed; its errors, translated."""
+        loop = asyncio.get_running_loop()
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = loop.time() + limit_s
+        delay_s = FIRST_RETRY_DELAY_S
+        while True:
+            try:
+                return await operation(deadline)
+            except TimeoutError as error:
+                raise StoreUnavailableError(
+                    f"Redis at {self.address} did not answer within {limit_s:g} s.",
+                    remedy="Check that it runs and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
+                ) from error
+            except AuthenticationError as error:
+                raise ServerUnsuitableError(
+                    f"the Redis server at {self.address} refused the user or password.",
+                    remedy="Correct them in its URL.",
+                ) from error
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                self._check_open()
+                if not retry or self._on_lost is not None or loop.time() + delay_s >= deadline:
+                    raise StoreUnavailableError(
+                        f"Redis at {self.address} cannot be reached ({type(error).__name__}).",
+                        remedy="Check that it runs and that its URL names it.",
+                    ) from error
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RETRY_DELAY_S)
+            except RedisError as error:
+                translated = self._translate(error)
+                if translated is error:
+                    raise
+                raise translated from error
+
+    # --- sending ---------------------------------------------------------------------------------------------
+
+    async def _ask(self, arguments: Command, deadline: float) -> Any:
+        while True:
+            wire = await self._whole_place([arguments], deadline)
+            equal = self._unsent.get(arguments) if arguments[0] in _SHARED else None
+            if equal is None:
+                break
+            self.shared += 1
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await _joined(equal)
+            except _AbandonedError:
+                continue
+        self._begin_turn()
+        future = wire.send(*arguments)
+        self.sent += 1
+        if arguments[0] in _SHARED:
+            self._unsent[arguments] = future
+        timer = wire.loop.call_at(deadline, self._expire, wire, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            if self._line:
+                self._pump()
+
+    async def _ask_all(self, commands: Sequence[Command], deadline: float) -> list[Any]:
+        wire = await self._whole_place(commands, deadline)
+        self._begin_turn()
+        futures = wire.send_all(commands)
+        self.sent += len(commands)
+        timer = wire.loop.call_at(deadline, self._expire, wire, futures[-1])
+        try:
+            await asyncio.wait(futures[-1:])  # Answers come in order: with the last, all have come.
+        finally:
+            timer.cancel()
+            for future in futures:
+                if not future.cancel():
+                    retrieve(future)
+            self._pump()
+        errors = [future.exception() for future in futures]
+        for error in (errors[-1], errors[0]):
+            if isinstance(error, (TimeoutError, RedisConnectionError)):
+                raise error
+        return [future.result() if error is None else error for future, error in zip(futures, errors, strict=True)]
+
+    async def _whole_place(self, commands: Sequence[Command], deadline: float) -> WireConnection:
+        """As `_place`, over a connection on which the indexes that are searched were seen whole."""
+        asked: WireConnection | None = None
+        while True:
+            wire = await self._place(deadline)
+            unseen = unseen_indexes(wire, commands)
+            if not unseen or wire is asked:
+                return wire
+            await wait_until_whole(wire, unseen, deadline)
+            asked = wire
+
+    async def _place(self, deadline: float) -> WireConnection:
+        """The connection to send on, once fewer commands are in flight than may be."""
+        if self._line or self._free() <= 0:
+            async with asyncio.timeout_at(deadline):
+                await self._admission()
+        wire = self._pick()
+        if wire is None:
+            async with asyncio.timeout_at(deadline):
+                wire = await self._connection()
+        return wire
+
+    def _expire(self, wire: WireConnection, future: asyncio.Future[Any]) -> None:
+        """The deadline of a command has passed.
+
+        Nothing more is sent over its connection, which may be dead without having said so; it ends with the last who
+        waits for it.
+        """
+        if not future.done():
+            future.set_exception(TimeoutError())
+        if wire in self._shared_wires:
+            self._shared_wires.remove(wire)
+            self._retired.append(wire)
+            self._lost(TimeoutError("no answer before the deadline"))
+        if all(waiting.done() for waiting in wire._waiting):
+            wire.abort()
+
+    def _begin_turn(self) -> None:
+        # Before the connection asks for its own end of the turn, at which it writes: what has left is never joined.
+        if not self._turn_began:
+            self._turn_began = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turn_began = False
+        self._unsent.clear()
+
+    # --- in line ---------------------------------------------------------------------------------------------
+
+    def _free(self) -> int:
+        return self._limit - self.in_flight - self._admitted
+
+    async def _admission(self) -> None:
+        """Wait until fewer commands are in flight; those who came first go first."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        self._watch()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._admitted -= 1
+                self._pump()
+            raise
+        self._admitted -= 1
+        # It may join another's command, and then another has its place.
+        asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Admit those who may go."""
+        while self._line and (self._free() > 0 or self._running is None):
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._admitted += 1
+        if self._line:
+            self._watch()
+
+    def _watch(self) -> None:
+        """See to it that those in line move on, even if all whose answers are outstanding have been cancelled."""
+        for wire in self._shared_wires:
+            if wire in self._fenced or wire.closed or not wire.pending:
+                continue
+            self._fenced.add(wire)
+            self._begin_turn()
+            wire.send("PING").add_done_callback(lambda answered, wire=wire: self._passed(wire, answered))  # type: ignore[misc]
+
+    def _passed(self, wire: WireConnection, answered: asyncio.Future[Any]) -> None:
+        self._fenced.discard(wire)
+        if not answered.cancelled():
+            answered.exception()  # The connection is gone; those who sent on it learn of it themselves.
+        self._pump()
+
+    # --- connections -----------------------------------------------------------------------------------------
+
+    def _pick(self) -> WireConnection | None:
+        """The open connection with the fewest answers outstanding; None where there is none."""
+        loop = self._check_open()
+        if self._open_again_at is not None and loop.time() >= self._open_again_at:
+            self._begin_opening()
+        best = None
+        for wire in self._shared_wires:
+            if not wire.closed and (best is None or wire.pending < best.pending):
+                best = wire
+        return best
+
+    def _check_open(self) -> asyncio.AbstractEventLoop:
+        if self._running is None:
+            raise StoreUnavailableError("this link is closed.", remedy="Ask inside the `async with` that opens it.")
+        if asyncio.get_running_loop() is not self._running:
+            raise StoreUnavailableError(
+                "this link belongs to another event loop.",
+                remedy="Open it in the event loop (asyncio.run) that uses it.",
+            )
+        return self._running
+
+    async def _connection(self) -> WireConnection:
+        """As `_pick`, once a connection is open."""
+        if self._on_lost is None:
+            await self._connected()
+        wire = self._pick()
+        if wire is None:
+            raise RedisConnectionError("the connection to the server was lost")
+        return wire
+
+    async def _connect_by(self, deadline: float) -> None:
+        async with asyncio.timeout_at(deadline):
+            await self._connected()
+
+    async def _connected(self) -> None:
+        """Open the connections that are missing; concurrent callers wait for the same ones."""
+        opening = self._begin_opening()
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            self._check_open()  # Says that the link was closed meanwhile.
+        opening.result()
+
+    def _begin_opening(self) -> asyncio.Task[None]:
+        if self._opening is None or self._opening.done():
+            self._open_again_at = None
+            self._opening = asyncio.get_running_loop().create_task(self._open_missing())
+            self._opening.add_done_callback(self._opened)
+        return self._opening
+
+    async def _open_missing(self) -> None:
+        self._shared_wires = [wire for wire in self._shared_wires if not wire.closed]
+        while len(self._shared_wires) < self._size:
+            wire = await WireConnection.open(
+                self._url, timeout_s=self.timeout_s, on_push=self._on_push, on_close=self._lost
+            )
+            try:
+                for command in self._greeting:
+                    await wire.execute(*command)
+            except BaseException:
+                wire.abort()
+                raise
+            self._shared_wires.append(wire)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        if not opening.cancelled() and opening.exception() is not None:  # Those who wait for it have it too.
+            self._open_again_at = opening.get_loop().time() + LONGEST_RETRY_DELAY_S
+
+    def _lost(self, error: Exception | None) -> None:
+        self._retired = [wire for wire in self._retired if not wire.closed]
+        if self._running is not None:
+            if self._on_lost is None:
+                self._open_again_at = self._running.time()
+            elif error is not None:
+                self._on_lost(error)
+        self._pump()
+
+
+async def _joined(equal: asyncio.Future[Any]) -> Any:
+    """The answer of a command that another caller sends in this turn."""
+    own: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def pass_on(answered: asyncio.Future[Any]) -> None:
+        if own.done():
+            return
+        if answered.cancelled():
+            own.set_exception(_AbandonedError())
+        elif (error := answered.exception()) is not None:
+            # Each caller raises an error of its own: a traceback belongs to one.
+            own.set_exception(type(error)(*error.args))
+        else:
+            own.set_result(answered.result())
+
+    equal.add_done_callback(pass_on)
+    return await own

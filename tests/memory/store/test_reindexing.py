@@ -1,0 +1,486 @@
+"""An index is replaced while it is used: nobody notices, and nothing is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+import memory
+from memory import EpisodicMemory, MemoryConnection
+from memory.errors import ConflictingRecordError, EncoderError, FencedOutError, ReindexError
+from memory.records import VECTOR_DIMENSION, Vector, to_ms
+from memory.store.reindex_job import ReindexJob
+from memory.store.reindexing import Reindexer
+from memory.store.revectoring import Encode
+
+from .conftest import unit_vector
+
+DAY = datetime(2021, 6, 17, tzinfo=UTC)
+OLD, NEW = "rff-1", "rff-2"
+CHANGES = [
+    ("single", "HNSW", "FLOAT32"),
+    ("single", "FLAT", "FLOAT16"),
+    ("partitioned", "HNSW", "FLOAT32"),
+    ("partitioned", "HNSW", "FLOAT16"),
+]
+
+
+def reindexer(mem: MemoryConnection, token: int | None = None) -> Reindexer:
+    return Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, mem.indexes.experiences, token=token)
+
+
+async def change(
+    mem: MemoryConnection,
+    layout: Any,
+    algorithm: str,
+    vector_type: str,
+    *,
+    encoder_id: str = OLD,
+    pause: Callable[[], Any] | None = None,
+) -> ReindexJob | None:
+    """The whole change, with a pause after each step."""
+    work = reindexer(mem)
+
+    async def wait() -> None:
+        if pause is not None:
+            await pause()
+
+    job = await work.begin(encoder_id, layout=layout, algorithm=algorithm, vector_type=vector_type)
+    if job is None:
+        return None
+    await wait()
+    async for reached in work.fill(job):
+        job = reached
+    await wait()
+    await mem.indexes.wait_until_built([job.target.name])
+    while await work.progress(job) < 1.0:
+        await asyncio.sleep(0.02)
+    await work.verify(job)
+    job = await work.swap(job)
+    await wait()
+    job = await work.retire(job)
+    await wait()
+    await work.clean(job)
+    return job
+
+
+async def fields(mem: MemoryConnection, record: EpisodicMemory) -> dict[str, bytes]:
+    key = mem.keys.episodic(record.agent_id, record.product_id, to_ms(record.timestamp), record.memory_id)
+    answer = await mem.link.execute("HGETALL", key)
+    return {name.decode(): value for name, value in answer.items()}
+
+
+def lived(make: Any, minutes: int = 30) -> list[EpisodicMemory]:
+    return [
+        make(minute, agent_id=agent, product_id=product)
+        for agent in ("momentum", "hold")
+        for product in ("BTC-USDT", "ETH-USDT")
+        for minute in range(minutes)
+    ]
+
+
+# --- layout, algorithm, type ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layout", "algorithm", "vector_type"), CHANGES)
+async def test_what_was_recorded_is_found_after_a_change(
+    mem: MemoryConnection, make: Any, same: Any, layout: str, algorithm: str, vector_type: str
+) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    await change(mem, layout, algorithm, vector_type)
+    schema = await mem.indexes.current_schema(OLD)
+    assert schema is not None
+    assert schema.describe() == f"{layout} {algorithm} {vector_type}"
+    assert await mem.episodic.count() == len(records)
+    hits = await mem.retrieval.retrieve_similar_experiences(
+        make(7).state_vector, agent_id="hold", product_id="ETH-USDT", top_k=5, with_next_state=True
+    )
+    assert len(hits) == 5
+    assert hits[0].memory.timestamp == make(7).timestamp
+    next_state = hits[0].memory.next_state_vector
+    assert next_state is not None
+    assert np.allclose(next_state, unit_vector(8), atol=1e-3)
+
+
+async def test_changing_back_and_forth_leaves_what_was_there(mem: MemoryConnection, make: Any) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    before = [await fields(mem, record) for record in records]
+    await change(mem, "partitioned", "HNSW", "FLOAT16")
+    await change(mem, "single", "FLAT", "FLOAT16")
+    after = [await fields(mem, record) for record in records]
+    names = {index.name for index in await mem.indexes.health()}
+    schema = await mem.indexes.current_schema(OLD)
+    assert schema is not None
+    assert schema.generation == 2
+    assert {name for name in names if ":episodic:" in name} == {schema.name}
+    for one, other in zip(before, after, strict=True):
+        assert len(one) == len(other)
+        assert one["body"][:16] == other["body"][:16]
+        assert len(other[schema.vector_field]) == 2 * VECTOR_DIMENSION
+
+
+async def test_the_same_change_again_is_none(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many(lived(make))
+    await change(mem, "partitioned", "HNSW", "FLOAT16")
+    schema = await mem.indexes.current_schema(OLD)
+    assert await change(mem, "partitioned", "HNSW", "FLOAT16") is None
+    assert await mem.indexes.current_schema(OLD) == schema
+
+
+async def test_a_memory_without_experiences_has_nothing_to_change(mem: MemoryConnection) -> None:
+    assert await change(mem, "partitioned", "HNSW", "FLOAT16") is None
+
+
+@pytest.mark.parametrize("vector_type", ["FLOAT16", "FLOAT32"])
+async def test_recording_again_after_a_change_stores_nothing(
+    mem: MemoryConnection, make: Any, vector_type: str
+) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    await change(mem, "partitioned", "HNSW", vector_type)
+    again = await mem.episodic.add_many(lived(make))
+    assert len(again.duplicates) == len(records)
+    assert (again.stored, again.rejections) == ((), ())
+
+
+async def test_other_content_under_an_id_is_refused_after_a_change(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many(lived(make))
+    await change(mem, "single", "FLAT", "FLOAT16")
+    with pytest.raises(ConflictingRecordError):
+        await mem.episodic.add(make(3, reward=99.0))
+    with pytest.raises(ConflictingRecordError):
+        await mem.episodic.add(make(3, state_vector=unit_vector(77)))
+
+
+# --- under load ----------------------------------------------------------------------------------------------
+
+
+async def _until(stop: asyncio.Event, work: Callable[[int], Any]) -> int:
+    rounds = 0
+    while not stop.is_set():
+        await work(rounds)
+        rounds += 1
+        await asyncio.sleep(0)
+    return rounds
+
+
+@pytest.mark.parametrize(("layout", "algorithm", "vector_type"), [CHANGES[0], CHANGES[1], CHANGES[3]])
+async def test_readers_and_writers_notice_nothing(
+    servers: Any, mem: MemoryConnection, make: Any, layout: str, algorithm: str, vector_type: str
+) -> None:
+    steady = lived(make)
+    await mem.episodic.add_many(steady)
+    written: list[EpisodicMemory] = []
+    state = make(7).state_vector
+    asked = [record for record in steady if (record.agent_id, record.product_id) == ("hold", "ETH-USDT")]
+    asked.sort(key=lambda record: float(1 - record.state_vector.astype(np.float16).astype(np.float64) @ state))
+    expected = [record.timestamp for record in asked[:10]]
+
+    async def read(connection: MemoryConnection, _: int) -> None:
+        hits = await connection.retrieval.retrieve_similar_experiences(
+            state, agent_id="hold", product_id="ETH-USDT", with_next_state=True
+        )
+        assert [hit.memory.timestamp for hit in hits] == expected
+        assert all(hit.memory.next_state_vector is not None for hit in hits)
+        assert len(await connection.retrieval.retrieve_similar_experiences(state, agent_id="hold", top_k=60)) == 60
+
+    async def write(connection: MemoryConnection, number: int) -> None:
+        # Every third record begins a pair of its own.
+        agent = f"new-{number}" if number % 3 == 0 else "busy"
+        record = make(1000 + number, agent_id=agent)
+        await connection.episodic.add(record)
+        written.append(record)
+        (hit,) = await connection.retrieval.retrieve_similar_experiences(
+            record.state_vector, agent_id=agent, product_id="BTC-USDT", top_k=1
+        )
+        assert hit.memory.memory_id == record.memory_id
+
+    async with contextlib.AsyncExitStack() as stack:
+        reader, writer = [
+            await stack.enter_async_context(memory.connect(redis_url=servers.redis_url, namespace=mem.namespace))
+            for _ in range(2)
+        ]
+        await read(reader, 0)  # It knows the old index from now on.
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as load:
+            tasks = [
+                load.create_task(_until(stop, lambda number: read(reader, number))),
+                load.create_task(_until(stop, lambda number: write(writer, number))),
+            ]
+            await change(mem, layout, algorithm, vector_type, pause=lambda: asyncio.sleep(0.15))
+            stop.set()
+        rounds = [task.result() for task in tasks]
+    assert min(rounds) > 5
+    assert await mem.episodic.count() == len(steady) + len(written)
+    for record in written:
+        hits = await mem.retrieval.retrieve_similar_experiences(record.state_vector, agent_id=record.agent_id, top_k=1)
+        assert [hit.memory.memory_id for hit in hits] == [record.memory_id]
+
+
+async def test_a_writer_that_knew_the_old_rules_only_leaves_nothing_out(
+    servers: Any, mem: MemoryConnection, make: Any
+) -> None:
+    await mem.episodic.add_many(lived(make))
+    rules = await mem.indexes.rules(mem.indexes.experiences, OLD)
+    assert rules is not None
+    async with memory.connect(redis_url=servers.redis_url, namespace=mem.namespace) as late:
+        collection = late.episodic.collection
+        actual = collection.rules
+        stale = [rules]
+
+        async def remembered(encoder_id: str) -> Any:
+            return stale.pop() if stale else await actual(encoder_id)
+
+        collection.rules = remembered  # type: ignore[method-assign]
+        await change(mem, "partitioned", "HNSW", "FLOAT16")
+        record = make(500, agent_id="late")
+        await late.episodic.add(record)
+    hits = await mem.retrieval.retrieve_similar_experiences(record.state_vector, agent_id="late")
+    assert [hit.memory.memory_id for hit in hits] == [record.memory_id]
+    assert rules.schema.vector_field not in await fields(mem, record)
+
+
+# --- resuming ------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_is_taken_up_at_every_step(mem: MemoryConnection, make: Any) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    wanted: Any = {"layout": "partitioned", "algorithm": "HNSW", "vector_type": "FLOAT16"}
+    begun = await reindexer(mem).begin(OLD, **wanted)
+    assert begun is not None
+    for _ in range(2):
+        job = await reindexer(mem).begin(OLD, **wanted)
+        assert job is not None
+        assert job.target == begun.target
+        async for _reached in reindexer(mem).fill(job):
+            pass
+    job = await reindexer(mem).begin(OLD, **wanted)
+    assert job is not None
+    assert (job.looked_at, job.converted) == (len(records), len(records))
+    while await reindexer(mem).progress(job) < 1.0:
+        await asyncio.sleep(0.02)
+    assert await reindexer(mem).verify(job) == len(records)
+    for _ in range(2):
+        job = await reindexer(mem).begin(OLD, **wanted)
+        assert job is not None
+        job = await reindexer(mem).swap(job)
+    for _ in range(2):
+        job = await reindexer(mem).begin(OLD, **wanted)
+        assert job is not None
+        job = await reindexer(mem).retire(job)
+    await reindexer(mem).clean(job)
+    assert await reindexer(mem).job(OLD) is None
+    assert await mem.episodic.count() == len(records)
+
+
+async def test_another_change_is_refused_while_one_is_under_way(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add(make(0))
+    await reindexer(mem).begin(OLD, layout="single", algorithm="HNSW", vector_type="FLOAT32")
+    with pytest.raises(ReindexError, match="abandon"):
+        await reindexer(mem).begin(OLD, layout="partitioned", algorithm="HNSW", vector_type="FLOAT32")
+
+
+async def test_an_abandoned_change_leaves_no_trace(mem: MemoryConnection, make: Any) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    before = [await fields(mem, record) for record in records]
+    work = reindexer(mem)
+    job = await work.begin(OLD, layout="partitioned", algorithm="HNSW", vector_type="FLOAT16")
+    assert job is not None
+    async for _reached in work.fill(job):
+        pass
+    await work.abandon(OLD)
+    assert [await fields(mem, record) for record in records] == before
+    assert len([index for index in await mem.indexes.health() if ":episodic:" in index.name]) == 1
+    await mem.episodic.add(make(99))
+    assert await mem.episodic.count() == len(records) + 1
+
+
+async def test_an_overtaken_run_changes_nothing_more(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many(lived(make))
+    job = await reindexer(mem, token=5).begin(OLD, layout="single", algorithm="HNSW", vector_type="FLOAT32")
+    assert job is not None
+    await mem.fence.write([], token=6)
+    with pytest.raises(FencedOutError):
+        await reindexer(mem, token=5).swap(job)
+    schema = await mem.indexes.current_schema(OLD)
+    assert schema == job.source
+
+
+async def test_an_index_that_lacks_records_is_not_swapped_in(mem: MemoryConnection, make: Any) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    work = reindexer(mem)
+    job = await work.begin(OLD, layout="single", algorithm="FLAT", vector_type="FLOAT16")
+    assert job is not None
+    async for reached in work.fill(job):
+        job = reached
+    record = records[0]
+    key = mem.keys.episodic(record.agent_id, record.product_id, to_ms(record.timestamp), record.memory_id)
+    await mem.link.execute("HDEL", key, job.target.vector_field)
+    with pytest.raises(ReindexError, match="holds 119 records"):
+        await work.verify(job)
+
+
+# --- another encoder -----------------------------------------------------------------------------------------
+
+
+def turned(names: tuple[str, ...], values: Any) -> Vector:
+    """An encoder of the test: the vector of the minute that the features tell, upside down."""
+    if "trailing_volatility" not in names:
+        raise EncoderError("the features lack trailing_volatility.", remedy="Record it.")
+    column = names.index("trailing_volatility")
+    return np.stack([-unit_vector(round(row[column] / 0.001) - 1) for row in values])
+
+
+async def encode_anew(mem: MemoryConnection, *, remove_old: bool = False, encode: Encode = turned) -> ReindexJob:
+    work = reindexer(mem)
+    job = await work.begin_encoder(
+        OLD, NEW, VECTOR_DIMENSION, layout="partitioned", algorithm="HNSW", vector_type="FLOAT32"
+    )
+    assert job is not None
+    async for reached in work.fill(job, encode):
+        job = reached
+    job = await work.drain(job, encode)
+    while await work.progress(job) < 1.0:
+        await asyncio.sleep(0.02)
+    await work.verify(job)
+    job = await work.swap(job, encode)
+    if remove_old:
+        job = await work.retire(job)
+        await work.clean(job)
+    return job
+
+
+@pytest.fixture
+async def asking_new(servers: Any, mem: MemoryConnection) -> AsyncIterator[MemoryConnection]:
+    """A client that asks in the new encoder."""
+    async with memory.connect(redis_url=servers.redis_url, namespace=mem.namespace, encoder_id=NEW) as connection:
+        yield connection
+
+
+async def test_records_are_found_in_the_new_encoder(
+    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
+) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    await encode_anew(mem)
+    assert await mem.encoders.current() == NEW
+    hits = await asking_new.retrieval.retrieve_similar_experiences(-make(7).state_vector, agent_id="hold", top_k=2)
+    assert [hit.memory.timestamp for hit in hits] == 2 * [make(7).timestamp]
+    assert hits[0].distance == pytest.approx(0.0, abs=1e-5)
+
+
+async def test_clients_of_the_old_encoder_go_on(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many(lived(make))
+    state = make(7).state_vector
+    before = await mem.retrieval.retrieve_similar_experiences(state, agent_id="hold")
+    await encode_anew(mem)
+    after = await mem.retrieval.retrieve_similar_experiences(state, agent_id="hold")
+    assert [hit.memory.memory_id for hit in after] == [hit.memory.memory_id for hit in before]
+
+
+async def test_what_they_record_is_caught_up_with(
+    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
+) -> None:
+    await mem.episodic.add_many(lived(make))
+    await encode_anew(mem)
+    record = make(400, agent_id="late", encoder_id=OLD)
+    await mem.episodic.add(record)
+    assert await reindexer(mem).waiting(OLD) == 1
+    await encode_anew(mem)
+    assert await reindexer(mem).waiting(OLD) == 0
+    hits = await asking_new.retrieval.retrieve_similar_experiences(-record.state_vector, agent_id="late")
+    assert [hit.memory.memory_id for hit in hits] == [record.memory_id]
+
+
+async def test_records_without_the_features_are_listed(mem: MemoryConnection, make: Any) -> None:
+    bare = make(50, features={})
+    partial = make(51, features={"trend": 1.0})
+    await mem.episodic.add_many([*lived(make), bare, partial])
+    job = await encode_anew(mem)
+    refused = await reindexer(mem).refused(OLD)
+    assert {key.rpartition(":")[2] for key in refused} == {bare.memory_id, partial.memory_id}
+    assert job.refused == {"the record holds no features.": 1, "the features lack trailing_volatility.": 1}
+    with pytest.raises(ReindexError, match="2 experiences"):
+        await reindexer(mem).retire(job)
+
+
+async def test_a_next_state_follows_into_the_new_encoder(
+    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
+) -> None:
+    for minute in (0, 1, 2):
+        await mem.episodic.add(make(minute))  # One by one: next states are kept as vectors.
+    job = await encode_anew(mem)
+    assert job.next_states_lost == 1
+    hits = await asking_new.retrieval.retrieve_similar_experiences(-make(0).state_vector, top_k=3, with_next_state=True)
+    following = {hit.memory.step: hit.memory.next_state_vector for hit in hits}
+    assert np.allclose(following[0], -unit_vector(1))
+    assert np.allclose(following[1], -unit_vector(2))
+
+
+async def test_recording_again_in_either_encoder_stores_nothing(
+    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
+) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    await encode_anew(mem)
+    assert len((await mem.episodic.add_many(lived(make))).duplicates) == len(records)
+    anew = [
+        make(
+            record.step,
+            agent_id=record.agent_id,
+            product_id=record.product_id,
+            encoder_id=NEW,
+            state_vector=-record.state_vector,
+            next_state_vector=-unit_vector(record.step + 1),
+        )
+        for record in records
+    ]
+    report = await asking_new.episodic.add_many(anew)
+    assert (len(report.duplicates), report.rejections) == (len(records), ())
+
+
+async def test_the_old_encoder_can_be_taken_away(
+    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
+) -> None:
+    records = lived(make)
+    await mem.episodic.add_many(records)
+    old = await mem.indexes.current_schema(OLD)
+    assert old is not None
+    await encode_anew(mem, remove_old=True)
+    assert await mem.indexes.current_schema(OLD) is None
+    assert old.vector_field not in await fields(mem, records[0])
+    assert await mem.episodic.count() == len(records)
+    hits = await asking_new.retrieval.retrieve_similar_experiences(-make(7).state_vector, top_k=200)
+    assert len(hits) == len(records)
+
+
+async def test_the_successor_may_be_indexed_otherwise_before_the_rest_catches_up(
+    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
+) -> None:
+    await mem.episodic.add_many(lived(make))
+    await encode_anew(mem)
+    await change(mem, "single", "FLAT", "FLOAT16", encoder_id=NEW)
+    record = make(400, agent_id="late", encoder_id=OLD)
+    await mem.episodic.add(record)
+    await encode_anew(mem)
+    hits = await asking_new.retrieval.retrieve_similar_experiences(-record.state_vector, agent_id="late")
+    assert [hit.memory.memory_id for hit in hits] == [record.memory_id]
+
+
+async def test_records_are_not_encoded_for_an_index_that_is_being_changed(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many(lived(make))
+    await encode_anew(mem)
+    await reindexer(mem).begin(NEW, layout="single", algorithm="FLAT", vector_type="FLOAT16")
+    with pytest.raises(ReindexError, match="itself"):
+        await encode_anew(mem)
