@@ -84,7 +84,7 @@ def local_stack(settings: Settings, *, verbose: bool = False) -> Iterator[None]:
         os.environ.update(environment)
         yield
         return
-    with embedded.open_session(settings.home, wanted, timeout_s=120) as session:
+    with embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s) as session:
         if "prefect" in wanted:
             environment |= embedded.prefect_environment(settings.home, session.endpoints)
         os.environ.update(environment)

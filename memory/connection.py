@@ -281,7 +281,9 @@ class MemoryConnection:
     async def _start_embedded(self) -> str:
         from memory.embedded import open_session
 
-        self._session = await asyncio.to_thread(open_session, self.settings.home, ("redis",))
+        self._session = await asyncio.to_thread(
+            open_session, self.settings.home, ("redis",), timeout_s=self.settings.start_timeout_s
+        )
         url = self._session.endpoints.redis_url
         if url is None:
             raise StoreUnavailableError(

@@ -25,6 +25,11 @@ class Settings(BaseSettings):
         description="Where the embedded servers, the archive and the reports live.",
     )
     namespace: str = Field(default="default", description="Name of the memory: all keys start with it.")
+    start_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Longest wait for the embedded servers to start, seconds; millions of memories take minutes.",
+    )
     redis_url: SecretStr | None = Field(
         default=None, description="Redis with search (redis://, rediss:// or unix://); embedded where empty."
     )

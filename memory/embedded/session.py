@@ -233,7 +233,7 @@ class _Negotiation:
         tails = "\n".join(f"{self.home.log(name)} ends with:\n{last_lines(self.home.log(name))}" for name in logs)
         return EmbeddedServerError(
             f"The home {self.home.directory} waited {self.timeout_s:g} s for {what}.\n{tails}\n",
-            remedy="Allow more time with timeout_s where the log shows progress; else repair what it names.",
+            remedy="Allow more (COINSWARM_START_TIMEOUT_S) where the log shows progress, else repair what it names.",
         )
 
 

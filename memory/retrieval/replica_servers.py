@@ -22,6 +22,7 @@ from memory.errors import ServerUnsuitableError, StoreUnavailableError
 from memory.retrieval.pipelined import PipelinedLink
 from memory.retrieval.service import MemoryRetrievalService
 from memory.store.link import Command, RedisLink
+from memory.store.readiness import share_built
 
 if TYPE_CHECKING:
     from memory.connection import MemoryConnection
@@ -312,7 +313,7 @@ class Replica(_Server):
         if link.generation != generation:
             return
         for name, state in zip(present, states, strict=True):
-            if not int(state[b"indexing"]) and float(state[b"percent_indexed"]) >= 1.0:
+            if share_built(state) >= 1.0:
                 link.whole.add(name)
         self.incomplete = tuple(name.decode() for name in names if name not in link.whole)
 

@@ -10,6 +10,7 @@ from memory.errors import ReindexError
 from memory.store.indexes import BUILD_POLL_S, Indexes
 from memory.store.layout import Family, IndexSchema
 from memory.store.link import RedisLink
+from memory.store.readiness import share_built
 
 VERIFY_ATTEMPTS = 20
 """How often counts are compared before a difference is taken for real: a record that expires leaves one index after
@@ -33,8 +34,7 @@ class Building:
         """Share of a schema's indexes that is built, 0 to 1. One command an index."""
         shares = []
         for name in await self.names(schema):
-            info = await self._link.execute("FT.INFO", name)
-            shares.append(min(float(info[b"percent_indexed"]), 0.999) if int(info[b"indexing"]) else 1.0)
+            shares.append(share_built(await self._link.execute("FT.INFO", name)))
         return sum(shares) / len(shares)
 
     async def verify(self, schema: IndexSchema, against: IndexSchema | None) -> int:

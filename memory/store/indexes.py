@@ -41,6 +41,7 @@ from memory.store.layout import (
 )
 from memory.store.link import Command, RedisLink
 from memory.store.partitions import Pair, Partitions, create_where_missing
+from memory.store.readiness import share_built
 
 __all__ = [
     "HNSW_BUILD_EFFORT",
@@ -264,8 +265,7 @@ class Indexes:
 
     async def is_built(self, name: str) -> bool:
         """Whether an index holds all that is stored, as far as it belongs there."""
-        info = await self._link.execute("FT.INFO", name)
-        return not int(info[b"indexing"]) and float(info[b"percent_indexed"]) >= 1.0
+        return share_built(await self._link.execute("FT.INFO", name)) >= 1.0
 
     def names(self, schema: IndexSchema, pairs: frozenset[Pair]) -> list[str]:
         """Names of all indexes of a schema."""

@@ -8,7 +8,8 @@ connection lives; the question costs one FT.INFO an index and connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -17,6 +18,12 @@ from memory.store.wire import Argument, WireConnection
 
 SEARCHES = frozenset(("FT.SEARCH", "FT.AGGREGATE"))
 POLL_S = 0.05
+
+
+def share_built(info: Mapping[bytes, Any]) -> float:
+    """Share of an index that is built, by its FT.INFO: 1 where it is whole, below that while it is being built."""
+    share = float(info[b"percent_indexed"])
+    return min(share, 0.999) if int(info[b"indexing"]) else share
 
 
 def unseen_indexes(connection: WireConnection, commands: Iterable[tuple[Argument, ...]]) -> list[str]:
@@ -47,8 +54,8 @@ async def wait_until_whole(connection: WireConnection, names: Iterable[str], dea
                     info = await connection.execute("FT.INFO", name)
             except ResponseError:
                 break
-            share = float(info[b"percent_indexed"])
-            if not int(info[b"indexing"]) and share >= 1.0:
+            share = share_built(info)
+            if share >= 1.0:
                 connection.whole.add(name)
                 break
             if connection.loop.time() + POLL_S >= deadline:

@@ -156,5 +156,4 @@ class Loader:
         if await self._indexes.current_schema(schema.encoder_id) != schema:
             self._spaces.discard(space)  # From now on questions name another index.
             return False
-        info = await self._link.execute("FT.INFO", schema.name)
-        return not int(info[b"indexing"]) and float(info[b"percent_indexed"]) >= 1.0
+        return await self._indexes.is_built(schema.name)

@@ -75,13 +75,15 @@ def check(rows: AgentRows, held: list[StoredRow], question: Question, now_ms: in
     everything = brute_force(held, replace(question, top_k=len(held)), now_ms, dtype)
     expected = [distance for distance, _ in everything[: question.top_k]]
     true_distance = {name: distance for distance, name in everything}
-    names = [rows.key(hit.slot).split(b":")[-1] for hit in found]
+    names = [rows.key(slot).split(b":")[-1] for slot in found.slots]
     assert len(names) == len(set(names)) == len(expected)
-    np.testing.assert_allclose([hit.distance for hit in found], expected, atol=1e-6)
+    np.testing.assert_allclose(found.distances, expected, atol=1e-6)
     np.testing.assert_allclose([true_distance[name] for name in names], expected, atol=1e-6)
-    assert [(hit.distance, name) for hit, name in zip(found, names, strict=True)] == sorted(
-        (hit.distance, name) for hit, name in zip(found, names, strict=True)
-    )
+    ordered = list(zip(found.distances, names, strict=True))
+    assert ordered == sorted(ordered)
+    assert not found.vectors.flags.writeable
+    stored_as = {item.key.split(b":")[-1]: np.frombuffer(item.vector, dtype).astype(np.float32) for item in held}
+    assert all(np.array_equal(vector, stored_as[name]) for vector, name in zip(found.vectors, names, strict=True))
 
 
 def stored(number: int, palette: Any, generator: np.random.Generator) -> StoredRow:
@@ -196,8 +198,8 @@ def test_equal_distances_are_ordered_by_memory_id_wherever_the_rows_lie() -> Non
     rows.fill([row(int(number), vectors[number], scope=(PRODUCTS[number % 3], 0)) for number in order])
     rows.settle()
     found = rows.nearest(Question(unit(same + 0.01 * others[0]), 25), 0)
-    assert len({hit.distance for hit in found}) == 1
-    assert [int(rows.key(hit.slot).split(b":")[-1], 16) for hit in found] == list(range(25))
+    assert len(set(found.distances)) == 1
+    assert [int(rows.key(slot).split(b":")[-1], 16) for slot in found.slots] == list(range(25))
 
 
 def test_half_precision_is_compared_as_it_is_stored() -> None:
@@ -209,7 +211,9 @@ def test_half_precision_is_compared_as_it_is_stored() -> None:
     rows.settle()
     question = Question(rows.as_stored(unit(generator.standard_normal(DIMENSION))), 10)
     check(rows, held, question, dtype="<f2")
-    returned = rows.vectors([hit.slot for hit in rows.nearest(question, 0)])
+    found = rows.nearest(question, 0)
+    returned = found.vectors
+    assert np.array_equal(returned, rows.vectors(found.slots))
     assert returned.dtype == np.float32
     assert not returned.flags.writeable
 
@@ -235,13 +239,13 @@ def test_bounds_leave_most_rows_unscored(monkeypatch: pytest.MonkeyPatch) -> Non
     rows.fill([row(number, vector) for number, vector in enumerate(vectors)])
     rows.settle()
     scored: list[int] = []
-    whole = search._scores
+    whole = search._scored
 
     def counted(slots: Any, *rest: Any) -> Any:
         scored.append(len(slots))
         return whole(slots, *rest)
 
-    monkeypatch.setattr(search, "_scores", counted)
+    monkeypatch.setattr(search, "_scored", counted)
     rows.nearest(Question(vectors[100], 10), 0)
     assert 10 <= sum(scored) < 500
 
@@ -258,7 +262,7 @@ def test_bytes_grow_and_shrink_with_the_rows() -> None:
         rows.remove(row(number, vectors[number]).key)
     assert len(rows) == 0
     assert rows.nbytes < full - 200 * 1000
-    assert rows.nearest(Question(vectors[0], 5), 0) == []
+    assert rows.nearest(Question(vectors[0], 5), 0).slots == []
 
 
 def test_an_expired_row_is_not_referred_to() -> None:
@@ -276,6 +280,6 @@ def test_a_question_can_be_asked_again_with_other_limits() -> None:
     rows.fill([row(number, vector) for number, vector in enumerate(vectors)])
     rows.settle()
     question = Question(vectors[7], 50)
-    assert len(rows.nearest(question, 0)) == 50
-    assert len(rows.nearest(replace(question, as_of_ms=9 * HOUR_MS), 0)) == 10
-    assert len(rows.nearest(question, 0)) == 50
+    assert len(rows.nearest(question, 0).slots) == 50
+    assert len(rows.nearest(replace(question, as_of_ms=9 * HOUR_MS), 0).slots) == 10
+    assert len(rows.nearest(question, 0).slots) == 50
