@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +25,7 @@ from memory.retrieval.context import QuestionContext
 from memory.retrieval.depth import EQUALS_OF_AGENTS, most_rows
 from memory.retrieval.hits import Hit
 from memory.retrieval.query import EVERYTHING, Bounds, Filter, check_vector
+from memory.retrieval.ranking import Relevance
 from memory.store.codec import Body, pack_vector, unpack_body, unpack_experience, unpack_vector
 from memory.store.collection import Collection
 from memory.store.encoders import EncoderRecord
@@ -38,6 +39,7 @@ MOST_EQUALS = 2000
 """Rows beyond the k-th among which ties are broken; of more that are equally far away, the server picks."""
 
 Attributes = dict[bytes, Any]
+_Answer = TypeVar("_Answer")
 
 
 class Found(NamedTuple):
@@ -71,6 +73,37 @@ class ExperienceSearch:
 
         One round trip, and rarely a second one: where more rows than expected had to be left out.
         """
+
+        async def answer(schema: IndexSchema, vector: Vector) -> list[Hit]:
+            return await self._answer(schema, vector, bounds, top_k, with_next_state=with_next_state)
+
+        hits = await self._checked(state_vector, as_of, answer)
+        return [] if hits is None else hits
+
+    async def most_relevant(
+        self,
+        state_vector: Vector,
+        bounds: Bounds,
+        as_of: datetime | None,
+        top_k: int,
+        relevance: Relevance,
+        *,
+        with_next_state: bool = False,
+    ) -> list[Hit] | None:
+        """The most relevant experiences where the cache of this process holds them; None where the nearest must do."""
+        near = self._context.near
+        if near is None or self._collection is not self._context.episodic.collection:
+            return None
+
+        async def answer(schema: IndexSchema, vector: Vector) -> list[Hit] | None:
+            return await near.most_relevant(schema, vector, bounds, top_k, relevance, with_next_state=with_next_state)
+
+        return await self._checked(state_vector, as_of, answer)
+
+    async def _checked(
+        self, state_vector: Vector, as_of: datetime | None, answer: Callable[[IndexSchema, Vector], Awaitable[_Answer]]
+    ) -> _Answer | None:
+        """An answer to a vector that was checked, in an encoder that could be known; None where nothing is recorded."""
         context = self._context
         if not context.indexes.at_hand(self._collection.family, context.encoder_id):
             check_vector(state_vector, "state_vector", None)  # All that can be known of it before anything is sent.
@@ -78,7 +111,7 @@ class ExperienceSearch:
         schema = None if encoder_id is None else await self._collection.schema(encoder_id)
         if encoder_id is None or schema is None:
             await context.check_state(state_vector)
-            return []
+            return None
         state_vector = check_vector(state_vector, "state_vector", schema.dimension)
         # Whether an encoder is registered that was not so far is asked beside the question, not before it.
         lookup: asyncio.Task[EncoderRecord | None] | None = None
@@ -88,7 +121,7 @@ class ExperienceSearch:
             else:
                 lookup = asyncio.create_task(context.encoders.get(encoder_id))
         try:
-            hits = await self._answer(schema, state_vector, bounds, top_k, with_next_state=with_next_state)
+            answered = await answer(schema, state_vector)
         except BaseException:
             if lookup is not None:
                 lookup.cancel()
@@ -96,7 +129,7 @@ class ExperienceSearch:
         if as_of is not None and lookup is not None and await lookup is not None:
             context.registered.add(encoder_id)
             await context.encoders.check_as_of(encoder_id, as_of)
-        return hits
+        return answered
 
     async def _answer(
         self, schema: IndexSchema, state_vector: Vector, bounds: Bounds, top_k: int, *, with_next_state: bool

@@ -120,8 +120,8 @@ class Relevance:
         """What each part adds to the score of an experience."""
         reward = hit.memory.reward
         scale = hit.memory.features.get(TRAILING_VOLATILITY, 0.0)
-        squashed = 0.5 + 0.5 * math.tanh(reward / (scale if scale > 0 else self.weights.reward_scale))
-        return self._weighed(hit.distance, self._recency(hit.memory.timestamp), squashed)
+        luck = squashed(reward, scale if scale > 0 else self.weights.reward_scale)
+        return self._weighed(hit.distance, self._recency(hit.memory.timestamp), luck)
 
     def limit(self, last: Hit) -> float:
         """The highest score of an experience that is no nearer than another."""
@@ -196,6 +196,11 @@ class Selection(Generic[Found]):
                     return kept[: self.top_k]
                 needed = 2 * len(ranked)
             size = min(self.most, 2 * size)
+
+
+def squashed(reward: float, scale: float) -> float:
+    """A reward as a part of relevance, from 0 to 1."""
+    return 0.5 + 0.5 * math.tanh(reward / scale)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------

@@ -109,9 +109,9 @@ class MemoryRetrievalService:
             Results wanted, at most COINSWARM_MAX_TOP_K.
         ranking
             ``similarity``, or ``relevance``: similarity, recency and reward, weighed; see `memory.retrieval.ranking`.
-            More is fetched then, until it is certain that nothing is missing; of scopes that hold more than
-            COINSWARM_MAX_TOP_K experiences, where that much does not settle it, the answer is the best of that many
-            nearest ones.
+            The near cache compares all experiences at once. The server is asked for more and more of them, until it is
+            certain that nothing is missing; of scopes that hold more than COINSWARM_MAX_TOP_K experiences, where that
+            much does not settle it, its answer is the best of that many nearest ones.
         post_filter
             Is given candidates, best first (at least `over_fetch` times `top_k` where as many exist), and returns
             those to keep, in the order in which they shall come; see `memory.retrieval.ranking.check_post_filter`.
@@ -162,6 +162,12 @@ class MemoryRetrievalService:
             return await Selection(top_k, most, weights.over_fetch, post_filter=post_filter).best(fetch)
         now = as_of or datetime.now(UTC)
         relevance = Relevance(weights, now, latest=None if until is None else min(check_time(until, "until"), now))
+        if post_filter is None:
+            held = await self._experiences.most_relevant(
+                state_vector, bounds, as_of, top_k, relevance, with_next_state=with_next_state
+            )
+            if held is not None:
+                return held
         return await Selection(top_k, most, weights.over_fetch, relevance.order, relevance.limit, post_filter).best(
             fetch
         )

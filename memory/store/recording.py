@@ -238,7 +238,9 @@ class Recorder:
         known_from_ms: int | None,
     ) -> list[_Item]:
         """Pack records; a next state that the record after it holds becomes a reference to that record."""
-        order = sorted(valid, key=lambda entry: (_chain(entry[1])[1:], entry[1].timestamp, entry[1].step, -entry[0]))
+        order = sorted(
+            valid, key=lambda entry: (_chain(entry[1])[1:], to_ms(entry[1].timestamp), entry[1].step, -entry[0])
+        )
         items: list[_Item] = []
         later: EpisodicMemory | None = None
         later_item: _Item | None = None

@@ -166,9 +166,12 @@ class Snapshots:
                 answers = await self._link.pipeline([which_line, which_stamp, search(line), which_stamp])
             except ResponseError:
                 # Where the memory was emptied since it was last asked, there is neither an index nor a line.
-                if self._line_seen(encoder_id, await self._link.execute(*which_line)) == line:
-                    raise
-                continue
+                # Nor is there an index before something was published that it holds.
+                if self._line_seen(encoder_id, await self._link.execute(*which_line)) != line:
+                    continue
+                if not await self._link.execute("EXISTS", self._keys.semantic_manifest(line)):
+                    return []
+                raise
             current, stamp, answer, stamp_after = answers
             if self._line_seen(encoder_id, current) != line or stamp != stamp_after:
                 continue

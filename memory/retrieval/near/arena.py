@@ -31,7 +31,8 @@ SLACK_SHARE = 4
 class Columns(NamedTuple):
     """What the filters of a question look at; arrays of equal length, or the numbers of one row.
 
-    `known_ms`, `timestamp_ms` and `expires_ms` are milliseconds since 1970; `phase` is the index of the market phase.
+    `known_ms`, `timestamp_ms` and `expires_ms` are milliseconds since 1970; `phase` is the index of the market phase;
+    `luck` is what relevance makes of the reward, from 0 to 1, or NaN where the row does not know its scale.
     """
 
     known_ms: Any
@@ -39,11 +40,12 @@ class Columns(NamedTuple):
     expires_ms: Any
     reward: Any
     phase: Any
+    luck: Any
 
     @classmethod
     def empty(cls, length: int) -> Columns:
-        """Columns of that length, unfilled."""
-        return cls(*(np.empty(length, dtype=kind) for kind in _COLUMN_TYPES))
+        """Columns of that length; numbers that can be computed with where there is no row."""
+        return cls(*(np.zeros(length, dtype=kind) for kind in _COLUMN_TYPES))
 
     @classmethod
     def of(cls, rows: Sequence[Columns]) -> Columns:
@@ -53,7 +55,7 @@ class Columns(NamedTuple):
         )
 
 
-_COLUMN_TYPES = (np.int64, np.int64, np.int64, np.float64, np.int8)
+_COLUMN_TYPES = (np.int64, np.int64, np.int64, np.float64, np.int8, np.float32)
 
 
 @dataclass(slots=True)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 RANK = 24
-"""Directions kept. On 21,600 real states of 256 dimensions 16 leave about 200 rows to score in full, 32 about 50; but
-a pass over 32 costs four times as much as one over 16, which fits the processor's cache."""
+"""Directions kept. In scopes of 1,800 of 21,600 real states of 256 dimensions 16 leave 80 rows to score in full, 24
+leave 45, 32 leave 30; a pass over the bounds takes 6, 8 and 10 microseconds. 24 take the least time together."""
 FIT_ROWS = 4096
 """Rows that a basis is fitted on, evenly spread; more change it little."""
 NO_ROW = -1e30

@@ -22,6 +22,7 @@ from memory.retrieval.near.loading import RETRY_S, Loader
 from memory.retrieval.near.rows import AgentRows, StoredRow
 from memory.retrieval.near.space import NearCacheState, Space, Spaces
 from memory.retrieval.query import Bounds
+from memory.retrieval.ranking import Relevance
 from memory.store.indexes import Indexes, IndexSchema
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
@@ -145,6 +146,40 @@ class NearCache:
         StoreUnavailableError
             The server did not answer within the link's deadline.
         """
+        held = await self._current_rows(schema, bounds)
+        if held is None:
+            return None
+        rows, now_ms = held
+        return self._answerer.answer(rows, schema, state_vector, bounds, top_k, now_ms, with_next_state=with_next_state)
+
+    async def most_relevant(
+        self,
+        schema: IndexSchema,
+        state_vector: Vector,
+        bounds: Bounds,
+        top_k: int,
+        relevance: Relevance,
+        *,
+        with_next_state: bool = False,
+    ) -> list[Hit] | None:
+        """The most relevant experiences within checked bounds, ties by memory id: of all that there are.
+
+        Parameters, results and errors as of `nearest`. None as well where more are equally relevant than is worth
+        deciding between here.
+        """
+        held = await self._current_rows(schema, bounds)
+        if held is None:
+            return None
+        rows, now_ms = held
+        return self._answerer.most_relevant(
+            rows, schema, state_vector, bounds, top_k, relevance, now_ms, with_next_state=with_next_state
+        )
+
+    async def _current_rows(self, schema: IndexSchema, bounds: Bounds) -> tuple[AgentRows, int] | None:
+        """Rows that are as current as the server, and its time; None where it has to be asked.
+
+        Valid until the caller waits for anything: they are those of one moment on the server.
+        """
         space = self._asked_about(schema, bounds)
         if space is None or space.rows is None:
             self._misses += 1
@@ -157,12 +192,8 @@ class NearCache:
             if space.rows is None:
                 break
             if space.current:
-                # Nothing below waits: the rows are those of one moment on the server.
                 self._hits += 1
-                now_ms = time.time_ns() // 1_000_000 + self._follower.clock_offset_ms
-                return self._answerer.answer(
-                    space.rows, state_vector, bounds, top_k, now_ms, with_next_state=with_next_state
-                )
+                return space.rows, time.time_ns() // 1_000_000 + self._follower.clock_offset_ms
             await self._refreshed(space)
         self._misses += 1
         return None

@@ -1,6 +1,6 @@
 """From rows to experiences: each answer gets objects of its own, made from copies kept of rows that were found lately.
 
-Decoding a body takes about 12 microseconds, copying a decoded experience half of one; agents meet the same neighbours
+Decoding a body takes about 10 microseconds, copying a decoded experience one or two; agents meet the same neighbours
 again and again.
 """
 

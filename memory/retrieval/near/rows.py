@@ -6,6 +6,7 @@ question never sees half of a change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ import numpy as np
 from memory.records import PHASES, REGIMES
 from memory.retrieval.near.arena import Arena, Columns, Scope
 from memory.retrieval.near.basis import FIT_ROWS, RANK, Floats, fit_basis, split
+from memory.retrieval.near.merit import Merit
 from memory.retrieval.near.search import Nearest, Question, nearest_rows
+from memory.retrieval.ranking import Relevance, squashed
 
 OBJECT_BYTES = 170
 """What Python keeps for a row beside the contents of key and body: two byte strings, entries of a dict and lists."""
@@ -33,7 +36,8 @@ _PHASE_MS = 24 // len(PHASES) * 3_600_000
 class StoredRow(NamedTuple):
     """A record as it is stored.
 
-    `vector` is packed as the index has it; `regime` and `feature_schema` are what the body holds.
+    `vector` is packed as the index has it; `regime` and `feature_schema` are what the body holds; `volatility` is its
+    trailing volatility, 0 where it does not say.
     """
 
     key: bytes
@@ -47,11 +51,13 @@ class StoredRow(NamedTuple):
     recorded_ms: int
     expires_ms: int
     reward: float
+    volatility: float = 0.0
 
     def columns(self) -> Columns:
         """What filters look at."""
         phase = self.timestamp_ms // _PHASE_MS % len(PHASES)
-        return Columns(self.known_ms, self.timestamp_ms, self.expires_ms, self.reward, phase)
+        luck = squashed(self.reward, self.volatility) if self.volatility > 0 else math.nan
+        return Columns(self.known_ms, self.timestamp_ms, self.expires_ms, self.reward, phase, luck)
 
 
 class AgentRows:
@@ -261,3 +267,14 @@ class AgentRows:
         ordered = vectors.take(order, axis=0).astype(np.float32, copy=False)
         ordered.flags.writeable = False
         return Nearest([slots[number] for number in order], [distances[number] for number in order], ordered)
+
+    def most_relevant(self, question: Question, relevance: Relevance, now_ms: int) -> Nearest:
+        """Rows among which the `top_k` most relevant are, in no order; few more, but all that may be as relevant.
+
+        Parameters and results as of `nearest`.
+        """
+        merit = Merit(relevance)
+        found = nearest_rows(question, self._arena, self._vectors, self._scales, self._basis, now_ms, merit)
+        vectors = found.vectors.astype(np.float32, copy=False)
+        vectors.flags.writeable = False
+        return found._replace(vectors=vectors)

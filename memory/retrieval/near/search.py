@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from memory.retrieval.near.arena import Arena, Range
+from memory.retrieval.near.arena import Arena, Columns, Range
 from memory.retrieval.near.basis import Floats, margin, query_weights
+from memory.retrieval.near.merit import SLACK, Merit
 
 FIRST_ROWS = 48
 """Rows of a small scope (one product and regime) that are scored in full first: about as many as it takes in the end,
@@ -64,9 +65,15 @@ class Nearest(NamedTuple):
 
 
 def nearest_rows(
-    question: Question, arena: Arena, vectors: npt.NDArray[Any], scales: Floats, basis: Floats, now_ms: int
+    question: Question,
+    arena: Arena,
+    vectors: npt.NDArray[Any],
+    scales: Floats,
+    basis: Floats,
+    now_ms: int,
+    merit: Merit | None = None,
 ) -> Nearest:
-    """The nearest rows in no order: at least `top_k` where there are so many.
+    """The nearest rows, or those of most merit, in no order: at least `top_k` where there are so many.
 
     More come back where distances are too close to call by rounding: whoever orders them by distance and memory id,
     and cuts, gets the same rows whatever order they lie in.
@@ -87,23 +94,36 @@ def nearest_rows(
     if hidden is not None:
         bounds[hidden] = MASKED
     wide = margin(len(query))
+    rest: Floats | None = None
+    if merit is not None:
+        wide += SLACK
+        rest = merit.rest(_within(arena.columns, ranges))
+        absent = bounds < NOTHING
+        bounds = merit.scores(bounds, rest)
+        bounds[absent] = MASKED
     top_k = question.top_k
     first = FIRST_ROWS if len(bounds) < MANY_ROWS else FIRST_ROWS_OF_MANY
     level = _first_level(bounds, max(first, 2 * top_k))
-    chosen = slots[(bounds >= level).nonzero()[0]]
+    where = (bounds >= level).nonzero()[0]
+    chosen = slots[where]
     taken, scores = _scored(chosen, vectors, scales, query)
+    if merit is not None and rest is not None:
+        scores = merit.scores(scores, rest[where])
     floor = _floor(scores, top_k, wide)
     if floor < level:
-        rest = slots[((bounds >= floor) & (bounds < level)).nonzero()[0]]
-        if len(rest):
-            more, more_scores = _scored(rest, vectors, scales, query)
+        where = ((bounds >= floor) & (bounds < level)).nonzero()[0]
+        if len(where):
+            others = slots[where]
+            more, more_scores = _scored(others, vectors, scales, query)
+            if merit is not None and rest is not None:
+                more_scores = merit.scores(more_scores, rest[where])
             scores = np.concatenate((scores, more_scores))
             floor = _floor(scores, top_k, wide)
             near = (scores >= floor).nonzero()[0]
             # Of the first ones and the others, what reaches the floor; both were taken in the order of their slots.
             here = near.searchsorted(len(chosen))
             taken = np.concatenate((taken.take(near[:here], axis=0), more.take(near[here:] - len(chosen), axis=0)))
-            best = np.concatenate((chosen, rest)).take(near)
+            best = np.concatenate((chosen, others)).take(near)
             return _measured(best, taken, scales, query)
     near = (scores >= floor).nonzero()[0]
     return _measured(chosen.take(near), taken.take(near, axis=0), scales, query)
@@ -157,6 +177,13 @@ def _scored(
     parts = [taken[first : first + SCORED_AT_ONCE] for first in range(0, len(slots), SCORED_AT_ONCE)]
     scores = np.concatenate([part.astype(np.float32, copy=False) @ query for part in parts])
     return taken, scores * scales.take(slots)
+
+
+def _within(columns: Columns, ranges: list[Range]) -> Columns:
+    """Columns of the rows in some ranges."""
+    if len(ranges) == 1:
+        return Columns(*(column[ranges[0][0] : ranges[0][1]] for column in columns))
+    return Columns(*(np.concatenate([column[start:stop] for start, stop in ranges]) for column in columns))
 
 
 def _hidden(question: Question, arena: Arena, ranges: list[Range], now_ms: int) -> npt.NDArray[np.bool_] | None:

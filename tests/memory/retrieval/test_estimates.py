@@ -228,6 +228,21 @@ async def test_an_index_a_pair_of_agent_and_product_brings_the_same(servers: Any
         assert await ask(mem) == expected(15, None, QUESTION.features[TRAILING_VOLATILITY])
 
 
+async def test_what_has_expired_and_is_still_in_the_index_is_passed_over(servers: Any, namespace: str) -> None:
+    async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
+        await mem.episodic.add_many([item for item in LIVES if item.known_at is not None and item.known_at <= AS_OF])
+        before = await ask(mem)
+        keys = await mem.link.execute("KEYS", f"{mem.keys.episodic_prefix}*")
+        await mem.link.pipeline([("PEXPIRE", key, 1) for key in keys])
+        await asyncio.sleep(0.005)
+        expired = await ask(mem)
+        assert expired != before
+        await mem.link.pipeline(
+            [("EXISTS", key) for key in keys]
+        )  # Whatever has expired is deleted when it is touched.
+        assert await ask(mem) == expired
+
+
 # --- as of then ----------------------------------------------------------------------------------------------
 
 

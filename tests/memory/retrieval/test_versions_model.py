@@ -1,0 +1,546 @@
+"""Questions about what was learned, against a plain Python model of all that was published: as of any time, at once.
+
+Whatever is published in whatever order, by one connection, the next question of another one must know of it; and a
+question as of a time must know of nothing that was to be known later only, the end of what it finds included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import memory
+from memory import MemoryConnection
+from memory.records import MIXED, REGIMES, SemanticMemory, SemanticType
+from memory.retrieval.correlations import ALL_REGIMES
+from memory.retrieval.knowledge import ALL_PRODUCTS
+from memory.store.publishing import Publication
+from tests.memory.retrieval.conftest import (
+    correlation_memory,
+    pattern_memory,
+    performance,
+    regime_memory,
+    strategy_memory,
+    unit_vector,
+)
+
+DAY = datetime(2021, 6, 17, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+MS = timedelta(milliseconds=1)
+LINES = ("ns/rff-1/1", "ns/rff-1/2", "ns/rff-1/10")
+SOURCES = ("live", "replay", "backtest")
+PRODUCTS = ("BTC-USDT", "BTC", "ETH-USDT")
+NAMES = ("QUIET", "VOLATILE")
+BAR_SHARPE, BAR_BLOCKS = 1.5, 8
+SIMILARITY = 0.88
+TIMES = tuple(DAY + hour * HOUR for hour in range(4))
+AROUND = sorted({time + step for time in TIMES for step in (-MS, timedelta(0), MS)})
+STATES = [unit_vector(seed) for seed in range(4)]
+ASKED = [STATES[0], STATES[2], unit_vector(77)]
+
+
+# --- what is published ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pattern:
+    kind: ClassVar = SemanticType.PATTERN
+    name: str
+    state: int
+    regime: str
+    products: tuple[str, ...]
+    expected: float
+
+    @property
+    def memory_id(self) -> str:
+        return self.name
+
+    def build(self, line: str) -> SemanticMemory:
+        return pattern_memory(
+            self.name,
+            line=line,
+            concept_vector=STATES[self.state],
+            regime=self.regime,
+            product_ids=self.products,
+            expected_return=self.expected,
+        )
+
+
+@dataclass(frozen=True)
+class Chain:
+    kind: ClassVar = SemanticType.REGIME
+    regime: str
+    product: str
+    source: str
+    state: int
+    spells: int
+
+    @property
+    def memory_id(self) -> str:
+        return f"r-{self.product}-{self.regime}-{self.source}"
+
+    def build(self, line: str) -> SemanticMemory:
+        return regime_memory(
+            self.regime,
+            self.product,
+            line=line,
+            memory_id=self.memory_id,
+            source=self.source,
+            concept_vector=STATES[self.state],
+            spells=self.spells,
+        )
+
+
+@dataclass(frozen=True)
+class Strategy:
+    kind: ClassVar = SemanticType.STRATEGY
+    agent: str
+    source: str
+    figures: tuple[tuple[str, float | None, int], ...]
+
+    @property
+    def memory_id(self) -> str:
+        return f"s-{self.agent}-{self.source}"
+
+    def build(self, line: str) -> SemanticMemory:
+        figures = {regime: performance(sharpe, blocks) for regime, sharpe, blocks in self.figures}
+        return strategy_memory(self.agent, figures, line=line, memory_id=self.memory_id, source=self.source)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    kind: ClassVar = SemanticType.CORRELATION
+    products: tuple[str, str]
+    regime: str
+    bar: int
+    value: float
+    claimed: bool
+
+    @property
+    def memory_id(self) -> str:
+        return f"c-{'-'.join(self.products)}-{self.regime}-{self.bar}"
+
+    def build(self, line: str) -> SemanticMemory:
+        return correlation_memory(
+            *self.products,
+            self.value,
+            line=line,
+            memory_id=self.memory_id,
+            regime=self.regime,
+            bar=self.bar,
+            claimed=self.claimed,
+        )
+
+
+Content = Pattern | Chain | Strategy | Correlation
+KINDS = tuple(SemanticType)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A version as the model has it."""
+
+    content: Content
+    valid_from: datetime
+
+
+@dataclass
+class Model:
+    """What was published: for each line and kind, everything that was known from each time on."""
+
+    published: dict[tuple[str, str], dict[datetime, dict[str, Content]]] = field(default_factory=dict)
+    line: str | None = None
+
+    def publish(self, line: str, kinds: Sequence[str], time: datetime, contents: Sequence[Content]) -> None:
+        for kind in kinds:
+            self.published.setdefault((line, kind), {})[time] = {
+                content.memory_id: content for content in contents if content.kind == kind
+            }
+        if contents and self.line is None:
+            self.line = line
+
+    def replace_from(self, line: str, kinds: Sequence[str], since: datetime | None) -> None:
+        for kind in kinds:
+            times = self.published.get((line, kind), {})
+            for time in [time for time in times if since is None or time >= since]:
+                del times[time]
+
+    def known(self, kind: str, as_of: datetime | None) -> list[Known]:
+        """What is known of a kind at a time, by id, and since when."""
+        times = self.published.get((self.line or "", kind), {})
+        reached = [time for time in sorted(times) if as_of is None or time <= as_of]
+        if not reached:
+            return []
+        found = []
+        for memory_id, content in sorted(times[reached[-1]].items()):
+            since = reached[-1]
+            for time in reversed(reached):
+                if times[time].get(memory_id) != content:
+                    break
+                since = time
+            found.append(Known(content, since))
+        return found
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def patterns(self, asked: int, product: str | None, regime: str | None, as_of: datetime | None) -> list[Known]:
+        fit = [
+            item
+            for item in self.known(SemanticType.PATTERN, as_of)
+            if product in (None, *item.content.products)  # type: ignore[union-attr]
+            and regime in (None, item.content.regime)  # type: ignore[union-attr]
+        ]
+        return sorted(fit, key=lambda item: (distance(item, asked), item.content.memory_id))
+
+    def chain(self, regime: str, product: str | None, source: str | None, as_of: datetime | None) -> Known | None:
+        known = {item.content.memory_id: item for item in self.known(SemanticType.REGIME, as_of)}
+        for own in SOURCES if source is None else (source,):
+            for place in (product or ALL_PRODUCTS, ALL_PRODUCTS):
+                found = known.get(f"r-{place}-{regime}-{own}")
+                if found is not None:
+                    return found
+        return None
+
+    def strategies(
+        self, regime: str, source: str | None, as_of: datetime | None
+    ) -> tuple[list[tuple[Known, float]], int]:
+        """Those that qualify, best first, and how many have figures."""
+        known = self.known(SemanticType.STRATEGY, as_of)
+        for own in SOURCES if source is None else (source,):
+            of_source = [item for item in known if item.content.source == own]  # type: ignore[union-attr]
+            if of_source:
+                break
+        else:
+            return [], 0
+        figures = [
+            (item, sharpe, blocks)
+            for item in of_source
+            for name, sharpe, blocks in item.content.figures  # type: ignore[union-attr]
+            if name == regime
+        ]
+        good = [
+            (item, sharpe)
+            for item, sharpe, blocks in figures
+            if sharpe is not None and sharpe > BAR_SHARPE and blocks >= BAR_BLOCKS
+        ]
+        return sorted(good, key=lambda entry: (-entry[1], entry[0].content.memory_id)), len(figures)
+
+    def correlations(self, product: str, asked: dict[str, Any], as_of: datetime | None) -> list[Known]:
+        fit = [
+            item
+            for item in self.known(SemanticType.CORRELATION, as_of)
+            if product in item.content.products  # type: ignore[union-attr]
+            and asked.get("regime", item.content.regime) == item.content.regime  # type: ignore[union-attr]
+            and asked.get("bar_minutes", item.content.bar) == item.content.bar  # type: ignore[union-attr]
+            and (item.content.claimed or not asked.get("claimed_only", False))  # type: ignore[union-attr]
+        ]
+        return sorted(fit, key=lambda item: (-abs(item.content.value), item.content.memory_id))  # type: ignore[union-attr]
+
+
+def distance(item: Known, asked: int) -> float:
+    state: Any = STATES[item.content.state]  # type: ignore[union-attr]
+    return 1.0 - round(float(np.dot(state.astype(float), ASKED[asked].astype(float))), 9)
+
+
+def shown(memories: Sequence[SemanticMemory], line: str) -> list[tuple[Any, ...]]:
+    """What memories say, in order, in a form that can be compared with `wanted`."""
+    return [(memory_content(item, line), item.valid_from, item.valid_to) for item in memories]
+
+
+def wanted(items: Sequence[Known], line: str) -> list[tuple[Any, ...]]:
+    return [(memory_content(item.content.build(line), line), item.valid_from, None) for item in items]
+
+
+def memory_content(item: SemanticMemory, line: str) -> tuple[Any, ...]:
+    """All fields but those that say when it was valid, and how often it was asked for."""
+    beside = ("valid_from", "valid_to", "last_accessed", "access_count")
+    names = sorted(name for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()) if name not in beside)
+    values = (getattr(item, name) for name in names)
+    assert item.line == line
+    return tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
+
+
+# --- what is drawn -------------------------------------------------------------------------------------------
+
+PATTERNS = st.builds(
+    Pattern,
+    name=st.sampled_from(["p-1", "p-10", "p-2", "p"]),
+    state=st.sampled_from([0, 0, 0, 1, 2]),
+    regime=st.sampled_from(["QUIET", *NAMES, MIXED]),
+    products=st.sampled_from([("BTC-USDT",), ("BTC",), ("BTC-USDT", "ETH-USDT"), ()]),
+    expected=st.sampled_from([0.0, 0.001]),
+)
+CHAINS = st.builds(
+    Chain,
+    regime=st.sampled_from(NAMES),
+    product=st.sampled_from([ALL_PRODUCTS, "BTC-USDT"]),
+    source=st.sampled_from(SOURCES),
+    state=st.integers(0, 3),
+    spells=st.integers(1, 2),
+)
+FIGURES = st.tuples(st.sampled_from(NAMES), st.sampled_from([None, 1.5, 1.6, 3.0]), st.sampled_from([7, 8, 8, 40]))
+STRATEGIES = st.builds(
+    Strategy,
+    agent=st.sampled_from(["a", "a.b", "hold"]),
+    source=st.sampled_from(SOURCES[1:]),
+    figures=st.lists(FIGURES, max_size=2, unique_by=lambda item: item[0]).map(tuple),
+)
+CORRELATIONS = st.builds(
+    Correlation,
+    products=st.sampled_from([("BTC", "BTC-USDT"), ("BTC-USDT", "ETH-USDT"), ("BTC", "ETH-USDT")]),
+    regime=st.sampled_from([*NAMES, ALL_REGIMES]),
+    bar=st.sampled_from([1, 15]),
+    value=st.sampled_from([-0.5, 0.25, 0.5]),
+    claimed=st.booleans(),
+)
+
+
+def some(kind: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(kind, max_size=4, unique_by=lambda content: content.memory_id)
+
+
+CONTENTS: st.SearchStrategy[list[Content]] = st.builds(
+    lambda *parts: [content for part in parts for content in part],
+    *(some(kind) for kind in (PATTERNS, CHAINS, STRATEGIES, CORRELATIONS)),
+)
+SOME_KINDS = st.sampled_from([KINDS, KINDS, KINDS[:1], KINDS[1:3], KINDS[3:]])
+STARTS = st.sampled_from([*TIMES, TIMES[1] + timedelta(microseconds=1)])
+ONE = st.lists(st.tuples(STARTS, CONTENTS), min_size=1, max_size=1)
+CHANGES = st.one_of(
+    st.tuples(st.just("publish"), st.sampled_from(LINES[:2]), SOME_KINDS, ONE),
+    st.tuples(st.just("publish"), st.just(LINES[0]), SOME_KINDS, ONE),
+    st.tuples(
+        st.just("history"),
+        st.sampled_from(LINES[:2]),
+        SOME_KINDS,
+        st.lists(st.tuples(STARTS, CONTENTS), max_size=4, unique_by=lambda item: up(item[0])),
+        st.one_of(st.none(), STARTS),
+    ),
+    st.tuples(st.just("again")),
+    st.tuples(st.just("line"), st.sampled_from(LINES)),
+)  # fmt: skip
+QUESTIONS = st.fixed_dictionaries(
+    {
+        "times": st.lists(st.sampled_from(AROUND), min_size=2, max_size=6, unique=True),
+        "asked": st.integers(0, len(ASKED) - 1),
+        "product": st.sampled_from([None, None, None, *PRODUCTS]),
+        "regime": st.sampled_from([None, None, *NAMES, MIXED]),
+        "source": st.sampled_from([None, *SOURCES]),
+        "top_k": st.integers(1, 4),
+        "correlations": st.fixed_dictionaries(
+            {},
+            optional={
+                "regime": st.sampled_from([*NAMES, ALL_REGIMES]),
+                "bar_minutes": st.sampled_from([1, 15]),
+                "claimed_only": st.booleans(),
+            },
+        ),
+    }
+)
+"""What is asked, without a time and as of some."""
+
+
+def up(time: datetime) -> datetime:
+    """Rounded up to whole milliseconds: nothing is seen before it was known."""
+    return time + timedelta(microseconds=-time.microsecond % 1000)
+
+
+# --- asking --------------------------------------------------------------------------------------------------
+
+
+async def answers(retrieval: Any, semantic: Any, question: dict[str, Any], **bound: Any) -> dict[str, Any]:
+    """What a memory answers to all questions about what was learned."""
+    asked, product, regime, top_k = (question[name] for name in ("asked", "product", "regime", "top_k"))
+    state = ASKED[asked]
+    name = regime if regime in REGIMES else "QUIET"
+    patterns = await retrieval.retrieve_patterns(state, product, regime, top_k=top_k, **bound)
+    best = await retrieval.find_similar_pattern(state, product, regime, **bound)
+    knowledge = await retrieval.retrieve_regime_knowledge(
+        name, ["CRISIS"], top_k=top_k, product_id=product, source=question["source"], **bound
+    )
+    regimes = await retrieval.retrieve_similar_regimes(state, product_id=product, **bound)
+    correlations = await retrieval.retrieve_correlations(product or "BTC-USDT", **question["correlations"], **bound)
+    if bound:
+        stored = {kind: await semantic.as_of(bound["as_of"], kind) for kind in KINDS}
+    else:
+        stored = {kind: await semantic.current(kind) for kind in KINDS}
+    return {
+        "patterns": [hit.memory for hit in patterns],
+        "pattern distances": [hit.distance for hit in patterns],
+        "similar": [] if best is None else [best.memory],
+        "regime": [] if knowledge.memory is None else [knowledge.memory],
+        "strategies": [hit.memory for hit in knowledge.strategies],
+        "scores": [hit.score for hit in knowledge.strategies],
+        "strategies known": knowledge.strategies_known,
+        "spells": None if knowledge.transitions is None else knowledge.transitions.spells,
+        "regimes": [hit.memory for hit in regimes.memories],
+        "states": list(regimes.states),
+        "correlations": [hit.memory for hit in correlations],
+        **{f"all {kind}": memories for kind, memories in stored.items()},
+    }
+
+
+def expected(model: Model, question: dict[str, Any]) -> dict[str, Any]:
+    """What they should be; versions in place of memories."""
+    as_of, asked, product, regime = (question[name] for name in ("as_of", "asked", "product", "regime"))
+    name = regime if regime in REGIMES else "QUIET"
+    patterns = model.patterns(asked, product, regime, as_of)
+    chain = model.chain(name, product, question["source"], as_of)
+    source = question["source"] if chain is None else chain.content.source  # type: ignore[union-attr]
+    strategies, count = model.strategies(name, source, as_of)
+    chains = [found for found in (model.chain(other, product, None, as_of) for other in REGIMES) if found is not None]
+    top_k = question["top_k"]
+    return {
+        "patterns": patterns[:top_k],
+        "pattern distances": [distance(item, asked) for item in patterns[:top_k]],
+        "similar": [item for item in patterns[:1] if 1 - distance(item, asked) >= SIMILARITY],
+        "regime": [] if chain is None else [chain],
+        "strategies": [item for item, _ in strategies[:top_k]],
+        "scores": [sharpe for _, sharpe in strategies[:top_k]],
+        "strategies known": count,
+        "spells": None if chain is None else chain.content.spells,  # type: ignore[union-attr]
+        "regimes": sorted(chains, key=lambda item: (distance(item, asked), item.content.memory_id)),
+        "states": [],
+        "correlations": model.correlations(product or "BTC-USDT", question["correlations"], as_of),
+        **{f"all {kind}": model.known(kind, as_of) for kind in KINDS},
+    }
+
+
+def differences(model: Model, question: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """In what an answer is not the model's."""
+    wrong = []
+    for name, value in expected(model, question).items():
+        got = found[name]
+        if isinstance(value, list) and any(isinstance(item, Known) for item in value):
+            same = shown(got, model.line or "") == wanted(value, model.line or "")
+        elif name == "pattern distances":
+            same = len(got) == len(value) and bool(np.allclose(got, value, atol=1e-5))
+        else:
+            same = got == value
+        if not same:
+            wrong.append(f"{name}: {got} instead of {value}")
+    return wrong
+
+
+async def change(mem: MemoryConnection, model: Model, what: tuple[Any, ...], last: list[Any]) -> Callable[[], Any]:
+    """Apply a change to the model; returns what applies it to the memory."""
+    if what[0] == "again":
+        if not last:
+            return lambda: asyncio.sleep(0)
+        what = last[-1]
+    if what[0] == "line":
+        model.line = what[1]
+        return lambda: mem.semantic.set_current_line(what[1], "rff-1", token=1)
+    last.append(what)
+    line, kinds, publications = what[1:4]
+    publications = [(time, [item for item in contents if item.kind in kinds]) for time, contents in publications]
+    if what[0] == "history":
+        model.replace_from(line, kinds, None if what[4] is None else up(what[4]))
+    for time, contents in publications:
+        model.publish(line, kinds, up(time), contents)
+    built = [Publication(time, [item.build(line) for item in contents]) for time, contents in publications]
+    if what[0] == "history":
+        return lambda: mem.semantic.publish_history(built, line=line, kinds=kinds, token=1, since=what[4])
+    (only,) = built
+    return lambda: mem.semantic.publish(only.memories, line=line, kinds=kinds, token=1, valid_from=only.valid_from)
+
+
+async def drop(mem: MemoryConnection, name: str) -> None:
+    for index in await mem.link.execute("FT._LIST"):
+        if index.decode().split(":")[0] == name:
+            await mem.link.execute("FT.DROPINDEX", index, "DD")
+
+
+@given(steps=st.lists(st.tuples(CHANGES, QUESTIONS), min_size=3, max_size=9))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_question_knows_what_was_published_until_then_and_no_more(servers: Any, steps: list[Any]) -> None:
+    async def run() -> None:
+        name = f"v-{uuid.uuid4().hex[:10]}"
+        model, last = Model(), []  # type: ignore[var-annotated]
+        async with (
+            memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as writer,
+            memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as reader,
+        ):
+            for what, question in steps:
+                await (await change(writer, model, what, last))()
+                for mem in (reader, writer):
+                    found = await answers(mem.retrieval, mem.semantic, question)
+                    assert differences(model, {**question, "as_of": None}, found) == []
+                for as_of in question["times"]:
+                    past = reader.at(as_of)
+                    counts = {kind: len(model.known(kind, as_of)) for kind in KINDS}
+                    assert await past.semantic.counts() == counts
+                    for found in (
+                        await answers(past.retrieval, past.semantic, question),
+                        await answers(reader.retrieval, reader.semantic, question, as_of=as_of),
+                    ):
+                        assert differences(model, {**question, "as_of": as_of}, found) == []
+            await drop(reader, name)
+
+    asyncio.run(run())
+
+
+@given(
+    first=st.tuples(st.just("publish"), st.just(LINES[0]), st.just(KINDS), ONE),
+    changes=st.lists(CHANGES, min_size=1, max_size=4),
+    question=QUESTIONS,
+)  # fmt: skip
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_while_something_is_published_answers_are_those_before_or_after_it(
+    servers: Any, first: Any, changes: list[Any], question: dict[str, Any]
+) -> None:
+    async def run() -> None:
+        name = f"v-{uuid.uuid4().hex[:10]}"
+        before, last = Model(), []  # type: ignore[var-annotated]
+        bound = {"as_of": question["times"][0]} if question["source"] else {}
+        question["as_of"] = bound.get("as_of")
+        async with (
+            memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as writer,
+            memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as reader,
+        ):
+            await (await change(writer, before, first, last))()
+            for what in changes:
+                after = replace(before, published={place: dict(times) for place, times in before.published.items()})
+                apply = await change(writer, after, what, last)
+                publishing = asyncio.ensure_future(apply())
+                while True:
+                    over = publishing.done()
+                    for about, memories in (await single_answers(reader, question, bound)).items():
+                        possible = [
+                            (model.line or "", expected(model, question)[about])
+                            for model in ([after] if over else [before, after])
+                        ]
+                        assert any(
+                            len(memories) == len(items)
+                            and all(item.line == line for item in memories)
+                            and shown(memories, line) == wanted(items, line)
+                            for line, items in possible
+                        ), (about, memories, possible)
+                    if over:
+                        break
+                await publishing
+                before = after
+            await drop(reader, name)
+
+    asyncio.run(run())
+
+
+async def single_answers(mem: MemoryConnection, question: dict[str, Any], bound: dict[str, Any]) -> dict[str, Any]:
+    """Some answers, each of which must be of one moment; by what it is about."""
+    asked, product, regime, top_k = (question[name] for name in ("asked", "product", "regime", "top_k"))
+    patterns, correlations = await asyncio.gather(
+        mem.retrieval.retrieve_patterns(ASKED[asked], product, regime, top_k=top_k, **bound),
+        mem.retrieval.retrieve_correlations(product or "BTC-USDT", **question["correlations"], **bound),
+    )
+    return {
+        "patterns": [hit.memory for hit in patterns],
+        "correlations": [hit.memory for hit in correlations],
+    }
