@@ -25,20 +25,18 @@ from tasks.runs import LedgerRun, ledger_run
 
 
 class Parameters(NamespaceParameters):
-    """How experiences are to be indexed."""
+    """How experiences are to be indexed: where nothing is chosen, as the settings say; else the rest stays as it is."""
 
     encoder: str | None = Field(
         default=None,
         description="Encoder id or file to encode all experiences with anew; the encoder stays where empty.",
     )
     layout: Literal["auto", "single", "partitioned"] | None = Field(
-        default=None, description="One index, or an HNSW index for each agent and product; by the settings where empty."
+        default=None, description="One index, or an HNSW index for each agent and product."
     )
-    algorithm: Literal["FLAT", "HNSW"] | None = Field(
-        default=None, description="Of a single index; by the settings where empty."
-    )
+    algorithm: Literal["FLAT", "HNSW"] | None = Field(default=None, description="Of a single index.")
     vector_type: Literal["FLOAT32", "FLOAT16"] | None = Field(
-        default=None, description="FLOAT16 halves the memory of the vectors; by the settings where empty."
+        default=None, description="FLOAT16 halves the memory of the vectors."
     )
     remove_old: bool | None = Field(
         default=None,

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
     replica_max_lag_s: float = Field(
         default=1.0,
-        gt=0,
+        ge=0.4,
         description="A replica answers while it provably holds all that was written up to this many seconds ago.",
     )
     near_cache_mb: int = Field(

@@ -17,6 +17,7 @@ from memory import MemoryConnection
 from memory.errors import EncoderError, ReindexError
 from memory.records import Vector
 from memory.settings import Settings
+from memory.store.indexes import IndexSchema
 from memory.store.layout import Layout, choose
 from memory.store.reindex_job import ReindexJob, text_of
 from memory.store.reindexing import Reindexer
@@ -106,18 +107,18 @@ def plan_changes(
     algorithm: str | None,
     vector_type: str | None,
 ) -> list[Change]:
-    """The changes that the choices ask for, those under way included; what is chosen nowhere is as the settings say.
+    """The changes that the choices ask for, those under way included; see `shape_settings` for what is not chosen.
 
     A new encoder is registered. Raises EncoderError where it cannot be opened.
     """
     with open_workspace(namespace) as workspace:
-        settings = _chosen(workspace.settings, layout, algorithm, vector_type)
-        wanted, way = choose(settings)
-        fitted = None if encoder is None else open_encoder(encoder, "binance", settings)
+        fitted = None if encoder is None else open_encoder(encoder, "binance", workspace.settings)
 
         async def plan(mem: MemoryConnection) -> list[Change]:
-            def change(family: str, encoder_id: str, successor_id: str | None) -> Change:
-                shape: tuple[Layout, str] = (wanted, way) if family == "episodic" else ("single", "FLAT")
+            async def change(family: str, encoder_id: str, successor_id: str | None) -> Change:
+                schema = await mem.indexes.episodic(encoder_id) if encoder_id else None
+                settings = shape_settings(workspace.settings, schema, layout, algorithm, vector_type)
+                shape: tuple[Layout, str] = choose(settings) if family == "episodic" else ("single", "FLAT")
                 return Change(namespace, token, family, encoder_id, successor_id, *shape, settings.vector_type)
 
             present = await mem.indexes.encoder_ids()
@@ -125,18 +126,18 @@ def plan_changes(
                 for family in (mem.indexes.experiences, mem.indexes.pool):
                     for name in await mem.indexes.restore(family, encoder_id):
                         announce(f"{name} was missing and is built again")
-            own = change("episodic", "", None).reindexer(mem)
+            own = (await change("episodic", "", None)).reindexer(mem)
             jobs = {encoder_id: await own.job(encoder_id) for encoder_id in present}
             if fitted is None:
                 # An encoder that has a successor is left as it is: its index is there for its last clients only.
                 stay = [name for name, job in jobs.items() if job is None or not job.changes_encoder]
-                return [change("episodic", encoder_id, None) for encoder_id in stay]
+                return [await change("episodic", encoder_id, None) for encoder_id in stay]
             await register_encoder(mem, fitted)
             current = await mem.encoders.current()
             leading = [name for name, job in jobs.items() if job is not None and job.target.encoder_id == fitted.id_]
             old = sorted({*leading, *([current] if current is not None else [])} - {fitted.id_})
             # The pool first: it is there when the experiences make the encoder the current one.
-            return [change(family, name, fitted.id_) for name in old for family in ("shared", "episodic")]
+            return [await change(family, name, fitted.id_) for name in old for family in ("shared", "episodic")]
 
         return workspace.with_memory(plan)
 
@@ -260,9 +261,22 @@ def wait_for_clients(run: LedgerRun, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def _chosen(settings: Settings, layout: str | None, algorithm: str | None, vector_type: str | None) -> Settings:
+def shape_settings(
+    settings: Settings, schema: IndexSchema | None, layout: str | None, algorithm: str | None, vector_type: str | None
+) -> Settings:
+    """Settings that say how an index shall be.
+
+    Where nothing is chosen, the settings as they are. Where something is, all else stays as the index has it, so that
+    one choice does not undo an earlier one; a partitioned index has no algorithm to keep, since graphs are its nature.
+    """
     chosen = {"index_layout": layout, "vector_algorithm": algorithm, "vector_type": vector_type}
-    return settings.model_copy(update={name: value for name, value in chosen.items() if value is not None})
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if not chosen or schema is None:
+        return settings.model_copy(update=chosen)
+    kept = {"index_layout": schema.layout, "vector_type": schema.vector_type}
+    if not schema.partitioned:
+        kept["vector_algorithm"] = schema.algorithm
+    return settings.model_copy(update={**kept, **chosen})
 
 
 def _with_reindexer(change: Change, work: Callable[[MemoryConnection, Reindexer], Awaitable[Result]]) -> Result:

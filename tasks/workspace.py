@@ -83,7 +83,9 @@ def open_workspace(namespace: str) -> Iterator[Workspace]:
         database_url = settings.database_url.get_secret_value() if settings.database_url else None
         wanted = [service for service, url in (("redis", redis_url), ("postgres", database_url)) if url is None]
         if wanted:
-            session = stack.enter_context(embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s))
+            session = stack.enter_context(
+                embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s)
+            )
             redis_url = redis_url or session.endpoints.redis_url
             database_url = database_url or session.endpoints.database_url
         if redis_url is None or database_url is None:

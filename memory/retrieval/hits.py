@@ -20,7 +20,8 @@ class Hit:
     score
         What the hits are ordered by, best first.
     score_parts
-        What the score is made of: ``similarity``, the cosine.
+        What the score is made of, and adds up to: ``similarity``, the cosine; where relevance was asked for,
+        ``similarity``, ``recency`` and ``reward``, each times its weight.
     """
 
     memory: EpisodicMemory

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from redis.exceptions import NoPermissionError
+
 from memory.errors import CoinswarmError
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+
+_log = logging.getLogger(__name__)
 
 ACCESS_DAYS = 30
 """Days of accesses that pruning looks at."""
@@ -69,6 +74,7 @@ class AccessCounters:
         self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._refused = False
 
     def note(self, memory_ids: Iterable[str], at: datetime) -> None:
         """Count one retrieval of each memory on the UTC day of `at`, soon. Half a microsecond a memory."""
@@ -159,5 +165,14 @@ class AccessCounters:
             command = self._count.call(
                 [batch.name, *batch.counted], [WRITE_MEMORY_S, COUNTER_TTL_S, *batch.counted.values()]
             )
-            await self._link.pipeline([command])
+            try:
+                await self._link.pipeline([command])
+            except NoPermissionError as error:
+                # A user that may only read: nothing will ever be counted, and that must not fail its questions.
+                self._waiting.clear()
+                self._unsent.clear()
+                if not self._refused:
+                    self._refused = True
+                    _log.warning("Accesses to semantic memory are not counted: %s", error)
+                return
             del self._unsent[0]

@@ -25,7 +25,8 @@ SINGLE: Layout = "single"
 PARTITIONED: Layout = "partitioned"
 FLAT, HNSW = "FLAT", "HNSW"
 
-HNSW_NEIGHBOURS = 16
+HNSW_NEIGHBOURS = 12
+"""32 bytes a memory less than the usual 16, for a recall that differs in the third digit."""
 HNSW_BUILD_EFFORT = 200
 HNSW_SEARCH_EFFORT = 64
 """At 10, the server's default, recall on clustered data was 0.88; at 50 it was 0.997."""
@@ -237,12 +238,13 @@ def decode_schema(packed: bytes, encoder_id: str) -> IndexSchema:
 
 # --- commands ------------------------------------------------------------------------------------------------
 
-_FILTERED = (
+_READ: tuple[Command, ...] = (
     ("scope", "TAG", "SEPARATOR", TAG_SEPARATOR, "CASESENSITIVE"),
     ("timestamp", "NUMERIC"),
     ("known_at", "NUMERIC"),
-    ("reward", "NUMERIC"),
 )
+"""What both questions and readers of windows filter by."""
+_FILTERED: tuple[Command, ...] = (*_READ, ("reward", "NUMERIC"))
 """What questions filter by."""
 _COUNTED = (("recorded_at", "NUMERIC"),)
 """What only windows are read and counted by."""
@@ -284,10 +286,11 @@ def create_main(family: Family, schema: IndexSchema) -> Command:
 
     Partitioned, the vector is named but not indexed: its name is what keeps other encoders' records out.
     """
-    vector = vector_definition(schema)
+    vector, fields = vector_definition(schema), _FILTERED
     if schema.partitioned:
         vector = (schema.vector_field, "AS", schema.vector_attribute, "TAG", "NOINDEX")
-    fields = [*_FILTERED, *_COUNTED, *family.further, vector]
+        fields = _READ
+    fields = (*fields, *_COUNTED, *family.further, vector)
     return create_index(schema.name, family.prefix, schema.vector_attribute, fields)
 
 

@@ -272,8 +272,8 @@ def memory_content(item: SemanticMemory, line: str) -> tuple[Any, ...]:
 
 PATTERNS = st.builds(
     Pattern,
-    name=st.sampled_from(["p-1", "p-10", "p-2", "p"]),
-    state=st.sampled_from([0, 0, 0, 1, 2]),
+    name=st.sampled_from(["p-1", "p-10", "p-2", "p", "a"]),
+    state=st.sampled_from([0, 0, 0, 0, 0, 1, 2]),
     regime=st.sampled_from(["QUIET", *NAMES, MIXED]),
     products=st.sampled_from([("BTC-USDT",), ("BTC",), ("BTC-USDT", "ETH-USDT"), ()]),
     expected=st.sampled_from([0.0, 0.001]),
@@ -304,7 +304,7 @@ CORRELATIONS = st.builds(
 
 
 def some(kind: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    return st.lists(kind, max_size=4, unique_by=lambda content: content.memory_id)
+    return st.lists(kind, min_size=2, max_size=5, unique_by=lambda content: content.memory_id)
 
 
 CONTENTS: st.SearchStrategy[list[Content]] = st.builds(
@@ -321,10 +321,11 @@ CHANGES = st.one_of(
         st.just("history"),
         st.sampled_from(LINES[:2]),
         SOME_KINDS,
-        st.lists(st.tuples(STARTS, CONTENTS), max_size=4, unique_by=lambda item: up(item[0])),
+        st.lists(st.tuples(STARTS, CONTENTS), max_size=2, unique_by=lambda item: up(item[0])),
         st.one_of(st.none(), STARTS),
     ),
     st.tuples(st.just("again")),
+    st.tuples(st.just("amend"), CONTENTS),
     st.tuples(st.just("line"), st.sampled_from(LINES)),
 )  # fmt: skip
 QUESTIONS = st.fixed_dictionaries(
@@ -334,7 +335,7 @@ QUESTIONS = st.fixed_dictionaries(
         "product": st.sampled_from([None, None, None, *PRODUCTS]),
         "regime": st.sampled_from([None, None, *NAMES, MIXED]),
         "source": st.sampled_from([None, *SOURCES]),
-        "top_k": st.integers(1, 4),
+        "top_k": st.sampled_from([1, 1, 2, 3, 9]),
         "correlations": st.fixed_dictionaries(
             {},
             optional={
@@ -432,10 +433,13 @@ def differences(model: Model, question: dict[str, Any], found: dict[str, Any]) -
 
 async def change(mem: MemoryConnection, model: Model, what: tuple[Any, ...], last: list[Any]) -> Callable[[], Any]:
     """Apply a change to the model; returns what applies it to the memory."""
-    if what[0] == "again":
+    if what[0] in ("again", "amend"):
         if not last:
             return lambda: asyncio.sleep(0)
+        contents = what[1:]
         what = last[-1]
+        if contents and what[3]:  # Other content from the same time on.
+            what = (*what[:3], [*what[3][:-1], (what[3][-1][0], *contents)], *what[4:])
     if what[0] == "line":
         model.line = what[1]
         return lambda: mem.semantic.set_current_line(what[1], "rff-1", token=1)

@@ -142,3 +142,15 @@ async def test_a_cancelled_flush_counts_once(mem: MemoryConnection) -> None:
         await flushing
     await mem.access.flush()
     assert await count_of(mem, "p-1") == 1
+
+
+async def test_a_user_who_may_not_write_is_answered_and_told_once(
+    own_redis: Any, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace=namespace) as mem:
+        await mem.link.execute("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-@write", "-@scripting")
+    restricted = own_redis.url.replace("unix://", "unix://reader:pw@")
+    async with memory.connect(redis_url=restricted, namespace=namespace) as mem:
+        for _ in range(2):
+            await mem.access.count_access(["p-1"], DAY)
+    assert sum("not counted" in record.message for record in caplog.records) == 1
