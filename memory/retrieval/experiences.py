@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -175,16 +176,20 @@ class ExperienceSearch:
         vector = pack_vector(state_vector, schema.vector_type)
         limits = bounds.limits
         one_agent = bounds.agent_id is not None
-        depth = self._context.depths.of(limits, one_agent)
+        depth = self._context.depths.of(limits, one_agent, bounds.as_of_ms)
         filtered_rows = top_k + 1 + (0 if one_agent else EQUALS_OF_AGENTS)
-        here = not limits or depth.shallow
+        here, few = not limits or depth.shallow, False
         if here:
             condition, rows_wanted = bounds.scope(), depth.rows(top_k)
         else:
-            condition, rows_wanted = bounds.filter(few=depth.few), filtered_rows
+            few = depth.few()
+            condition, rows_wanted = bounds.filter(few=few), filtered_rows
             depth.fade()
         while True:
+            asked_at = time.perf_counter()
             rows, nearest_unseen = await self._rows(schema, condition, vector, bounds, rows_wanted)
+            if not here:
+                depth.took(few, time.perf_counter() - asked_at)
             found, looked_at = self._admitted(rows, bounds, top_k, check=here and limits != 0)
             if nearest_unseen is None:
                 break  # There are no more.
@@ -202,7 +207,8 @@ class ExperienceSearch:
             if here and limits:
                 depth.learn(top_k, expected / 1.5)
                 if rows_wanted > most_rows(top_k):
-                    here, condition, rows_wanted = False, bounds.filter(few=depth.few), filtered_rows
+                    here, few, rows_wanted = False, depth.few(), filtered_rows
+                    condition = bounds.filter(few=few)
         found.sort(key=_order)
         return found[:top_k]
 

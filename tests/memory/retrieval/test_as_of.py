@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import memory
 from memory import Action, EpisodicMemory, MemoryConnection, Side
 from memory.errors import EncoderError
-from memory.retrieval.depth import MOST_PER_RESULT, Depth, Depths, most_rows
+from memory.retrieval.depth import AS_OF_BUCKET_MS, KINDS, MOST_PER_RESULT, TRIED_AGAIN_AFTER, Depth, Depths, most_rows
 from memory.retrieval.query import check_bounds
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
@@ -120,7 +120,7 @@ class Fixed(Depths):
         super().__init__()
         self._fixed = (mean, deviation)
 
-    def of(self, limits: int, one_agent: bool) -> Depth:
+    def of(self, limits: int, one_agent: bool, as_of_ms: int | None) -> Depth:
         return Depth(*self._fixed)
 
 
@@ -210,7 +210,7 @@ def test_where_nothing_is_left_out_one_more_than_wanted_is_fetched() -> None:
         depth.learn(10, 10)
     assert depth.rows(10) == 11
     assert depth.shallow
-    assert not depth.few
+    assert not depth.few()
 
 
 def test_the_depth_follows_what_questions_needed() -> None:
@@ -230,7 +230,7 @@ def test_where_nearly_all_is_left_out_the_server_filters_and_is_doubted_after_a_
     for _ in range(40):
         depth.learn(10, 120)
     assert not depth.shallow
-    assert depth.few
+    assert depth.few()
     assert depth.rows(10) <= most_rows(10) + 1
     questions = 0
     while not depth.shallow:
@@ -240,13 +240,33 @@ def test_where_nearly_all_is_left_out_the_server_filters_and_is_doubted_after_a_
     assert depth.mean == pytest.approx(MOST_PER_RESULT, rel=0.05)
 
 
+def test_only_the_kinds_that_were_asked_last_are_remembered() -> None:
+    depths = Depths()
+    for bucket in range(KINDS + 1):
+        depths.of(1, True, bucket * AS_OF_BUCKET_MS).learn(10, 100)
+    assert depths.of(1, True, KINDS * AS_OF_BUCKET_MS).mean > 1
+    assert depths.of(1, True, 0).mean == 1
+
+
+@pytest.mark.parametrize("quicker", [True, False])
+def test_the_quicker_form_of_a_filter_is_used_and_the_other_is_timed_now_and_then(quicker: bool) -> None:
+    depth = Depth()
+    used = []
+    for _ in range(3 * TRIED_AGAIN_AFTER):
+        few = depth.few()
+        used.append(few)
+        depth.took(few, 0.001 if few is quicker else 0.007)
+    assert 1 <= used.count(not quicker) <= 5
+
+
 def test_kinds_of_question_learn_apart() -> None:
     depths = Depths()
     bounded = check_bounds(agent_id="hold", as_of=DAY)
     spanned = check_bounds(agent_id="hold", since=DAY)
-    depths.of(bounded.limits, True).learn(10, 100)
-    assert depths.of(bounded.limits, True).mean > 1
-    assert depths.of(bounded.limits, False).mean == depths.of(spanned.limits, True).mean == 1
+    depths.of(bounded.limits, True, 0).learn(10, 100)
+    assert depths.of(bounded.limits, True, 1).mean > 1
+    assert depths.of(bounded.limits, True, AS_OF_BUCKET_MS).mean == 1
+    assert depths.of(bounded.limits, False, 0).mean == depths.of(spanned.limits, True, None).mean == 1
     assert check_bounds(agent_id="hold", product_id="BTC", regime="QUIET", market_phase="OPEN").limits == 0
 
 
