@@ -568,3 +568,56 @@ def told(hit: Hit) -> tuple[Any, ...]:
     values = (getattr(hit.memory, name) for name in EpisodicMemory.__slots__ if name != "recorded_at")
     plain = tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
     return (*plain, hit.distance, hit.score, tuple(hit.score_parts.items()))
+
+
+# --- batches that were hard to get right ---------------------------------------------------------------------
+
+FIRST = Record(
+    agent="a",
+    product="BTC",
+    source="replay",
+    run="run-1",
+    step=3,
+    timestamp=DAY,
+    regime="QUIET",
+    state=7,
+    following=0,
+    reward=0.25,
+    delay=MINUTE,
+    total=None,
+    total_delay=MINUTE,
+    volatility=None,
+    quality=None,
+)
+SECOND = replace(FIRST, step=4, timestamp=DAY + MINUTE, state=1, following=None)
+
+
+async def test_a_contradiction_in_the_next_state_is_one_even_beside_a_contradicted_successor(
+    mem: MemoryConnection,
+) -> None:
+    batch = [FIRST, replace(FIRST, following=1), SECOND, replace(SECOND, state=0)]
+    report = await mem.episodic.add_many([record.build() for record in batch])
+    assert set(report.stored) == {FIRST.memory_id, SECOND.memory_id}
+    assert ([item.position for item in report.conflicts], report.duplicates) == ([1, 3], ())
+    stored = await mem.episodic.get(FIRST.memory_id)
+    assert stored is not None
+    assert np.array_equal(stored.next_state_vector, NEXT[0])
+
+
+async def test_a_repeated_record_changes_nothing_even_before_a_contradicted_successor(mem: MemoryConnection) -> None:
+    await mem.episodic.add_many([FIRST.build()])
+    batch = [replace(FIRST, quality=0.3), SECOND, replace(SECOND, state=0)]
+    report = await mem.episodic.add_many([record.build() for record in batch])
+    assert (report.stored, report.duplicates) == ((SECOND.memory_id,), (FIRST.memory_id,))
+    stored = await mem.episodic.get(FIRST.memory_id)
+    assert stored is not None
+    assert stored.quality is None
+
+
+async def test_of_records_of_one_millisecond_the_first_of_the_batch_counts(mem: MemoryConnection) -> None:
+    batch = [FIRST, replace(FIRST, timestamp=DAY + timedelta(microseconds=7), reward=0.5)]
+    report = await mem.episodic.add_many([record.build() for record in batch])
+    assert [item.position for item in report.conflicts] == [1]
+    stored = await mem.episodic.get(FIRST.memory_id)
+    assert stored is not None
+    assert stored.reward == FIRST.reward
