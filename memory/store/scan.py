@@ -188,9 +188,12 @@ class Reader:
 
 def missing_index(error: ResponseError, schema: IndexSchema) -> Exception:
     """The error to raise for a search that the server refused."""
+    remedy = "Build it again: coinswarm run reindex_memory, or mem.indexes.restore; what is stored is safe."
+    return lost_index(error, schema.name, remedy)
+
+
+def lost_index(error: ResponseError, name: str, remedy: str) -> Exception:
+    """The error to raise for a search that the server refused, with how to have a lost index built again."""
     if "no such index" in str(error).lower() or "unknown index" in str(error).lower():
-        return StoreUnavailableError(
-            f"the index {schema.name} is missing.",
-            remedy="Build it again: coinswarm run reindex_memory, or mem.indexes.restore; what is stored is safe.",
-        )
+        return StoreUnavailableError(f"the index {name} is missing.", remedy=remedy)
     return error

@@ -22,6 +22,7 @@ from memory.records import SEMANTIC_CLASSES, SemanticMemory, SemanticType
 from memory.store.keys import CONCEPT_VECTOR, Keys
 from memory.store.link import Command, RedisLink, check_complete
 from memory.store.publishing import ALL_KINDS, decode_manifest
+from memory.store.scan import lost_index
 from memory.store.semantic_codec import unpack_semantic
 from memory.store.versions import VersionKey, Versions
 
@@ -164,14 +165,15 @@ class Snapshots:
             which_stamp = ("GET", self._keys.semantic_stamp(line))
             try:
                 answers = await self._link.pipeline([which_line, which_stamp, search(line), which_stamp])
-            except ResponseError:
+            except ResponseError as error:
                 # Where the memory was emptied since it was last asked, there is neither an index nor a line.
                 # Nor is there an index before something was published that it holds.
                 if self._line_seen(encoder_id, await self._link.execute(*which_line)) != line:
                     continue
                 if not await self._link.execute("EXISTS", self._keys.semantic_manifest(line)):
                     return []
-                raise
+                remedy = "Build it again: mem.indexes.ensure_semantic(encoder_id); what is stored is safe."
+                raise lost_index(error, self._keys.semantic_index(encoder_id), remedy) from error
             current, stamp, answer, stamp_after = answers
             if self._line_seen(encoder_id, current) != line or stamp != stamp_after:
                 continue

@@ -28,6 +28,8 @@ GROUPS_A_ROW = 4
 """The first ones are chosen by the maxima of groups of rows, four for each row wanted: half the time of choosing among
 all, and few more rows than wanted."""
 SCORED_AT_ONCE = 8192
+WORTH_ALL = 4
+"""Where a quarter of an agent's rows is left, scoring all of them where they lie is quicker than taking those."""
 NOTHING = -2.0
 """Below every cosine, above every bound of what is not there."""
 MASKED = np.float32(-1e30)
@@ -114,7 +116,7 @@ def nearest_rows(
         where = ((bounds >= floor) & (bounds < level)).nonzero()[0]
         if len(where):
             others = slots[where]
-            more, more_scores = _scored(others, vectors, scales, query)
+            more, more_scores = _scored_in_place(others, vectors, scales, query)
             if merit is not None and rest is not None:
                 more_scores = merit.scores(more_scores, rest[where])
             scores = np.concatenate((scores, more_scores))
@@ -122,7 +124,9 @@ def nearest_rows(
             near = (scores >= floor).nonzero()[0]
             # Of the first ones and the others, what reaches the floor; both were taken in the order of their slots.
             here = near.searchsorted(len(chosen))
-            taken = np.concatenate((taken.take(near[:here], axis=0), more.take(near[here:] - len(chosen), axis=0)))
+            late = near[here:] - len(chosen)
+            rows = vectors.take(others.take(late), axis=0) if more is None else more.take(late, axis=0)
+            taken = np.concatenate((taken.take(near[:here], axis=0), rows))
             best = np.concatenate((chosen, others)).take(near)
             return _measured(best, taken, scales, query)
     near = (scores >= floor).nonzero()[0]
@@ -177,6 +181,16 @@ def _scored(
     parts = [taken[first : first + SCORED_AT_ONCE] for first in range(0, len(slots), SCORED_AT_ONCE)]
     scores = np.concatenate([part.astype(np.float32, copy=False) @ query for part in parts])
     return taken, scores * scales.take(slots)
+
+
+def _scored_in_place(
+    slots: npt.NDArray[np.int64], vectors: npt.NDArray[Any], scales: Floats, query: Floats
+) -> tuple[npt.NDArray[Any] | None, Floats]:
+    """As `_scored`; where the bounds have ruled little out, all rows are scored where they lie, and none is taken."""
+    used = int(slots.max()) + 1
+    if vectors.dtype != np.float32 or len(slots) < used // WORTH_ALL:
+        return _scored(slots, vectors, scales, query)
+    return None, np.matmul(vectors[:used], query).take(slots) * scales.take(slots)
 
 
 def _within(columns: Columns, ranges: list[Range]) -> Columns:
