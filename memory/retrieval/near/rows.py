@@ -16,7 +16,7 @@ from memory.records import PHASES, REGIMES
 from memory.retrieval.near.arena import Arena, Columns, Scope
 from memory.retrieval.near.basis import FIT_ROWS, RANK, Floats, fit_basis, split
 from memory.retrieval.near.merit import Merit
-from memory.retrieval.near.search import Nearest, Question, nearest_rows
+from memory.retrieval.near.search import Nearest, Pruning, Question, nearest_rows
 from memory.retrieval.ranking import Relevance, squashed
 
 OBJECT_BYTES = 170
@@ -89,6 +89,7 @@ class AgentRows:
         self._basis: Floats = np.eye(min(RANK, dimension), dimension, dtype=np.float32)
         self._arena = Arena(self._basis.shape[0])
         self._fitted_on = 0
+        self._pruning = Pruning()
 
     # --- filling ---------------------------------------------------------------------------------------------
 
@@ -114,6 +115,7 @@ class AgentRows:
         count = self._fitted_on = len(self._keys)
         if not count:
             return
+        self._sort()
         self._basis = fit_basis(self._unit(slice(0, count, max(1, count // FIT_ROWS))))
         heads = np.empty((count, len(self._basis)), dtype=np.float32)
         rests = np.empty(count, dtype=np.float32)
@@ -123,6 +125,21 @@ class AgentRows:
         self._arena = Arena(len(self._basis))
         self._arena.fill(heads, rests, Columns.of(self._staged), self._scopes)
         self._staged = []
+
+    def _sort(self) -> None:
+        """Lay the rows of a scope side by side, in the order of their times: what is read together lies together."""
+        order = sorted(range(len(self._keys)), key=lambda row: (self._scopes[row], self._staged[row].timestamp_ms))
+        vectors = np.empty_like(self._vectors)
+        for start in range(0, len(order), SPLIT_ROWS):
+            moved = order[start : start + SPLIT_ROWS]
+            vectors[start : start + len(moved)] = self._vectors.take(moved, axis=0)
+        self._vectors = vectors
+        self._recorded_ms[: len(order)] = self._recorded_ms.take(order)
+        self._keys = [self._keys[row] for row in order]
+        self._bodies = [self._bodies[row] for row in order]
+        self._scopes = [self._scopes[row] for row in order]
+        self._staged = [self._staged[row] for row in order]
+        self._slot_of = {key: slot for slot, key in enumerate(self._keys)}
 
     def _occupy(self, row: StoredRow) -> int:
         """A slot for a row whose key has none."""
@@ -255,7 +272,9 @@ class AgentRows:
         -------
         Slots, distances, and copies of the vectors: float32, read-only.
         """
-        found = nearest_rows(question, self._arena, self._vectors, self._scales, self._basis, now_ms)
+        found = nearest_rows(
+            question, self._arena, self._vectors, self._scales, self._basis, now_ms, pruning=self._pruning
+        )
         slots, distances, vectors = found
         if len(set(distances)) == len(distances):
             order = sorted(range(len(slots)), key=distances.__getitem__)

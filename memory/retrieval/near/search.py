@@ -30,6 +30,10 @@ all, and few more rows than wanted."""
 SCORED_AT_ONCE = 8192
 WORTH_ALL = 4
 """Where a quarter of an agent's rows is left, scoring all of them where they lie is quicker than taking those."""
+FUTILE_FROM = 0.3
+"""Share of rows left from which bounds cost more than they save."""
+PRUNING_GAIN = 1 / 8
+TRIED_AGAIN_AFTER = 64
 NOTHING = -2.0
 """Below every cosine, above every bound of what is not there."""
 MASKED = np.float32(-1e30)
@@ -58,6 +62,29 @@ class Question:
         return not (self.phase is self.since_ms is self.until_ms is self.min_reward is None)
 
 
+@dataclass(slots=True)
+class Pruning:
+    """Whether bounds rule out enough of an agent's rows to be worth computing: not where states fill all dimensions.
+
+    Attributes
+    ----------
+    left
+        Share of the rows that bounds did not rule out, a moving mean over questions.
+    """
+
+    left: float = 0.0
+    _asked: int = 0
+
+    def is_futile(self) -> bool:
+        """Whether to score all rows instead; now and then bounds are tried all the same."""
+        self._asked += 1
+        return self.left > FUTILE_FROM and self._asked % TRIED_AGAIN_AFTER != 0
+
+    def note(self, left: int, rows: int) -> None:
+        """So many of so many rows were left."""
+        self.left += PRUNING_GAIN * (left / rows - self.left)
+
+
 class Nearest(NamedTuple):
     """Rows that were found: slots, cosine distances, and their vectors as they are stored, shape (slots, dimension)."""
 
@@ -74,6 +101,7 @@ def nearest_rows(
     basis: Floats,
     now_ms: int,
     merit: Merit | None = None,
+    pruning: Pruning | None = None,
 ) -> Nearest:
     """The nearest rows, or those of most merit, in no order: at least `top_k` where there are so many.
 
@@ -84,6 +112,8 @@ def nearest_rows(
     if not ranges:
         return Nearest([], [], vectors[:0])
     query = question.vector
+    if merit is None and pruning is not None and vectors.dtype == np.float32 and pruning.is_futile():
+        return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
     weights = query_weights(query, basis)
     if len(ranges) == 1:
         start, stop = ranges[0]
@@ -112,25 +142,56 @@ def nearest_rows(
     if merit is not None and rest is not None:
         scores = merit.scores(scores, rest[where])
     floor = _floor(scores, top_k, wide)
+    left = 0
     if floor < level:
         where = ((bounds >= floor) & (bounds < level)).nonzero()[0]
-        if len(where):
-            others = slots[where]
-            more, more_scores = _scored_in_place(others, vectors, scales, query)
-            if merit is not None and rest is not None:
-                more_scores = merit.scores(more_scores, rest[where])
-            scores = np.concatenate((scores, more_scores))
-            floor = _floor(scores, top_k, wide)
-            near = (scores >= floor).nonzero()[0]
-            # Of the first ones and the others, what reaches the floor; both were taken in the order of their slots.
-            here = near.searchsorted(len(chosen))
-            late = near[here:] - len(chosen)
-            rows = vectors.take(others.take(late), axis=0) if more is None else more.take(late, axis=0)
-            taken = np.concatenate((taken.take(near[:here], axis=0), rows))
-            best = np.concatenate((chosen, others)).take(near)
-            return _measured(best, taken, scales, query)
+        left = len(where)
+    if merit is None and pruning is not None:
+        pruning.note(left, len(bounds))
+    if left:
+        others = slots[where]
+        more, more_scores = _scored_in_place(others, vectors, scales, query)
+        if merit is not None and rest is not None:
+            more_scores = merit.scores(more_scores, rest[where])
+        scores = np.concatenate((scores, more_scores))
+        floor = _floor(scores, top_k, wide)
+        near = (scores >= floor).nonzero()[0]
+        # Of the first ones and the others, what reaches the floor; both were taken in the order of their slots.
+        here = near.searchsorted(len(chosen))
+        late = near[here:] - len(chosen)
+        rows = vectors.take(others.take(late), axis=0) if more is None else more.take(late, axis=0)
+        taken = np.concatenate((taken.take(near[:here], axis=0), rows))
+        best = np.concatenate((chosen, others)).take(near)
+        return _measured(best, taken, scales, query)
     near = (scores >= floor).nonzero()[0]
     return _measured(chosen.take(near), taken.take(near, axis=0), scales, query)
+
+
+def _nearest_of_all(
+    question: Question,
+    arena: Arena,
+    ranges: list[Range],
+    vectors: npt.NDArray[Any],
+    scales: Floats,
+    now_ms: int,
+) -> Nearest:
+    """As `nearest_rows`, every row of the scope scored: in one pass where the rows lie side by side."""
+    slots = np.concatenate([arena.slots[start:stop] for start, stop in ranges])
+    absent = slots < 0
+    if absent.all():
+        return Nearest([], [], vectors[:0])
+    first, last = int(slots[0]), int(slots[-1])
+    if first >= 0 and last - first == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
+        scores: Floats = np.matmul(vectors[first : last + 1], question.vector) * scales[first : last + 1]
+    else:
+        scores = _scored_in_place(slots, vectors, scales, question.vector)[1]
+    scores[absent] = MASKED
+    hidden = _hidden(question, arena, ranges, now_ms)
+    if hidden is not None:
+        scores[hidden] = MASKED
+    floor = max(_floor(scores, question.top_k, margin(len(question.vector))), NOTHING)
+    chosen = slots.take((scores >= floor).nonzero()[0])
+    return _measured(chosen, vectors.take(chosen, axis=0), scales, question.vector)
 
 
 def _measured(slots: npt.NDArray[np.int64], taken: npt.NDArray[Any], scales: Floats, query: Floats) -> Nearest:

@@ -15,7 +15,7 @@ from memory.retrieval.near import search
 from memory.retrieval.near.arena import NEVER_MS
 from memory.retrieval.near.basis import fit_basis, margin, query_weights, split
 from memory.retrieval.near.rows import AgentRows, StoredRow
-from memory.retrieval.near.search import Question
+from memory.retrieval.near.search import TRIED_AGAIN_AFTER, Pruning, Question
 
 DIMENSION = 24
 HOUR_MS = 3_600_000
@@ -122,10 +122,17 @@ CHANGES = st.lists(st.tuples(st.sampled_from(["put", "replace", "remove"]), st.i
     changes=CHANGES,
     questions=st.lists(QUESTIONS, min_size=1, max_size=5),
     now_ms=st.sampled_from([0, 5, 7, 10]),
+    futile=st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
 def test_changing_rows_are_found_as_brute_force_finds_them(
-    seed: int, colours: int, first: int, changes: list[tuple[str, int]], questions: list[dict[str, Any]], now_ms: int
+    seed: int,
+    colours: int,
+    first: int,
+    changes: list[tuple[str, int]],
+    questions: list[dict[str, Any]],
+    now_ms: int,
+    futile: bool,
 ) -> None:
     generator = np.random.default_rng(seed)
     palette = unit(generator.standard_normal((colours, DIMENSION)))  # Few: many rows share a vector.
@@ -147,6 +154,8 @@ def test_changing_rows_are_found_as_brute_force_finds_them(
         rows.put(item)
         held[item.key] = item
     assert len(rows) == len(held)
+    if futile:
+        rows._pruning.left = 1.0  # As if bounds had ruled out nothing for long: all rows are scored.
     for asked in questions:
         question = Question(unit(palette[0] + 0.3 * generator.standard_normal(DIMENSION)), **asked)
         check(rows, list(held.values()), question, now_ms)
@@ -154,7 +163,8 @@ def test_changing_rows_are_found_as_brute_force_finds_them(
 
 @pytest.mark.parametrize("count", [1, 9, 500, 9_000])
 @pytest.mark.parametrize("spread", [0.02, 5.0], ids=["on a curve", "everywhere"])
-def test_many_rows_are_found_exactly_whether_or_not_bounds_help(count: int, spread: float) -> None:
+@pytest.mark.parametrize("left", [0.0, 1.0], ids=["by bounds", "all scored"])
+def test_many_rows_are_found_exactly_whether_or_not_bounds_help(count: int, spread: float, left: float) -> None:
     generator = np.random.default_rng(count)
     steps = generator.standard_normal((count, 3)).cumsum(axis=0) / 10
     vectors = unit(
@@ -165,6 +175,7 @@ def test_many_rows_are_found_exactly_whether_or_not_bounds_help(count: int, spre
     rows = AgentRows("FLOAT32", DIMENSION, count)
     rows.fill(held)
     rows.settle()
+    rows._pruning.left = left
     for number in range(3):
         asked = unit(vectors[generator.integers(count)] + 0.02 * generator.standard_normal(DIMENSION))
         check(rows, held, Question(asked, 10))
@@ -283,3 +294,14 @@ def test_a_question_can_be_asked_again_with_other_limits() -> None:
     assert len(rows.nearest(question, 0).slots) == 50
     assert len(rows.nearest(replace(question, as_of_ms=9 * HOUR_MS), 0).slots) == 10
     assert len(rows.nearest(question, 0).slots) == 50
+
+
+def test_bounds_are_left_out_where_they_rule_out_little_and_tried_again_now_and_then() -> None:
+    pruning = Pruning()
+    assert not pruning.is_futile()
+    for _ in range(20):
+        pruning.note(90, 100)
+    assert sum(pruning.is_futile() for _ in range(TRIED_AGAIN_AFTER)) == TRIED_AGAIN_AFTER - 1
+    for _ in range(20):
+        pruning.note(1, 100)
+    assert not pruning.is_futile()
