@@ -2,7 +2,7 @@
 
 One pass gives every row of the scope an upper bound of its cosine. The rows with the highest bounds are scored in full,
 which gives a floor: the k-th best cosine so far. Any other row whose bound reaches the floor is scored too; nothing
-else can be among the k nearest.
+else can be among the k nearest. Where bounds have ruled out little of late (`Pruning`), all rows are scored at once.
 """
 
 from __future__ import annotations
