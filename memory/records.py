@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -168,7 +169,7 @@ class EpisodicMemory:
     cost: float | None = None
     position_before: float | None = None
     position_after: float | None = None
-    features: dict[str, float] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
     quality: float | None = None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from memory.errors import InvalidRecordError
+from memory.feature_values import FeatureValues
 from memory.records import (
     IDENTIFIER_PATTERN,
     LAST_YEAR,
@@ -180,9 +181,12 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
                 remedy=f"Use a {kind[0].__name__}.",
                 field=name,
             )
-    for name, value in memory.features.items():
-        validate_identifier(name, "features")
-        memory.features[name] = validate_number(value, f"features[{name}]")
+    features = {
+        validate_identifier(name, "features"): validate_number(value, f"features[{name}]")
+        for name, value in memory.features.items()
+    }
+    if not isinstance(memory.features, FeatureValues):
+        memory.features = features
     for agent, action in memory.other_agent_actions.items():
         validate_identifier(agent, "other_agent_actions")
         validate_action(action, f"other_agent_actions[{agent}]")
@@ -210,7 +214,7 @@ def validate_experience(memory: EpisodicMemory, dimension: int = VECTOR_DIMENSIO
 
 _CONTAINERS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("terminal", (bool,)),
-    ("features", (dict,)),
+    ("features", (dict, FeatureValues)),
     ("other_agent_actions", (dict,)),
     ("pattern_ids", (tuple, list)),
 )

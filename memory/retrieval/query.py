@@ -32,9 +32,9 @@ class Filter:
 EVERYTHING = Filter("*", ())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bounds:
-    """Checked limits of a question about experiences; times in milliseconds, `until` excluded.
+    """Checked limits of a question about experiences; times in milliseconds, `until` excluded. Nobody changes them.
 
     `min_quality` and `live_since_ms`, which only live experiences are held to, can be asked of the shared pool only.
     """

@@ -151,11 +151,13 @@ class MemoryRetrievalService:
         check_post_filter(post_filter)
         with_next_state = check_flag(with_next_state, "with_next_state")
 
-        async def fetch(count: int) -> list[Hit]:
-            return await self._experiences.nearest(state_vector, bounds, as_of, count, with_next_state=with_next_state)
-
+        nearest = self._experiences.nearest
         if ranking != RELEVANCE and post_filter is None:
-            return await fetch(top_k)
+            return await nearest(state_vector, bounds, as_of, top_k, with_next_state=with_next_state)
+
+        async def fetch(count: int) -> list[Hit]:
+            return await nearest(state_vector, bounds, as_of, count, with_next_state=with_next_state)
+
         weights = weights or RelevanceWeights.of(self._settings)
         most = self._context.max_top_k
         if ranking != RELEVANCE:

@@ -15,7 +15,7 @@ import numpy as np
 from memory.records import EpisodicMemory, Vector, from_ms
 from memory.retrieval.near.basis import Floats
 from memory.retrieval.near.rows import AgentRows
-from memory.store.codec import unpack_body, unpack_experience
+from memory.store.codec import unpack_body, unpack_experience, unpack_others
 from memory.store.keys import Keys
 
 DECODED_BYTES = 2_700
@@ -92,6 +92,7 @@ class Decoder:
         original = unpack_experience(
             self._keys.parse_episodic(key), body, _UNSET, known_ms, recorded_ms, self._names[body.feature_schema]
         )
+        original.other_agent_actions = unpack_others(body)  # One for all that are equal; `copy_experience` copies it.
         entry = _Kept(packed, original)
         kept = self._kept
         kept.pop(key, None)
@@ -114,7 +115,7 @@ class Decoder:
 
 
 def copy_experience(original: EpisodicMemory) -> EpisodicMemory:
-    """An experience like another, sharing only what cannot be changed, and the arrays.
+    """An experience like one that was decoded, sharing only what cannot be changed (the features among it), and arrays.
 
     Field by field, because it is called for every hit of every question: `dataclasses.replace` takes eight times as
     long.
@@ -148,7 +149,7 @@ def copy_experience(original: EpisodicMemory) -> EpisodicMemory:
     copy.cost = original.cost
     copy.position_before = original.position_before
     copy.position_after = original.position_after
-    copy.features = original.features.copy()
+    copy.features = original.features
     copy.quality = original.quality
     return copy
 

@@ -200,9 +200,8 @@ def _measured(slots: npt.NDArray[np.int64], taken: npt.NDArray[Any], scales: Flo
     Equal vectors must get equal distances wherever they lie, so that ties are ties: the sum over a row is always taken
     in the same order, and in double precision.
     """
-    products = taken.astype(np.float64)
-    products *= query  # In place: NumPy would cast both in small pieces if it had to make the result itself.
-    cosines = np.add.reduce(products, axis=1) * scales.take(slots)
+    cosines = np.vecdot(taken.astype(np.float64), query.astype(np.float64))
+    cosines *= scales.take(slots)
     return Nearest(slots.tolist(), (1.0 - cosines).tolist(), taken)
 
 
