@@ -1,4 +1,4 @@
-"""The command line: `coinswarm demo | run | status | doctor | patterns | report | encoder`."""
+"""The command line: `coinswarm demo | run | status | doctor | patterns | explain | report | fit-encoder`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,8 @@ def run(
     dates = (_date(day, "--date"), _date(first, "--from"), _date(last, "--to"))
     result = commands.run_flow(flow, *dates, parameters or [], namespace, console)
     console.result(result, commands.show_flow_result)
+    if commands.differs(result):
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command()
@@ -109,6 +111,19 @@ def patterns(
     console = Console(as_json=as_json)
     found = commands.patterns(namespace, as_of)
     console.result(found, lambda rows, out: commands.show_patterns(rows, out, limit))
+
+
+@app.command()
+def explain(
+    pattern: Annotated[str, typer.Argument(help="Id of a pattern; one that it had before leads to it too.")],
+    namespace: Namespace = None,
+    as_json: Json = False,
+) -> None:
+    """What happened to a pattern, night by night: clusters, cosines, thresholds, and what it split from or joined."""
+    from deployments.explain import explain as look_up
+    from deployments.explain import show_lineage
+
+    Console(as_json=as_json).result(look_up(namespace, pattern), show_lineage)
 
 
 @app.command()

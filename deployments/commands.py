@@ -18,7 +18,8 @@ from rich.table import Table
 
 from deployments.console import Console, format_number
 from deployments.local import load_settings, local_stack
-from flows import FLOWS
+from flows import FLOWS, parameters_of
+from flows.parameters import NamespaceParameters
 from memory import embedded
 from memory.errors import CoinswarmError, InvalidQueryError, WindowError
 from memory.window import Window, windows_between
@@ -62,6 +63,11 @@ def run_flow(
     values = _parsed(parameters)
     if namespace is not None:
         values["namespace"] = namespace
+    if {"first", "last"} <= set(parameters_of(flow).model_fields):
+        # One run for all of the range.
+        span = {"first": first or day, "last": last or day}
+        values |= {name: chosen.isoformat() for name, chosen in span.items() if chosen is not None}
+        return _brief(_run(flow, [None], values, console, each=flow)[0])
     if first is not None and last is not None:
         days: list[date | None] = [window.start.date() for window in windows_between(first, last)]
         return {"flow": flow, "runs": [_brief(item) for item in _run(flow, days, values, console, each=f"{flow} of")]}
@@ -71,22 +77,30 @@ def run_flow(
 def _run(
     flow: str, days: Sequence[date | None], values: Mapping[str, Any], console: Console, *, each: str
 ) -> list[dict[str, Any]]:
+    """Run a flow for each of some dates, one after the other; what is wrong with any is said before anything starts."""
     settings = load_settings(values.get("namespace"))
+    given = [_checked(flow, {**values, **({} if day is None else {"date": day.isoformat()})}) for day in days]
     results: list[dict[str, Any]] = []
     with console.steps("Starting Redis, Postgres and Prefect"), local_stack(settings, verbose=console.verbose):
         from flows import load
 
-        call, model = load(flow)
-        for day in days:
-            given = {**values, **({} if day is None else {"date": day.isoformat()})}
-            try:
-                parameters = model.model_validate(given)
-            except ValidationError as error:
-                raise _parameter_error(flow, model.model_fields, error) from None
+        call, _ = load(flow)
+        for day, parameters in zip(days, given, strict=True):
             console.say(f"{each} {day}" if day is not None else each)
             result: dict[str, Any] = call(parameters)
             results.append(result)
     return results
+
+
+def _checked(flow: str, values: Mapping[str, Any]) -> NamespaceParameters:
+    """The parameters of a run, found to be good; neither Prefect nor a server is needed for it."""
+    model = parameters_of(flow)
+    try:
+        parameters = model.model_validate(values)
+    except ValidationError as error:
+        raise _parameter_error(flow, model.model_fields, error) from None
+    parameters.check()
+    return parameters
 
 
 def _parsed(parameters: Sequence[str]) -> dict[str, Any]:
@@ -109,6 +123,8 @@ def _parameter_error(flow: str, fields: Mapping[str, Any], error: ValidationErro
         known = "; ".join(f"{field} ({info.description.rstrip('.')})" for field, info in fields.items())
         return FlowParameterError(f"{flow} takes no parameter {name!r}.", remedy=f"It takes {known}.")
     described = fields[name].description if name in fields else f"It takes {', '.join(fields)}."
+    if first["type"] == "missing":
+        return FlowParameterError(f"{flow} needs the parameter {name!r}.", remedy=f"{name}: {described}")
     problem = f"{flow}: {name}={first['input']}: {first['msg'].removeprefix('Value error, ')}."
     return FlowParameterError(problem, remedy=f"{name}: {described}")
 
@@ -160,8 +176,24 @@ def show_flow_result(result: Mapping[str, Any], out: rich.console.Console) -> No
             if isinstance(value, int | float | str) and name != "report":
                 table.add_row(name.replace("_", " "), format_number(value))
         out.print(table)
+        for difference in run.get("listed", ()):
+            where = " ".join(str(value) for name, value in difference.items() if name not in ("what", "part", "seen"))
+            seen = f": {difference['seen']}" if "seen" in difference else ""
+            out.print(
+                f"{difference['part']} {difference['what']}  {where}{seen}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         if "report" in run:
             out.print(f"Report: {run['report']}", highlight=False, soft_wrap=True)
+
+
+def differs(result: Mapping[str, Any]) -> bool:
+    """Whether a flow that compared found a difference."""
+    from tasks.verification import DIFFERENT
+
+    return result.get("status") == DIFFERENT
 
 
 def show_path(result: Mapping[str, Any], out: rich.console.Console) -> None:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import WindowParameters
+from flows.forms.benchmark_memory import Parameters
 from tasks.benchmark import measure
 from tasks.reporting import leave_benchmark_artifact
 from tasks.runs import ledger_run
-
-
-class Parameters(WindowParameters):
-    """What to measure with."""
-
-    queries: int = Field(default=300, ge=20, le=100_000, description="Queries of each kind.")
-    agents: int = Field(default=10, ge=1, le=500, description="Agents that ask at the same time.")
 
 
 @flow(name="benchmark_memory", flow_run_name="benchmark-{parameters.namespace}")

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import WindowParameters
-from tasks.consolidation import (
-    archive_window,
-    commit_generation,
-    find_outdated,
-    summarise_patterns,
-    summarise_sequences,
-)
-from tasks.folding import fold_knowledge
+from flows.forms.consolidate_memories import Parameters
+from memory.errors import SealedWindowError
+from memory.window import Window
+from tasks.consolidation import archive_window
+from tasks.lateness import find_outdated, lines_to_fold
 from tasks.publishing import KNOWLEDGE, publish
 from tasks.reporting import leave_consolidation_artifact
-from tasks.runs import TaskContext, ledger_run
+from tasks.runner import configured_task_runner
+from tasks.runs import LedgerRun, TaskContext, ledger_run
+from tasks.window_steps import commit_window, consolidate_window, fold_lines, summarise_parts
 
 
-class Parameters(WindowParameters):
-    """What to consolidate."""
-
-    refold: bool = Field(
-        default=False, description="Fold all windows again, although nothing changed since the last fold."
-    )
-
-
-@flow(name="consolidate_memories", flow_run_name="consolidate-{parameters.namespace}")
+@flow(
+    name="consolidate_memories",
+    flow_run_name="consolidate-{parameters.namespace}",
+    task_runner=configured_task_runner(),
+)
 def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]:
     """Archive a window, cluster its states, fold what was found into the patterns, and publish.
 
@@ -42,39 +34,59 @@ def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]
     with ledger_run("consolidate_memories", parameters, parameters.namespace, window=window, writes=True) as run:
         context, step = TaskContext.of(run), run.steps.step
         with step("archive") as shown:
-            own = archive_window(context, window)
-            lines = sorted({part.line for part in own})
-            outdated = find_outdated(context, lines)
-            others = [part for each in outdated for part in archive_window(context, each) if part.line in lines]
-            parts = [*own, *others]
-            shown |= {"states": sum(part.states for part in own), "windows again": len(outdated)}
+            parts = archive_window(context, window)
+            shown["states"] = sum(part.states for part in parts)
         with step("cluster") as shown:
-            clustered = [
-                summarise_patterns.submit(context, part, regime) for part in parts for regime in part.partitions
-            ]
-            sequences = [summarise_sequences.submit(context, part) for part in parts]
-            counted = [future.result() for future in clustered]
-            for future in sequences:
-                future.result()
-            found = counted[: sum(len(part.partitions) for part in own)]
-            shown["clusters"] = sum(count["clusters"] for count in found)
+            own = summarise_parts(context, window, parts)
+            shown["clusters"] = own.clusters
         with step("commit"):
-            for _, group in groupby(parts, key=lambda part: (part.window, part.line)):
-                commit_generation(context, list(group))
+            commit_window(context, parts)
+        again = _consolidate_outdated(context, run)
         with step("fold") as shown:
-            folded = {line: fold_knowledge(context, line, parameters.refold) for line in lines}
+            folded = fold_lines(context, lines_to_fold(context), parameters.refold)
             shown["patterns"] = sum(counts["patterns"] for counts in folded.values())
         with step("publish") as shown:
-            for line in lines:
-                shown |= publish(context, line, KNOWLEDGE)
+            for line in folded:
+                for name, count in publish(context, line, KNOWLEDGE).items():
+                    shown[name] = shown.get(name, 0) + count
         run.result |= {
             "window": window.name,
-            "experiences": sum(part.experiences for part in own),
-            "states": sum(part.states for part in own),
-            "clusters": sum(count["clusters"] for count in found),
-            "noise_share": sum(count["noise"] for count in found) / max(sum(count["states"] for count in found), 1),
-            "windows_again": [each.name for each in outdated],
-            "lines": folded,
+            "experiences": own.experiences,
+            "states": own.states,
+            "clusters": own.clusters,
+            "noise_share": own.noise / max(own.states, 1),
+            **again,
+            "lines": {line: folded[line] for line in own.lines},
         }
         leave_consolidation_artifact(run.result)
         return run.finished()
+
+
+def _consolidate_outdated(context: TaskContext, run: LedgerRun) -> dict[str, list[str]]:
+    """Consolidate again what is out of date beside the run's window; names of windows, by what became of them."""
+    with run.steps.step("look for late records") as shown:
+        outdated = find_outdated(context)
+        shown |= {"windows again": len(outdated.again), "waiting": len(outdated.waiting)}
+    again, sealed = [], {window.name for window in outdated.sealed}
+    for window in outdated.again:
+        with run.steps.step("windows again") as shown:
+            shown["window"] = window.name
+            if _is_consolidated(context, window):
+                again.append(window.name)
+            else:
+                sealed.add(window.name)
+                shown["sealed"] = True
+    return {
+        "windows_again": again,
+        "windows_waiting": [window.name for window in outdated.waiting],
+        "windows_sealed": sorted(sealed),
+    }
+
+
+def _is_consolidated(context: TaskContext, window: Window) -> bool:
+    """Consolidate a window again; False where its input is no longer to be had, which the ledger notes."""
+    try:
+        consolidate_window(context, window)
+    except SealedWindowError:
+        return False
+    return True

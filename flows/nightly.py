@@ -5,30 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.benchmark_memory import Parameters as BenchmarkParameters
 from flows.benchmark_memory import benchmark_memory
-from flows.consolidate_memories import Parameters as ConsolidateParameters
 from flows.consolidate_memories import consolidate_memories
-from flows.parameters import MarketParameters, Source, WindowParameters
-from flows.prune_memories import Parameters as PruneParameters
+from flows.forms.benchmark_memory import Parameters as BenchmarkParameters
+from flows.forms.consolidate_memories import Parameters as ConsolidateParameters
+from flows.forms.nightly import Parameters
+from flows.forms.prune_memories import Parameters as PruneParameters
+from flows.forms.record_experiences import Parameters as RecordParameters
+from flows.forms.update_transitions import Parameters as TransitionParameters
 from flows.prune_memories import prune_memories
-from flows.record_experiences import Parameters as RecordParameters
 from flows.record_experiences import record_experiences
-from flows.update_transitions import Parameters as TransitionParameters
 from flows.update_transitions import update_transitions
 from tasks.reporting import nightly_result, write_nightly_report
 from tasks.runs import ledger_run
-
-
-class Parameters(WindowParameters, MarketParameters):
-    """Which night to run, and what to record first."""
-
-    source: Source = Field(
-        default="inbox", description="What to record first: what waits in the inboxes, or a replay of the market."
-    )
-    queries: int = Field(default=300, ge=20, le=100_000, description="Queries of each kind in the benchmark.")
 
 
 @flow(name="nightly", flow_run_name="nightly-{parameters.namespace}")

@@ -1,11 +1,14 @@
-"""Parameters that several flows share. Their descriptions are the form in the Prefect UI and the help of the CLI."""
+"""Parameters that several flows share. Their descriptions are the form in the Prefect UI and the help of the CLI.
+
+Nothing here imports Prefect: it reads its environment when it is imported, and a command chooses a server only after
+the parameters were found to be good.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from typing import Literal
 
-from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
 from memory.errors import WindowError
@@ -24,6 +27,15 @@ class NamespaceParameters(BaseModel):
         description="Name of the memory.",
     )
 
+    def check(self) -> None:
+        """Refuse what only the values together can tell: called before anything is started for a run.
+
+        Raises
+        ------
+        CoinswarmError
+            What is wrong, and what to do.
+        """
+
 
 class WindowParameters(NamespaceParameters):
     """Which window to work on: a date, or its start and end; the last full UTC day where all are empty."""
@@ -40,6 +52,16 @@ class WindowParameters(NamespaceParameters):
         WindowError
             For a span off the grid, half a span, or a date together with a span.
         """
+        named = self.named_window()
+        if named is not None:
+            return named
+        from prefect.runtime import flow_run
+
+        scheduled = flow_run.scheduled_start_time
+        return Window.last_full_before(scheduled if scheduled is not None else dt.datetime.now(dt.UTC))
+
+    def named_window(self) -> Window | None:
+        """The window that a date or a span names; None where neither is given. Raises as `window` does."""
         if self.date is not None:
             if self.start is not None or self.end is not None:
                 raise WindowError("both a date and a span are given.", remedy="Give one of them.")
@@ -48,8 +70,11 @@ class WindowParameters(NamespaceParameters):
             raise WindowError("only half of a span is given.", remedy="Give start and end, or a date.")
         if self.start is not None and self.end is not None:
             return Window.of_span(self.start, self.end)
-        scheduled = flow_run.scheduled_start_time
-        return Window.last_full_before(scheduled if scheduled is not None else dt.datetime.now(dt.UTC))
+        return None
+
+    def check(self) -> None:
+        """Raises WindowError as `window` does."""
+        self.named_window()
 
 
 class MarketParameters(BaseModel):

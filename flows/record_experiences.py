@@ -5,24 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import MarketParameters, Source, WindowParameters
+from flows.forms.record_experiences import Parameters
 from tasks.recording import drain_inbox, replay_market
 from tasks.reporting import leave_recording_artifact
 from tasks.runs import ledger_run
-
-
-class Parameters(WindowParameters, MarketParameters):
-    """What to record."""
-
-    source: Source = Field(
-        default="inbox",
-        description="inbox: what agents appended to their streams. market: a replay of candles through the agents.",
-    )
-    min_quality: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="Leave out experiences whose quality is below this; they are counted."
-    )
 
 
 @flow(name="record_experiences", flow_run_name="record-{parameters.namespace}-{parameters.source}")

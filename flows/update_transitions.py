@@ -5,19 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from flows.parameters import WindowParameters
+from flows.forms.update_transitions import Parameters
 from tasks.folding import fold_dynamics, lines_of
+from tasks.lateness import lines_to_fold
 from tasks.publishing import DYNAMICS, publish
 from tasks.reporting import leave_transition_artifact
 from tasks.runs import TaskContext, ledger_run
-
-
-class Parameters(WindowParameters):
-    """Which window to count."""
-
-    refold: bool = Field(default=False, description="Fold all windows again, although nothing changed.")
 
 
 @flow(name="update_transitions", flow_run_name="transitions-{parameters.namespace}")
@@ -32,11 +26,13 @@ def update_transitions(parameters: Parameters | None = None) -> dict[str, Any]:
         context = TaskContext.of(run)
         lines = lines_of(context)
         with run.steps.step("transitions") as shown:
-            counted = sum(fold_dynamics(context, line, parameters.refold) for line in lines)
+            jumps = {line: fold_dynamics(context, line, parameters.refold) for line in lines_to_fold(context)}
+            counted = sum(jumps.values())
             shown["changes of regime"] = counted
         with run.steps.step("publish regimes") as shown:
-            for line in lines:
-                shown |= publish(context, line, DYNAMICS)
+            for line in jumps:
+                for name, count in publish(context, line, DYNAMICS).items():
+                    shown[name] = shown.get(name, 0) + count
         run.result |= {"window": window.name, "transitions": counted}
         leave_transition_artifact(context, lines)
         return run.finished()

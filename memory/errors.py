@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class CoinswarmError(Exception):
     """Base of all errors raised on purpose by this project.
@@ -18,6 +20,14 @@ class CoinswarmError(Exception):
         self.message = message
         self.remedy = remedy
         super().__init__(f"{message} {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come back from other processes as they were raised, whatever their own arguments are."""
+        return _as_raised, (type(self), *self.args), dict(self.__dict__)
+
+
+def _as_raised(kind: type[CoinswarmError], *arguments: Any) -> CoinswarmError:
+    return kind.__new__(kind, *arguments)
 
 
 # --- input ---------------------------------------------------------------------------------------------------
@@ -53,6 +63,14 @@ class EncoderError(CoinswarmError, ValueError):
 
 class WindowError(CoinswarmError, ValueError):
     """A span that is not a window of the namespace's grid, or a window without data."""
+
+
+class PastExpiredError(CoinswarmError, ValueError):
+    """A question as of a time whose semantic memory is no longer kept in Redis; the ledger can still rebuild it."""
+
+
+class LineError(CoinswarmError, ValueError):
+    """A knowledge line that does not exist, or cannot be started, fed or taken over as asked."""
 
 
 # --- servers -------------------------------------------------------------------------------------------------
@@ -107,3 +125,7 @@ class SealedWindowError(CoinswarmError):
 
 class ArchiveError(CoinswarmError):
     """An archived window that is missing or does not match its content hash."""
+
+
+class ArchiveUnavailableError(ArchiveError):
+    """The place of the archive cannot be reached, read or written to; what is archived there may well be whole."""

@@ -23,6 +23,8 @@ Vector = npt.NDArray[np.float32]
 VECTOR_DIMENSION = 256
 UNIT_TOLERANCE = 1e-3
 """Largest deviation of a vector's length from 1; float32 and float16 rounding stay well below it."""
+LARGEST_COSINE_DISTANCE = 2.0
+"""1 - cosine of opposite vectors; as a reach it bounds nothing."""
 
 IDENTIFIER_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SOURCES = ("live", "replay", "backtest")
@@ -255,6 +257,59 @@ class VolatilityOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockFigure:
+    """Mean of values that depend on one another within clock blocks, and how well it is known.
+
+    Attributes
+    ----------
+    n, blocks
+        Values, and clock blocks that hold them.
+    mean
+        Mean of the values.
+    spread
+        Variance of the values; None under 2 values.
+    variance, interval
+        Cluster-robust variance of the mean, None under 2 blocks; 95 % interval, None under 8 blocks.
+    concentration
+        sum(n_b^2) / n^2 over the blocks' counts n_b: its inverse is the effective number of blocks.
+    """
+
+    n: int
+    blocks: int
+    mean: float
+    spread: float | None
+    variance: float | None
+    concentration: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRate:
+    """What followed in all states of a regime over one horizon: where every estimate begins.
+
+    Attributes
+    ----------
+    horizon_minutes
+        Minutes after the decision.
+    gross
+        Simple return of the price, a fraction.
+    scaled, volatility
+        That return / (trailing volatility * sqrt(horizon)), and the logarithm of its magnitude; None where no state has
+        a trailing volatility.
+    magnitude_p90, magnitude_p95
+        Sizes that 90 and 95 % of the scaled returns stay below, within the relative error of the quantile sketch (4 %);
+        None with `scaled`.
+    """
+
+    horizon_minutes: int
+    gross: BlockFigure
+    scaled: BlockFigure | None = None
+    volatility: BlockFigure | None = None
+    magnitude_p90: float | None = None
+    magnitude_p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """Range of one named feature that sets a pattern apart (10th to 90th percentile), and how far it does."""
 
@@ -271,6 +326,8 @@ class PerformanceMetrics:
 
     Returns are net of costs, fractions of notional; `sharpe_ratio` is annualised from returns of
     `block_minutes`-long blocks with `periods_per_year` of them; `max_drawdown` is a positive fraction.
+    `shrunk_mean_return` and `shrunk_sharpe_ratio` are those of the mean after empirical Bayes has drawn it towards no
+    gain, by how much agents differ from one another at all; None where that cannot be judged.
     """
 
     n: int
@@ -286,6 +343,8 @@ class PerformanceMetrics:
     max_drawdown: float
     turnover: float | None = None
     basis: str = "net"
+    shrunk_mean_return: float | None = None
+    shrunk_sharpe_ratio: float | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -328,6 +387,10 @@ class PatternMemory(SemanticBase):
     realised: dict[str, dict[str, float]] = field(default_factory=dict)
     demoted: bool = False
     aliases: tuple[str, ...] = ()
+    reach: float = LARGEST_COSINE_DISTANCE
+    """Cosine distance within which nine in ten of its states lie: a state further away is not of the pattern."""
+    split_from: str | None = None
+    """Pattern id of the pattern that it was found to be a part of, where it came about by a split."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -348,6 +411,8 @@ class RegimeMemory(SemanticBase):
     source: str = "live"
     path_probability: dict[str, dict[str, float]] = field(default_factory=dict)
     """Probability of the next regime given the one before as well: {before: {next: probability}}."""
+    base_rates: tuple[BaseRate, ...] = ()
+    """What followed in its states, one a horizon; empty where no outcome is known."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -376,6 +441,10 @@ class CorrelationMemory(SemanticBase):
     n: int
     claimed: bool
     source: str = "live"
+    q_value: float | None = None
+    """Benjamini-Hochberg q-value of "the correlation is not 0" among all pairs, bars and regimes; None if untested."""
+    references: tuple[str, ...] = ()
+    """Products whose regime keyed the sums: more than one where the default reference changed between windows."""
 
 
 SemanticMemory = PatternMemory | RegimeMemory | StrategyMemory | CorrelationMemory

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -78,7 +79,10 @@ class Settings(BaseSettings):
         default=4, ge=1, le=1000, description="How many times top_k are fetched at first where ranking needs more."
     )
     pattern_similarity: float = Field(
-        default=0.88, ge=-1, le=1, description="Least cosine at which a state is taken for a pattern."
+        default=0.88,
+        ge=-1,
+        le=1,
+        description="Least cosine at which a state is taken for a pattern, however far the pattern reaches.",
     )
     strategy_sharpe: float = Field(
         default=1.5, description="Annualised net Sharpe ratio that a strategy of a regime must exceed to be named."
@@ -99,6 +103,12 @@ class Settings(BaseSettings):
     )
     episodic_retention_days: int = Field(
         default=90, ge=1, description="Experiences older than this are pruned once their window is archived."
+    )
+    semantic_retention_days: int = Field(
+        default=90,
+        ge=1,
+        description="Versions of semantic memory stay in Redis this many days after they ended, counted back from the "
+        "newest published window; older times are answered by rebuild_memory.",
     )
     shared_min_quality: float = Field(
         default=0.7, ge=0, le=1, description="Experiences of at least this quality enter the shared pool."
@@ -128,6 +138,29 @@ class Settings(BaseSettings):
         default=0.0, ge=0, description="Seconds after a window's end before its knowledge counts as known."
     )
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    late_windows: int = Field(
+        default=7, ge=0, description="Windows with late records that one run consolidates again, oldest first."
+    )
+    backfill_chunk: int = Field(
+        default=10, ge=1, description="Windows that a back-fill consolidates before it lets another run pass."
+    )
+    task_runner: Literal["threads", "dask"] = Field(
+        default="threads", description="What partitions are clustered on: threads of the flow's process, or Dask."
+    )
+    task_workers: int = Field(
+        default=2, ge=1, le=1024, description="Tasks at once: threads, or the workers of a Dask cluster of this machine."
+    )
+    dask_address: str | None = Field(
+        default=None, description="Scheduler of a running Dask cluster; one on this machine is started where empty."
+    )
+    market_reference: str | None = Field(
+        default=None,
+        description="Product whose regime keys correlations; where empty, that with the largest notional volume.",
+    )
+    learning: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of learning other than their defaults, as JSON: {\"min_support\": 4, \"alpha\": 1.0}.",
+    )
 
     @field_validator("home")
     @classmethod

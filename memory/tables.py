@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +13,9 @@ from memory.records import REGIMES
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+ORIGIN_DTYPE = np.dtype("S32")
+"""Of `StateTable.origin`: a memory id is 32 hex digits."""
 
 TRAILING_VOLATILITY = "trailing_volatility"
 """Feature that holds the standard deviation of one-minute log returns over the trailing hour, as a fraction."""
@@ -40,6 +43,10 @@ class StateTable:
         float64, shape (n,), quote currency; NaN where unknown.
     regime
         int64, shape (n,), indices into `memory.records.REGIMES`.
+    origin
+        Bytes of 32 hex digits, shape (n,): the smallest memory id among a state's records. Vector, features, price,
+        spread and regime are that record's, so that it does not matter in what order the records came. Empty texts,
+        which stand before all ids, where that is not known; the default.
     """
 
     encoder_id: str
@@ -55,6 +62,11 @@ class StateTable:
     price: Floats
     spread: Floats
     regime: Ints
+    origin: npt.NDArray[np.bytes_] = field(default_factory=lambda: np.empty(0, dtype=ORIGIN_DTYPE))
+
+    def __post_init__(self) -> None:
+        if not len(self.origin):
+            object.__setattr__(self, "origin", np.zeros(len(self.timestamp_ms), dtype=ORIGIN_DTYPE))
 
     def __len__(self) -> int:
         return len(self.timestamp_ms)

@@ -12,12 +12,16 @@ from memory.errors import InvalidRecordError
 from memory.feature_values import FeatureValues
 from memory.records import (
     IDENTIFIER_PATTERN,
+    LARGEST_COSINE_DISTANCE,
     LAST_YEAR,
     REGIMES,
     SOURCES,
     UNIT_TOLERANCE,
     VECTOR_DIMENSION,
     Action,
+    BaseRate,
+    BlockFigure,
+    CorrelationMemory,
     EpisodicMemory,
     PatternMemory,
     RegimeMemory,
@@ -247,7 +251,55 @@ def validate_semantic(memory: SemanticBase, dimension: int = VECTOR_DIMENSION) -
                 remedy="A version ends when the next one begins.",
                 field="valid_to",
             )
+    if isinstance(memory, PatternMemory):
+        memory.reach = validate_number(memory.reach, "reach", 0.0, LARGEST_COSINE_DISTANCE)
+        if memory.split_from is not None:
+            memory.split_from = validate_identifier(memory.split_from, "split_from")
+    if isinstance(memory, RegimeMemory):
+        _validate_base_rates(memory.base_rates)
+    if isinstance(memory, CorrelationMemory) and memory.q_value is not None and not 0 <= memory.q_value <= 1:
+        raise InvalidRecordError(
+            f"q_value {_shown(memory.q_value)} is no share.",
+            remedy="A q-value lies between 0 and 1; leave it None where nothing was tested.",
+            field="q_value",
+        )
     return memory
+
+
+def _validate_base_rates(rates: tuple[BaseRate, ...]) -> None:
+    horizons = [rate.horizon_minutes for rate in rates]
+    if len(set(horizons)) != len(horizons) or any(horizon < 1 for horizon in horizons):
+        raise InvalidRecordError(
+            f"base_rates have the horizons {horizons}.",
+            remedy="Give one base rate for each horizon of at least a minute.",
+            field="base_rates",
+        )
+    for rate in rates:
+        for figure in (rate.gross, rate.scaled, rate.volatility):
+            if figure is not None and not _is_sound(figure):
+                raise InvalidRecordError(
+                    f"the base rate over {rate.horizon_minutes} minutes holds {_shown(figure)}.",
+                    remedy="Figures are finite, over 1 block or more, with a value in each; leave out what is unknown.",
+                    field="base_rates",
+                )
+        for name in ("magnitude_p90", "magnitude_p95"):
+            size = getattr(rate, name)
+            if size is not None and not 0 <= size < math.inf:
+                raise InvalidRecordError(
+                    f"{name} over {rate.horizon_minutes} minutes is {_shown(size)}.",
+                    remedy="A magnitude is finite and at least 0; leave it None where it is unknown.",
+                    field="base_rates",
+                )
+
+
+def _is_sound(figure: BlockFigure) -> bool:
+    variances = [value for value in (figure.spread, figure.variance) if value is not None]
+    return (
+        1 <= figure.blocks <= figure.n
+        and math.isfinite(figure.mean)
+        and all(0 <= value < math.inf for value in variances)
+        and 0 < figure.concentration <= 1
+    )
 
 
 def _shown(value: Any) -> str:

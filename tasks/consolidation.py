@@ -6,36 +6,37 @@ what a run writes after it was overtaken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 
+from memory import MemoryConnection
 from memory.errors import ArchiveError, SealedWindowError, WindowError
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.clustering import MarketStateClusterer
-from memory.learning.correlations import DEFAULT_SETTINGS as CORRELATION_SETTINGS
 from memory.learning.correlations import summarise_correlations
 from memory.learning.partitions import assign_partitions
-from memory.learning.quality import DEFAULT_SETTINGS as QUALITY_SETTINGS
-from memory.learning.quality import QUALITY_VERSION, summarise_quality
+from memory.learning.quality import summarise_quality
 from memory.learning.regime_memory import summarise_regimes
-from memory.learning.settings import LearningSettings, settings_hash
+from memory.learning.settings import LearningSettings
 from memory.learning.strategies import summarise_strategies
 from memory.learning.summaries import PartitionSummary, partition_key, summarise_partition
-from memory.learning.transitions import DEFAULT_SETTINGS as TRANSITION_SETTINGS
 from memory.learning.transitions import summarise_transitions
-from memory.ledger import Archive, ArchiveReference, ClusterRow, Ledger, ManifestEntry, merge
+from memory.ledger import Archive, ArchiveReference, ClusterRow, FencingToken, Ledger, ManifestEntry, merge
 from memory.records import MIXED, REGIMES, from_ms
+from memory.store.encoders import EncoderRecord, pack_encoder
 from memory.store.windows import read_window_data
 from memory.tables import StateTable, WindowData
 from memory.window import Window
-from tasks.lateness import archived_spans, mark_late_windows, windows_to_consolidate_again
-from tasks.retry import retried
+from tasks.healing import is_whole
+from tasks.learning import learning_of
+from tasks.progress import announce
+from tasks.retry import may_pass, retried
 from tasks.runs import TaskContext
-from tasks.workspace import Workspace, open_workspace
+from tasks.workspace import Workspace
 
 PATTERNS = "patterns"
 TRANSITIONS = "transitions"
@@ -43,6 +44,8 @@ REGIME_STATES = "regimes"
 STRATEGIES = "strategies"
 CORRELATIONS = "correlations"
 QUALITY = "quality"
+SEQUENCES = (TRANSITIONS, REGIME_STATES, STRATEGIES, CORRELATIONS, QUALITY)
+"""What is summarised of a whole window beside the patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,9 @@ class Part:
         Name of the window.
     content_digest
         Digest of what was lived through: the input of all its summaries.
-    recorded_cut_ms
-        Latest time of recording among what was read, whether or not it was archived before.
+    recorded_cut_ms, known_at_ms
+        Latest time of recording among what was read, whether or not it was archived before; latest time at which
+        something in it became known.
     partitions
         Regimes (or MIXED) with at least one state, in order.
     """
@@ -69,6 +73,7 @@ class Part:
     source: str
     content_digest: str
     recorded_cut_ms: int
+    known_at_ms: int
     states: int
     experiences: int
     partitions: tuple[str, ...]
@@ -78,19 +83,17 @@ class Part:
         return Window.of_date(date.fromisoformat(self.window))
 
 
-def sequence_hash(settings: LearningSettings) -> str:
-    """Names the settings of everything that is summarised beside the patterns."""
-    return settings_hash(settings, TRANSITION_SETTINGS, CORRELATION_SETTINGS, QUALITY_SETTINGS, QUALITY_VERSION)
-
-
 def learning_settings(workspace: Workspace) -> LearningSettings:
-    """Settings of learning, from those of the process."""
-    return LearningSettings(cost_bp=workspace.settings.cost_bp)
+    """Settings of patterns, from those of the process."""
+    return learning_of(workspace.settings).patterns
 
 
-@retried()
+@retried(run_name="archive-{window.name}")
 def archive_window(context: TaskContext, window: Window) -> list[Part]:
     """Read a window from Redis, join what was archived of it before, and archive the whole.
+
+    An archive that was lost or damaged is written again where Redis holds the window whole. Where it does not, the
+    window is sealed: noted so in the ledger, in each line that consolidated it, and refused.
 
     Raises
     ------
@@ -98,63 +101,50 @@ def archive_window(context: TaskContext, window: Window) -> list[Part]:
         The window holds no experience.
     SealedWindowError
         What was consolidated before is no longer to be had in full.
+    ArchiveError
+        The archive cannot be reached or written to.
     """
     token = context.fencing_token
-    with open_workspace(context.namespace) as workspace:
+    with context.open() as workspace:
         ledger = workspace.ledger
-        found = workspace.with_memory(lambda mem: read_window_data(mem, window))
+        found, encoders = workspace.with_memory(lambda mem: _read_window(mem, window))
+        encoder_ids = sorted({encoder for encoder, _ in found} | _archived_encoders(ledger, window, context))
+        if not encoder_ids:
+            raise WindowError(
+                f"window {window.name} of namespace '{context.namespace}' holds no experience.",
+                remedy=f"Record it first, such as with 'coinswarm run record_experiences --date {window.name} "
+                "--param source=market', or choose another date.",
+            )
         parts = []
-        for encoder_id in sorted({encoder for encoder, _ in found} | _archived_encoders(ledger, window, context)):
+        for encoder_id in encoder_ids:
             line = ledger.lines.ensure(token, encoder_id, ALGORITHM_VERSION)
+            if encoder_id in encoders:
+                _keep_encoder(ledger, token, encoders[encoder_id])
             fresh = {source: data for (encoder, source), data in found.items() if encoder == encoder_id}
-            joined = _with_archived(workspace, window, encoder_id, fresh)
+            joined = _with_archived(workspace, token, window, encoder_id, fresh)
             for data in (joined[source] for source in sorted(joined)):
                 reference = workspace.archive.write(context.namespace, window, data)
                 ledger.windows.save_archive(token, reference)
                 parts.append(_part(line, reference, data, fresh.get(reference.source, data)))
-    if not parts:
-        raise WindowError(
-            f"window {window.name} of namespace '{context.namespace}' holds no experience.",
-            remedy=f"Record it first, such as with 'coinswarm run record_experiences --date {window.name} "
-            "--param source=market', or choose another date.",
-        )
-    return parts
-
-
-@retried()
-def find_outdated(context: TaskContext, lines: Sequence[str]) -> list[Window]:
-    """Windows of some lines, beside the run's own, that late records or a change of settings made out of date."""
-    with open_workspace(context.namespace) as workspace:
-        ledger, token = workspace.ledger, context.fencing_token
-        spans = archived_spans(ledger, context.namespace)
-        workspace.with_memory(lambda mem: mark_late_windows(mem, ledger, token, lines, spans))
-        hashed = settings_hash(learning_settings(workspace), MarketStateClusterer().settings())
-        return sorted(
-            {
-                window
-                for line in lines
-                for window in windows_to_consolidate_again(
-                    ledger, workspace.archive, token, line, context.as_window(), hashed
-                )
-            }
-        )
+        # A line that was replaced stays as it was; what it would be fed with is archived all the same.
+        retired = {record.line for record in ledger.lines.list(context.namespace) if record.state == "RETIRED"}
+    return [part for part in parts if part.line not in retired]
 
 
 @retried(run_name="summarise-{part.window}-{part.source}-{regime}")
 def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[str, int]:
     """Cluster one partition and stage its summary; returns counts of states, noise and clusters."""
-    window = part.as_window()
-    with open_workspace(context.namespace) as workspace:
-        settings, clusterer = learning_settings(workspace), MarketStateClusterer()
+    window, learning = part.as_window(), context.settings()
+    with context.open() as workspace:
+        clusterer = MarketStateClusterer()
         key = partition_key(part.encoder_id, part.source, regime)
-        hashed = settings_hash(settings, clusterer.settings())
         staged = workspace.ledger.staging.find(
             part.line,
             window,
             kind=PATTERNS,
             partition_key=key,
             input_digest=part.content_digest,
-            settings_hash=hashed,
+            settings_hash=learning.patterns_hash,
         )
         if staged is None:
             data = _read_part(workspace, window, part)
@@ -167,7 +157,7 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
                 clusterer.broad_,
                 window=window,
                 regime=regime,
-                settings=settings,
+                settings=learning.patterns,
                 experiences=data.experiences,
                 route=clusterer.route_,
                 clustering=clusterer.settings(),
@@ -179,7 +169,7 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
                 kind=PATTERNS,
                 partition_key=key,
                 input_digest=part.content_digest,
-                settings_hash=hashed,
+                settings_hash=learning.patterns_hash,
                 payload=serial.encode(summary),
                 columns={"noise": summary.noise, **clusterer.record()},
                 clusters=_cluster_rows(summary),
@@ -188,89 +178,94 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
 
 
 @retried(run_name="summarise-{part.window}-{part.source}-sequences")
-def summarise_sequences(context: TaskContext, part: Part) -> None:
-    """Stage what a window says of transitions, regimes, strategies, correlations and the quality of experiences."""
-    window = part.as_window()
-    with open_workspace(context.namespace) as workspace:
-        settings = learning_settings(workspace)
-        data = _read_part(workspace, window, part)
-        summaries: Mapping[str, Any] = {
-            TRANSITIONS: summarise_transitions(data.states),
-            REGIME_STATES: summarise_regimes(data.states, window),
-            STRATEGIES: summarise_strategies(data.experiences, window, settings),
-            CORRELATIONS: summarise_correlations(data.states, window),
-            QUALITY: summarise_quality(data.experiences, window),
-        }
-        for kind, summary in summaries.items():
-            workspace.ledger.staging.stage(
+def summarise_sequences(context: TaskContext, part: Part) -> int:
+    """Stage what a window says of transitions, regimes, strategies, correlations and the quality of experiences.
+
+    What is staged already from the same input with the same settings is left as it is. Returns how many were missing.
+    """
+    window, learning = part.as_window(), context.settings()
+    kinds: Mapping[str, Callable[[WindowData], Any]] = {
+        TRANSITIONS: lambda data: summarise_transitions(data.states, learning.transitions),
+        REGIME_STATES: lambda data: summarise_regimes(data.states, window, learning.patterns),
+        STRATEGIES: lambda data: summarise_strategies(data.experiences, window, learning.patterns),
+        CORRELATIONS: lambda data: summarise_correlations(data.states, window, learning.correlations),
+        QUALITY: lambda data: summarise_quality(data.experiences, window),
+    }
+    with context.open() as workspace:
+        staging = workspace.ledger.staging
+        missing = [
+            kind
+            for kind in kinds
+            if staging.find(
+                part.line,
+                window,
+                kind=kind,
+                partition_key=part.source,
+                input_digest=part.content_digest,
+                settings_hash=learning.sequences_hash,
+            )
+            is None
+        ]
+        if missing:
+            data = _read_part(workspace, window, part)
+        for kind in missing:
+            staging.stage(
                 context.fencing_token,
                 part.line,
                 window,
                 kind=kind,
                 partition_key=part.source,
                 input_digest=part.content_digest,
-                settings_hash=sequence_hash(settings),
-                payload=serial.encode(summary),
+                settings_hash=learning.sequences_hash,
+                payload=serial.encode(kinds[kind](data)),
             )
+        return len(missing)
 
 
 @retried()
 def commit_generation(context: TaskContext, parts: list[Part]) -> int:
-    """Make the staged summaries of one line and window its current generation; returns its number."""
-    window, line = parts[0].as_window(), parts[0].line
-    with open_workspace(context.namespace) as workspace:
-        ledger, settings = workspace.ledger, learning_settings(workspace)
-        clustering = settings_hash(settings, MarketStateClusterer().settings())
-        entries, cut_ms, known_ms = [], 0, 0
+    """Make the staged summaries of one line and window its current generation; returns its number.
+
+    With a window's first generation goes the snapshot of how often memories were read before its end: pruning takes
+    it as an input, whenever the window is folded.
+    """
+    window, line, learning = parts[0].as_window(), parts[0].line, context.settings()
+    with context.open() as workspace:
+        ledger, token = workspace.ledger, context.fencing_token
         references = {
             reference.source: reference
             for reference in ledger.windows.archives(context.namespace, window, parts[0].encoder_id)
         }
-        for part in parts:
-            lived = _read_part(workspace, window, part).experiences
-            cut_ms = max(cut_ms, part.recorded_cut_ms)
-            known_ms = max(known_ms, int(lived.known_at_ms.max()))
-            wanted = [
-                (PATTERNS, partition_key(part.encoder_id, part.source, regime), clustering, regime in part.partitions)
-                for regime in (*REGIMES, MIXED)
-            ]
-            wanted += [
-                (kind, part.source, sequence_hash(settings), True)
-                for kind in (TRANSITIONS, REGIME_STATES, STRATEGIES, CORRELATIONS, QUALITY)
-            ]
-            for kind, key, hashed, present in wanted:
-                staged = (
-                    ledger.staging.find(
-                        part.line,
-                        window,
-                        kind=kind,
-                        partition_key=key,
-                        input_digest=part.content_digest,
-                        settings_hash=hashed,
-                    )
-                    if present
-                    else None
-                )
-                if present and staged is None:
-                    raise RuntimeError(f"{kind} {key} of {window.name} was to be staged before the commit")
-                entries.append(
-                    ManifestEntry(kind=kind, partition_key=key, digest=staged.digest if staged is not None else None)
-                )
-        generation = ledger.windows.commit_generation(
-            context.fencing_token,
-            line,
-            window,
-            settings_hash=clustering,
-            entries=entries,
-            archives=[references[part.source] for part in parts],
-            recorded_cut=from_ms(cut_ms),
-            counts={
-                "experiences": sum(part.experiences for part in parts),
-                "states": sum(part.states for part in parts),
-                "known_at": from_ms(known_ms).isoformat(),
-            },
-        )
+        accesses = accesses_before(workspace, window, learning.patterns.access_days)
+        with ledger.transaction(token):
+            ledger.access.save(token, line, window, accesses)
+            generation = ledger.windows.commit_generation(
+                token,
+                line,
+                window,
+                settings_hash=learning.digest,
+                entries=[entry for part in parts for entry in _entries(context, ledger, part)],
+                archives=[references[part.source] for part in parts],
+                recorded_cut=from_ms(max(part.recorded_cut_ms for part in parts)),
+                counts={
+                    "experiences": sum(part.experiences for part in parts),
+                    "states": sum(part.states for part in parts),
+                    "known_at": from_ms(max(part.known_at_ms for part in parts)).isoformat(),
+                },
+            )
         return generation.number
+
+
+def accesses_before(workspace: Workspace, window: Window, days: int) -> dict[str, int]:
+    """How often each memory of the namespace was read in the days before a window's end: all of them, by id.
+
+    The first line that consolidates a window settles it for all lines: what is kept of the window is returned, else
+    Redis' counters as they are now. No id is left out because nothing is known of it yet: windows come in any order.
+    """
+    kept = workspace.ledger.access.of_namespace(workspace.namespace, window)
+    if kept is not None:
+        return kept
+    return workspace.with_memory(lambda mem: mem.access.all_counts(window.end, days))
 
 
 def partitions_of(states: StateTable) -> np.ndarray[Any, np.dtype[np.str_]]:
@@ -296,20 +291,99 @@ def _archived_encoders(ledger: Ledger, window: Window, context: TaskContext) -> 
     }
 
 
+def _entries(context: TaskContext, ledger: Ledger, part: Part) -> list[ManifestEntry]:
+    """What a part brings into the manifest: all its partitions, the empty ones included, and all its sequences."""
+    window, learning = part.as_window(), context.settings()
+    wanted = [
+        (
+            PATTERNS,
+            partition_key(part.encoder_id, part.source, regime),
+            learning.patterns_hash,
+            regime in part.partitions,
+        )
+        for regime in (*REGIMES, MIXED)
+    ]
+    wanted += [(kind, part.source, learning.sequences_hash, True) for kind in SEQUENCES]
+    entries = []
+    for kind, key, hashed, present in wanted:
+        staged = None
+        if present:
+            staged = ledger.staging.find(
+                part.line,
+                window,
+                kind=kind,
+                partition_key=key,
+                input_digest=part.content_digest,
+                settings_hash=hashed,
+            )
+            if staged is None:
+                raise RuntimeError(f"{kind} {key} of {window.name} was to be staged before the commit")
+        entries.append(ManifestEntry(kind=kind, partition_key=key, digest=staged.digest if staged else None))
+    return entries
+
+
+async def _read_window(
+    mem: MemoryConnection, window: Window
+) -> tuple[dict[tuple[str, str], WindowData], dict[str, EncoderRecord]]:
+    """What Redis holds of a window, and the encoders of it that are registered."""
+    found = await read_window_data(mem, window)
+    encoders = {encoder_id: await mem.encoders.get(encoder_id) for encoder_id in sorted({key for key, _ in found})}
+    return found, {encoder_id: record for encoder_id, record in encoders.items() if record is not None}
+
+
+def _keep_encoder(ledger: Ledger, token: FencingToken, record: EncoderRecord) -> None:
+    """Keep what a window was encoded with beside it: knowledge of it cannot be asked without."""
+    ledger.lines.save_encoder(
+        token,
+        record.encoder_id,
+        pack_encoder(record),
+        dimension=record.dimension,
+        fitted_until=record.fitted_until,
+    )
+
+
 def _with_archived(
-    workspace: Workspace, window: Window, encoder_id: str, fresh: Mapping[str, WindowData]
+    workspace: Workspace, token: FencingToken, window: Window, encoder_id: str, fresh: Mapping[str, WindowData]
 ) -> dict[str, WindowData]:
-    joined = dict(fresh)
-    try:
-        archived = read_archived(workspace.archive, workspace.ledger, workspace.namespace, window, encoder_id)
-    except ArchiveError as error:
-        raise SealedWindowError(
-            f"window {window.name} was consolidated before, and its archive cannot be read: {error.message}",
-            remedy="Its summaries stand as they are. Restore the archive to consolidate the window again.",
-        ) from error
-    for source, data in archived.items():
+    """What was read and what was archived, by source."""
+    ledger, joined = workspace.ledger, dict(fresh)
+    seen_until = _seen_until(ledger, workspace.namespace, window, encoder_id)
+    for reference in ledger.windows.archives(workspace.namespace, window, encoder_id):
+        source = reference.source
+        try:
+            data = workspace.archive.read(reference)
+        except ArchiveError as error:
+            if may_pass(error):
+                raise
+            if source in fresh and is_whole(fresh[source], reference, seen_until):
+                announce(f"the archive of {window.name} is lost or damaged, and is written again from Redis")
+                continue
+            _seal(ledger, token, window, encoder_id, error.message)
+            raise SealedWindowError(
+                f"window {window.name} was consolidated before, its archive cannot be read, and Redis no longer holds "
+                f"all of it: {error.message}",
+                remedy="Its summaries stand as they are. Restore the archive, and consolidate the window again.",
+            ) from error
         joined[source] = merge(data, fresh[source]) if source in fresh else data
     return joined
+
+
+def _seal(ledger: Ledger, token: FencingToken, window: Window, encoder_id: str, reason: str) -> None:
+    for record in ledger.lines.list(token.namespace):
+        if record.encoder_id == encoder_id and ledger.windows.current_generation(record.line, window) is not None:
+            ledger.windows.seal(token, record.line, window, reason)
+
+
+def _seen_until(ledger: Ledger, namespace: str, window: Window, encoder_id: str) -> datetime | None:
+    """Latest time of recording that a generation of a window has seen; None where that is not known."""
+    cuts = [
+        status.recorded_cut
+        for record in ledger.lines.list(namespace)
+        if record.encoder_id == encoder_id
+        for status in ledger.windows.list(record.line, window, window)
+        if status.recorded_cut is not None
+    ]
+    return max(cuts, default=None)
 
 
 def _part(line: str, reference: ArchiveReference, data: WindowData, fresh: WindowData) -> Part:
@@ -322,6 +396,7 @@ def _part(line: str, reference: ArchiveReference, data: WindowData, fresh: Windo
         content_digest=reference.content_digest,
         # What was recorded again after it was pruned is archived with its first time, but was seen now.
         recorded_cut_ms=int(max(table.experiences.recorded_at_ms.max() for table in (data, fresh))),
+        known_at_ms=int(data.experiences.known_at_ms.max()),
         states=len(data.states),
         experiences=len(data.experiences),
         partitions=tuple(regime for regime in (*REGIMES, MIXED) if regime in present),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,13 +24,21 @@ def begin(text: str) -> None:
 
 @dataclass(slots=True)
 class Steps:
-    """Names and seconds of the steps of one run, in order."""
+    """Names and seconds of the steps of one run, in order.
+
+    Attributes
+    ----------
+    check
+        Called before each step; what it raises ends the run there.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a step and announce its start and end; what the block puts into the dict is shown at the end."""
+        self.check()
         logger = logging.getLogger(STEPS_LOGGER)
         logger.info("%s", name, extra={"finished": False})
         shown: dict[str, Any] = {}

@@ -13,14 +13,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from memory.learning.agreement import Agreement
+from memory.learning.lineage import LineageEvent
 from memory.learning.pruning import PruneDecision as Decision
 from memory.learning.scores import OWN, Scorecard
+from memory.learning.settings import TransitionSettings
 from memory.learning.strategies import ALL_REGIMES
 from memory.learning.transition_matrices import project_transitions
 from memory.learning.transitions import TransitionState
 from memory.ledger import (
     AliasRow,
     CorrelationRow,
+    EventRow,
     Ledger,
     PatternRow,
     ProjectionRow,
@@ -162,11 +165,11 @@ def regime_rows(memories: Iterable[RegimeMemory]) -> list[RegimeRow]:
     ]
 
 
-def transition_rows(states: Mapping[str, TransitionState]) -> list[TransitionRow]:
+def transition_rows(states: Mapping[str, TransitionState], settings: TransitionSettings) -> list[TransitionRow]:
     """Rows of transitions, one for each source, product and pair of regimes."""
     rows = []
     for source, state in sorted(states.items()):
-        for matrices in project_transitions(state):
+        for matrices in project_transitions(state, settings):
             for before, start in enumerate(REGIMES):
                 for after, end in enumerate(REGIMES):
                     count = matrices.step_count if before == after else matrices.jump_count
@@ -210,6 +213,28 @@ def prune_rows(kind: SemanticType, decisions: Sequence[Decision]) -> list[PruneD
             )
         )
     return rows
+
+
+def event_rows(events: Iterable[LineageEvent]) -> list[EventRow]:
+    """Rows of what happened to patterns, in the order in which the fold decided it."""
+    return [
+        EventRow(
+            kind=event.kind,
+            pattern_id=event.pattern_id,
+            other_id=event.other_id,
+            label=event.label,
+            states=event.states,
+            cosine=event.cosine,
+            threshold=event.threshold,
+            rule=event.rule,
+            details={
+                name: value
+                for name, value in (("partition", event.partition), ("cluster_id", event.cluster_id))
+                if value is not None
+            },
+        )
+        for event in events
+    ]
 
 
 def scorecard_metrics(cards: Mapping[str, Scorecard]) -> list[ScorecardMetric]:

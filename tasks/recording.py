@@ -24,6 +24,7 @@ from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.quality import QualitySettings, QualitySummary, Rewards, score_memories
 from memory.ledger import Ledger, line_id
 from memory.records import VECTOR_DIMENSION, EpisodicMemory
+from memory.store.encoders import unpack_encoder
 from memory.store.episodic import StoreReport
 from memory.store.inbox import InboxEntry
 from memory.validation import validate_experience, validate_identifier
@@ -107,6 +108,8 @@ def replay_market(
             report = await mem.episodic.add_many(experiences, min_quality=min_quality)
             counts.add(report)
             counts.shared += await _share(mem, experiences, report)
+            # What the run says that it recorded is there after a crash of the server, too.
+            await mem.link.on_disk()
 
         workspace.with_memory(store)
         return {
@@ -144,6 +147,7 @@ def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict
                     raise
                 await mem.inbox.reject(refused)
                 await mem.inbox.acknowledge(kept)
+            await mem.link.on_disk()
 
         workspace.with_memory(drain)
     return counts.as_dict()
@@ -164,7 +168,7 @@ async def _store(
     refused: list[tuple[InboxEntry, InvalidRecordError]] = []
     for entry in entries:
         try:
-            good.append(await _experience(mem, entry, encoder, encoders))
+            good.append(await _experience(mem, ledger, entry, encoder, encoders))
             kept.append(entry)
         except InvalidRecordError as error:
             refused.append((entry, error))
@@ -212,13 +216,17 @@ def quality_history(
 
 
 async def _experience(
-    mem: MemoryConnection, entry: InboxEntry, encoder: str | None, encoders: dict[str, StateEncoder]
+    mem: MemoryConnection,
+    ledger: Ledger,
+    entry: InboxEntry,
+    encoder: str | None,
+    encoders: dict[str, StateEncoder],
 ) -> EpisodicMemory:
     """The experience of an inbox entry, encoded where it came without a vector, and checked."""
     state_vector = next_state_vector = fitted = None
     encoder_id = entry.fields.get("encoder_id") or None
     if entry.needs_encoding:
-        fitted = await _encoder_of(mem, encoder_id, encoder, encoders)
+        fitted = await _encoder_of(mem, ledger, encoder_id, encoder, encoders)
         encoder_id = fitted.id_
         try:
             state_vector = fitted.encode(entry.features)
@@ -243,7 +251,11 @@ async def _experience(
 
 
 async def _encoder_of(
-    mem: MemoryConnection, named: Any, parameter: str | None, encoders: dict[str, StateEncoder]
+    mem: MemoryConnection,
+    ledger: Ledger,
+    named: Any,
+    parameter: str | None,
+    encoders: dict[str, StateEncoder],
 ) -> StateEncoder:
     """The encoder that an entry names, else that of the flow's parameter, else the namespace's current one.
 
@@ -251,16 +263,23 @@ async def _encoder_of(
     that cannot be used is no entry's fault: EncoderError.
     """
     if named is None:
-        return await _encoder(mem, parameter or await mem.encoders.current() or default_encoder().id_, encoders)
+        wanted = parameter or await mem.encoders.current() or default_encoder().id_
+        return await _encoder(mem, ledger, wanted, encoders)
     try:
-        return await _encoder(mem, validate_identifier(named, "encoder_id"), encoders)
+        return await _encoder(mem, ledger, validate_identifier(named, "encoder_id"), encoders)
     except EncoderError as error:
         raise InvalidRecordError(error.message, remedy=error.remedy, field="encoder_id") from error
 
 
-async def _encoder(mem: MemoryConnection, encoder_id: str, encoders: dict[str, StateEncoder]) -> StateEncoder:
+async def _encoder(
+    mem: MemoryConnection, ledger: Ledger, encoder_id: str, encoders: dict[str, StateEncoder]
+) -> StateEncoder:
     if encoder_id not in encoders:
         record = await mem.encoders.get(encoder_id)
+        kept = ledger.lines.encoder(mem.namespace, encoder_id) if record is None else None
+        if kept is not None:
+            # Redis lost it, and the ledger has kept it since a window of it was consolidated.
+            record = await mem.encoders.restore(unpack_encoder(kept.payload))
         if record is not None:
             encoders[encoder_id] = StateEncoder.from_json(msgspec.json.encode(record.definition).decode())
         else:

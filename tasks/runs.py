@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import Any
 
 from prefect.runtime import flow_run
 from pydantic import BaseModel
-from threadpoolctl import threadpool_limits
 
 from memory.errors import NamespaceBusyError
 from memory.ledger import FencingToken, KeepAlive
+from memory.ledger.host import host_name
 from memory.window import Window
+from tasks.learning import Learning, learning_of
 from tasks.progress import Steps, announce
+from tasks.retry import one_thread
 from tasks.workspace import Workspace, open_workspace
 
 
@@ -70,8 +73,7 @@ def ledger_run(
     NamespaceBusyError
         Another run holds the namespace.
     """
-    # The last bits of sums depend on the number of threads of BLAS: knowledge is computed with one.
-    with open_workspace(namespace) as workspace, threadpool_limits(1), ExitStack() as stack:
+    with open_workspace(namespace) as workspace, one_thread(), ExitStack() as stack:
         settings, ledger = workspace.settings, workspace.ledger
         ledger.runs.reconcile(namespace)
         prefect_id = flow_run.id
@@ -93,15 +95,43 @@ def ledger_run(
                 with ledger.keep_alive(run_id, settings.lease_s):
                     token = _acquired(workspace, held, run_id, flow)
                 stack.callback(ledger.fence.release, token)
+                if lock is None:
+                    workspace.raise_fence(token)
                 # Whom it waited for may have died meanwhile.
                 ledger.runs.reconcile(namespace)
-            stack.enter_context(KeepAlive(ledger.runs, ledger.fence, run_id, settings.lease_s, token))
-            run = LedgerRun(workspace, run_id, window, token)
+            alive = stack.enter_context(KeepAlive(ledger.runs, ledger.fence, run_id, settings.lease_s, token))
+            run = LedgerRun(workspace, run_id, window, token, steps=Steps(check=partial(_check_lease, alive)))
             yield run
         except BaseException as error:
             ledger.runs.fail(run_id, f"{type(error).__name__}: {error}")
             raise
         ledger.runs.finish(run_id, {**run.result, "seconds": run.steps.seconds}, run.report_path)
+
+
+@contextmanager
+def holding(run: LedgerRun, flow: str) -> Iterator[TaskContext]:
+    """The namespace for a while, for a run that holds nothing otherwise; gives the context of the tasks meanwhile.
+
+    A run over many windows takes and gives it back now and then, so that others can pass.
+
+    Raises
+    ------
+    NamespaceBusyError
+        Another run holds the namespace longer than the setting `lock_wait_s`.
+    """
+    workspace, lease_s = run.workspace, run.workspace.settings.lease_s
+    ledger = workspace.ledger
+    token = _acquired(workspace, workspace.namespace, run.run_id, flow)
+    before = run.steps.check
+    try:
+        workspace.raise_fence(token)
+        ledger.runs.reconcile(workspace.namespace)
+        with KeepAlive(ledger.runs, ledger.fence, run.run_id, lease_s, token) as alive:
+            run.steps.check = partial(_check_lease, alive)
+            yield TaskContext.of(run, token=token)
+    finally:
+        run.steps.check = before
+        ledger.fence.release(token)
 
 
 def _acquired(workspace: Workspace, held: str, run_id: str, flow: str) -> FencingToken:
@@ -116,21 +146,53 @@ def _acquired(workspace: Workspace, held: str, run_id: str, flow: str) -> Fencin
     return fence.acquire(held, run_id, flow=flow, lease_s=settings.lease_s, wait_s=settings.lock_wait_s)
 
 
+def _check_lease(alive: KeepAlive) -> None:
+    """End a run that was overtaken before it begins another step: all that it would still do is refused anyway."""
+    if alive.lost is not None:
+        raise alive.lost
+
+
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What a task must know of its run: small plain values that can go to another process."""
+    """What a task must know of its run: small plain values that can go to another process.
+
+    Attributes
+    ----------
+    namespace
+        Name of the memory.
+    run_id
+        The run in the ledger.
+    token
+        Value of its right to write.
+    window
+        Name of its window; of a run over several, the last of them.
+    host
+        Where the flow runs, by `host_name()`.
+    learning
+        The flow's settings of learning as text. Tasks take these: a worker's own environment may say otherwise.
+    """
 
     namespace: str
     run_id: str
     token: int
     window: str
+    host: str
+    learning: str
 
     @classmethod
-    def of(cls, run: LedgerRun) -> TaskContext:
-        """The context of a writing run with a window."""
-        if run.window is None:
+    def of(cls, run: LedgerRun, *, window: Window | None = None, token: FencingToken | None = None) -> TaskContext:
+        """The context of a run; window and right to write are the run's own where none are given."""
+        window = window or run.window
+        if window is None:
             raise RuntimeError("this run has no window")
-        return cls(run.workspace.namespace, run.run_id, run.fencing_token.value, run.window.name)
+        return cls(
+            namespace=run.workspace.namespace,
+            run_id=run.run_id,
+            token=(token or run.fencing_token).value,
+            window=window.name,
+            host=host_name(),
+            learning=learning_of(run.workspace.settings).to_text(),
+        )
 
     @property
     def fencing_token(self) -> FencingToken:
@@ -140,3 +202,11 @@ class TaskContext:
     def as_window(self) -> Window:
         """The window of the run."""
         return Window.of_date(date.fromisoformat(self.window))
+
+    def settings(self) -> Learning:
+        """The settings of learning."""
+        return Learning.from_text(self.learning)
+
+    def open(self) -> AbstractContextManager[Workspace]:
+        """The run's workspace: that of its flow, or one that this process opens itself; see `open_workspace`."""
+        return open_workspace(self.namespace, self.host)

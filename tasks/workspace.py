@@ -11,7 +11,9 @@ from typing import TypeVar
 
 import memory
 from memory import embedded
-from memory.ledger import Archive, Ledger
+from memory.errors import EmbeddedServerError
+from memory.ledger import Archive, FencingToken, Ledger
+from memory.ledger.host import host_name
 from memory.settings import Settings
 
 Result = TypeVar("Result")
@@ -65,19 +67,37 @@ class Workspace:
 
         self.with_memory(nothing)
 
+    def raise_fence(self, token: FencingToken) -> None:
+        """Tell Redis who may write from now on: a run that was overtaken is refused there from this moment."""
+        self.with_memory(lambda mem: mem.fence.raise_to(token.value))
+
 
 @contextmanager
-def open_workspace(namespace: str) -> Iterator[Workspace]:
+def open_workspace(namespace: str, host: str | None = None) -> Iterator[Workspace]:
     """Open the configured servers, or the embedded ones of the home; they stay up while any workspace is open.
 
     Inside another workspace of the same namespace, that one is used: tasks share what their flow has opened.
     Cost: about 0.2 s where the servers run, about a second where they must be started.
+
+    Parameters
+    ----------
+    namespace
+        Name of the memory.
+    host
+        `host_name()` of the flow that a task works for; None for one that works for itself.
+
+    Raises
+    ------
+    EmbeddedServerError
+        The flow runs on another machine, and this process would start servers, or read an archive, of its own.
     """
     outer = _OPEN.get()
     if outer is not None and outer.namespace == namespace:
         yield outer
         return
     settings = Settings(namespace=namespace)
+    if host is not None and host != host_name():
+        _check_shared(settings, host)
     with ExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         database_url = settings.database_url.get_secret_value() if settings.database_url else None
@@ -97,3 +117,18 @@ def open_workspace(namespace: str) -> Iterator[Workspace]:
             yield workspace
         finally:
             _OPEN.reset(outside)
+
+
+def _check_shared(settings: Settings, host: str) -> None:
+    """Refuse to work for a flow on another machine with what only this one can reach."""
+    missing = [f"COINSWARM_{name.upper()}" for name in ("redis_url", "database_url") if getattr(settings, name) is None]
+    if missing:
+        raise EmbeddedServerError(
+            f"a worker on {host_name()} works for a flow on {host}, and embedded servers serve one machine.",
+            remedy=f"Set {' and '.join(missing)} for the flow and its workers alike.",
+        )
+    if settings.archive_location.startswith("file://") and settings.archive_url is None:
+        raise EmbeddedServerError(
+            f"a worker on {host_name()} works for a flow on {host}, and would look for the archive in its own home.",
+            remedy="Set COINSWARM_ARCHIVE_URL, for the flow and its workers alike, to a place that all of them reach.",
+        )

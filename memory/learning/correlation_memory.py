@@ -3,6 +3,13 @@
 A correlation is *claimed* only above its null: the same two series, one of them shifted in a circle; for each of
 several shifts the largest correlation over all lags, and of these the 95th percentile. Its interval, which counts clock
 blocks and not minutes, must leave out 0 as well: a shift breaks up the storms that both products went through.
+
+Ten products make hundreds of pairs, bars and regimes, of which one in twenty would pass such a test by luck. A claim
+therefore has to hold among all of them: each is tested twice, by Fisher's z with its clock blocks as the sample, and by
+the cluster-robust error of the mean product, since a few stormy blocks can outweigh all others; the larger p-value
+counts, the strongest of several lags at the price of all of them (Bonferroni), and only q-values of Benjamini and
+Hochberg up to `false_discovery_rate` are claimed. The shifts cannot carry that correction: 20 of them know no p-value
+below 1 in 21.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from memory.learning.blocks import BlockSums, block_variance
 from memory.learning.context import ProjectionContext
 from memory.learning.correlations import (
     AA,
@@ -27,6 +35,7 @@ from memory.learning.correlations import (
     N,
     PairSums,
 )
+from memory.learning.statistics import benjamini_hochberg
 from memory.records import CorrelationMemory, Interval, from_ms
 from memory.tables import Floats, Ints
 
@@ -41,12 +50,15 @@ class LagCorrelations:
         int64 (L,).
     correlation
         float64 (L,): NaN where a series does not vary.
+    p_value
+        float64 (L,): two-sided, of "the correlation is 0", for each lag alone; NaN where it cannot be tested.
     threshold
         What the null leaves: correlations of a larger magnitude are claimed. Infinite without a null.
     """
 
     lags: Ints
     correlation: Floats
+    p_value: Floats
     threshold: float
 
 
@@ -69,9 +81,36 @@ def lag_correlations(pair: PairSums, settings: CorrelationSettings = DEFAULT_SET
         highest = np.sort(np.abs(null).max(axis=1))
         rank = min(math.ceil(settings.null_quantile * (len(highest) + 1)), len(highest))
         threshold = float(highest[rank - 1])
+    correlation = np.clip(correlation, -1.0, 1.0)
+    # By a block, since minutes of one block depend on one another; and no more blocks than there are pairs.
+    sample = np.minimum(pair.blocks, pair.lags[:, N])
     return LagCorrelations(
-        lags=np.arange(-reach, reach + 1), correlation=np.clip(correlation, -1.0, 1.0), threshold=threshold
+        lags=np.arange(-reach, reach + 1),
+        correlation=correlation,
+        p_value=np.fmax(fisher_p_values(correlation, sample), _block_p_values(shared, pair.products)),
+        threshold=threshold,
     )
+
+
+def fisher_p_values(correlation: Floats, n: Floats) -> Floats:
+    """Two-sided p-values of "the correlation is 0" by Fisher's z (1921) with n independent pairs; NaN under 4.
+
+    Shape of the correlations; 0 at +-1.
+    """
+    known = (n >= 4) & ~np.isnan(correlation)
+    with np.errstate(divide="ignore"):
+        z = np.sqrt(np.maximum(n - 3, 0)) * np.abs(np.arctanh(np.where(known, correlation, 0.0)))
+    p: Floats = np.where(known, 2 * stats.norm.sf(z), np.nan)
+    return p
+
+
+def _block_p_values(shared: Floats, products: BlockSums) -> Floats:
+    """p-values of "the covariance is 0" by the cluster-robust error of the mean product: Student's t, blocks - 1."""
+    error = np.sqrt(block_variance(products))
+    judged = (products.blocks > 1) & (error > 0)
+    statistic = np.divide(np.abs(shared), error, out=np.zeros(len(shared)), where=judged)
+    p: Floats = np.where(judged, 2 * stats.t.sf(statistic, np.maximum(products.blocks - 1, 1)), np.nan)
+    return p
 
 
 def fisher_interval(correlation: float, n: int, confidence: float) -> Interval | None:
@@ -83,6 +122,29 @@ def fisher_interval(correlation: float, n: int, confidence: float) -> Interval |
     return Interval(low=math.tanh(centre - reach), high=math.tanh(centre + reach))
 
 
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """One correlation before the family that it is judged in is known: a pair at a lag, and its p-value."""
+
+    pair: PairSums
+    found: LagCorrelations
+    place: int
+    p_value: float
+
+    @property
+    def lag(self) -> int:
+        return int(self.found.lags[self.place])
+
+    @property
+    def correlation(self) -> float:
+        return float(self.found.correlation[self.place])
+
+    @property
+    def n(self) -> int:
+        """Pairs that count as independent: one a clock block, and no more than there are."""
+        return min(self.pair.blocks, int(self.pair.lags[self.place, N]))
+
+
 def project_correlations(
     state: CorrelationState, context: ProjectionContext, settings: CorrelationSettings = DEFAULT_SETTINGS
 ) -> list[CorrelationMemory]:
@@ -91,40 +153,56 @@ def project_correlations(
     Returns
     -------
     Memories over at least `min_blocks` blocks. `n` is the number of blocks, which the interval counts as the
-    independent pairs; `claimed` says whether the correlation exceeds the null and its interval leaves out 0. A memory
-    of another lag than 0 exists only where it is claimed, and keeps its id when the strongest lag changes.
+    independent pairs; `q_value` is that among all pairs, bars, regimes and both lags of the state; `claimed` says
+    whether the correlation exceeds the null, its interval leaves out 0 and its q-value is at most
+    `false_discovery_rate`. A memory of another lag than 0 exists only where it is claimed, and keeps its id when the
+    strongest lag changes.
     """
-    memories = []
+    tested: list[_Tested] = []
     for pair in state.pairs:
-        if pair.blocks < settings.min_blocks:
-            continue
-        found = lag_correlations(pair, settings)
-        centre = len(found.lags) // 2
-        if np.isnan(found.correlation[centre]):
-            continue
-        memories.append(_memory(pair, found, centre, context, settings))
-        others = np.abs(found.correlation)
-        others[centre] = np.nan
-        if np.isnan(others).all():
-            continue
-        lead = _memory(pair, found, int(np.nanargmax(others)), context, settings)
-        if lead.claimed:
-            memories.append(lead)
-    return memories
+        if pair.blocks >= settings.min_blocks:
+            tested.extend(_tests(pair, settings))
+    q_values = benjamini_hochberg([item.p_value for item in tested])
+    memories = (
+        _memory(item, float(q_value), state.references, context, settings)
+        for item, q_value in zip(tested, q_values, strict=True)
+    )
+    return [memory for memory in memories if memory.lag == 0 or memory.claimed]
+
+
+def _tests(pair: PairSums, settings: CorrelationSettings) -> list[_Tested]:
+    """The correlation at lag 0, and the strongest at another lag, whose p-value pays for all that it was chosen of."""
+    found = lag_correlations(pair, settings)
+    centre = len(found.lags) // 2
+    if np.isnan(found.correlation[centre]):
+        return []
+    tests = [_Tested(pair, found, centre, float(found.p_value[centre]))]
+    others = np.abs(found.correlation)
+    others[centre] = np.nan
+    choices = int(np.count_nonzero(~np.isnan(others)))
+    if choices:
+        lead = int(np.nanargmax(others))
+        tests.append(_Tested(pair, found, lead, float(np.minimum(choices * found.p_value[lead], 1.0))))
+    return tests
 
 
 def _memory(
-    pair: PairSums, found: LagCorrelations, place: int, context: ProjectionContext, settings: CorrelationSettings
+    tested: _Tested,
+    q_value: float,
+    references: tuple[str, ...],
+    context: ProjectionContext,
+    settings: CorrelationSettings,
 ) -> CorrelationMemory:
-    lag, correlation = int(found.lags[place]), float(found.correlation[place])
+    pair, lag, correlation = tested.pair, tested.lag, tested.correlation
     role = "together" if lag == 0 else "lead"
-    interval = fisher_interval(correlation, pair.blocks, settings.confidence)
-    # Without an interval (a perfect correlation) the null alone decides.
-    beyond_luck = interval is None or interval.low > 0 or interval.high < 0
-    claimed = abs(correlation) > found.threshold and beyond_luck
+    interval = fisher_interval(correlation, tested.n, settings.confidence)
+    # A perfect correlation has no interval, and needs none.
+    beyond_luck = abs(correlation) == 1 or (interval is not None and not interval.low <= 0 <= interval.high)
+    claimed = abs(correlation) > tested.found.threshold and beyond_luck and q_value <= settings.false_discovery_rate
+    keyed_by = () if pair.regime == ALL_REGIMES else references
     return CorrelationMemory(
         memory_id=context.memory_id("c", pair.first, pair.second, str(pair.bar_minutes), pair.regime, role),
-        description=_sentence(pair, lag, correlation, claimed),
+        description=_sentence(pair, lag, correlation, keyed_by, claimed),
         encoder_id=context.encoder_id,
         line=context.line,
         created_at=from_ms(pair.known_ms),
@@ -136,12 +214,14 @@ def _memory(
         lag=lag,
         correlation=correlation,
         interval=interval,
-        n=pair.blocks,
+        n=tested.n,
         claimed=claimed,
+        q_value=None if math.isnan(q_value) else q_value,
+        references=keyed_by,
     )
 
 
-def _sentence(pair: PairSums, lag: int, correlation: float, claimed: bool) -> str:
+def _sentence(pair: PairSums, lag: int, correlation: float, references: tuple[str, ...], claimed: bool) -> str:
     leader, follower = (pair.first, pair.second) if lag > 0 else (pair.second, pair.first)
     minutes = abs(lag) * pair.bar_minutes
     how = (
@@ -149,6 +229,10 @@ def _sentence(pair: PairSums, lag: int, correlation: float, claimed: bool) -> st
         if lag == 0
         else f"{leader} leads {follower} by {minutes} minute{'' if minutes == 1 else 's'}"
     )
-    when = "at all times" if pair.regime == ALL_REGIMES else f"when the market is {pair.regime}"
+    when = (
+        "at all times"
+        if pair.regime == ALL_REGIMES
+        else f"when the market ({' or '.join(references)}) is {pair.regime}"
+    )
     luck = "" if claimed else ", no more than chance would show"
     return f"{how} {when}: correlation {correlation:+.2f} of {pair.bar_minutes}-minute returns{luck}."

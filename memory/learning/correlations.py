@@ -12,7 +12,6 @@ the pooled correlation against the pooled null.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import combinations
 
 import msgspec
@@ -20,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.errors import InvalidRecordError
+from memory.learning.blocks import BlockSums
 from memory.learning.partitions import partition_seed
+from memory.learning.settings import CorrelationSettings as CorrelationSettings
 from memory.records import REGIMES, to_ms
 from memory.tables import Floats, Ints, StateTable
 from memory.window import Window
@@ -34,44 +35,6 @@ N, A, B, AA, BB, AB = range(6)
 """Columns of `PairSums.lags`: pairs, and sums of the two returns, their squares and their product."""
 
 _MS_PER_MINUTE = 60_000
-
-
-@dataclass(frozen=True, slots=True)
-class CorrelationSettings:
-    """Settings of the correlations.
-
-    Attributes
-    ----------
-    bar_minutes
-        Lengths of the bars.
-    max_lag
-        Largest lag, in bars, either way.
-    shifts
-        Circular shifts of the null. With 20, the 95th percentile is their maximum: one claim in 21 is luck.
-    null_quantile
-        Share of the shifts that a correlation must exceed.
-    market_reference
-        Product whose regime keys the sums. None: the one with the largest mean `log_notional`, where states carry that
-        feature, else the first by name.
-    block_minutes, min_blocks, confidence
-        Clock blocks that count as independent, the least number of them for an interval, and its coverage.
-    """
-
-    bar_minutes: tuple[int, ...] = (1, 15)
-    max_lag: int = 10
-    shifts: int = 20
-    null_quantile: float = 0.95
-    market_reference: str | None = None
-    block_minutes: int = 30
-    min_blocks: int = 8
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        for minutes in self.bar_minutes:
-            if minutes < 1 or self.block_minutes % minutes:
-                raise ValueError(f"bar_minutes holds {minutes}: choose divisors of block_minutes {self.block_minutes}")
-        if self.max_lag < 0 or self.shifts < 1:
-            raise ValueError(f"max_lag is {self.max_lag}, shifts {self.shifts}: choose at least 0 and 1")
 
 
 DEFAULT_SETTINGS = CorrelationSettings()
@@ -95,6 +58,8 @@ class PairSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         meets the second's k bars later.
     shifted
         float64 (shifts, L): sums of products with the second series shifted in a circle; as many pairs as at lag 0.
+    products
+        (L,): sums over clock blocks (those of the first product's bar) of the products of the two returns.
     """
 
     first: str
@@ -105,13 +70,25 @@ class PairSums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     blocks: int
     lags: Floats
     shifted: Floats
+    products: BlockSums
 
 
 class CorrelationSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """All sums of one window, or, as the fold's state, of all windows so far; sorted by pair, bar and regime."""
+    """All sums of one window, or, as the fold's state, of all windows so far.
+
+    Attributes
+    ----------
+    max_lag, shifts, block_minutes
+        Settings that the sums depend on.
+    references
+        Products whose regimes keyed the sums.
+    pairs
+        Sorted by pair, bar and regime.
+    """
 
     max_lag: int
     shifts: int
+    block_minutes: int
     references: tuple[str, ...]
     pairs: tuple[PairSums, ...]
 
@@ -151,7 +128,7 @@ def summarise_correlations(
     regime = np.full(length, -1, dtype=np.int64)
     for row, name in enumerate(products):
         own = states.product == states.products.index(name)
-        log_price[row, minutes[own]] = np.log(np.where(states.price[own] > 0, states.price[own], np.nan))
+        log_price[row, minutes[own]] = _log(states.price[own])
         if name == reference:
             regime[minutes[own]] = states.regime[own]
     for bar in settings.bar_minutes:
@@ -178,6 +155,7 @@ def summarise_correlations(
     return CorrelationSummary(
         max_lag=settings.max_lag,
         shifts=settings.shifts,
+        block_minutes=settings.block_minutes,
         references=() if reference is None else (reference,),
         pairs=tuple(sorted(pairs, key=_key)),
     )
@@ -208,9 +186,10 @@ def fold_correlations(state: CorrelationState | None, summary: CorrelationSummar
     """Add a window to the windows before it; pure."""
     if state is None:
         return summary
-    if (state.max_lag, state.shifts) != (summary.max_lag, summary.shifts):
+    kinds = [(item.max_lag, item.shifts, item.block_minutes) for item in (state, summary)]
+    if kinds[0] != kinds[1]:
         raise InvalidRecordError(
-            f"lags to {summary.max_lag} and {summary.shifts} shifts follow {state.max_lag} and {state.shifts}.",
+            f"lags, shifts and minutes a block are {kinds[1]}; those of the windows before were {kinds[0]}.",
             remedy="Summaries of different settings are never mixed: consolidate the windows again.",
             field="summary",
         )
@@ -221,6 +200,7 @@ def fold_correlations(state: CorrelationState | None, summary: CorrelationSummar
     return CorrelationSummary(
         max_lag=state.max_lag,
         shifts=state.shifts,
+        block_minutes=state.block_minutes,
         references=tuple(sorted({*state.references, *summary.references})),
         pairs=tuple(merged[key] for key in sorted(merged)),
     )
@@ -269,9 +249,32 @@ def _pair_sums(
             blocks=len(np.unique(blocks[rows])),
             lags=lags[position],
             shifted=_shifted_sums(a[rows], b[rows], draws, max_lag),
+            products=_product_sums(rows * there, rows * a * later, blocks),
         )
         for position, (name, rows) in enumerate(held)
     ]
+
+
+def _product_sums(counts: Floats, products: Floats, blocks: Ints) -> BlockSums:
+    """Block sums (L,) of products (L, bars), of which `counts` (L, bars) says which exist; blocks (bars,) ascend."""
+    begins = np.flatnonzero(np.diff(blocks, prepend=blocks[0] - 1))
+    n = np.add.reduceat(counts, begins, axis=1)
+    total = np.add.reduceat(products, begins, axis=1)
+    # Counts are far below 2^53, so their float sums are exact.
+    return BlockSums(
+        n=n.sum(axis=1).astype(np.int64),
+        blocks=(n > 0).sum(axis=1).astype(np.int64),
+        n_squared=(n**2).sum(axis=1).astype(np.int64),
+        total=total.sum(axis=1),
+        total_squared=(total**2).sum(axis=1),
+        cross=(n * total).sum(axis=1),
+        squares=(products**2).sum(axis=1),
+    )
+
+
+def _log(price: Floats) -> Floats:
+    known = np.isfinite(price) & (price > 0)
+    return np.log(price, out=np.full(len(price), np.nan), where=known)
 
 
 def _shifted_sums(a: Floats, b: Floats, draws: Floats, max_lag: int) -> Floats:
@@ -305,6 +308,7 @@ def _merge(left: PairSums, right: PairSums) -> PairSums:
         blocks=left.blocks + right.blocks,
         lags=left.lags + right.lags,
         shifted=left.shifted + right.shifted,
+        products=left.products.merged_with(right.products),
     )
 
 

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from memory.records import REGIMES, Interval, PatternMemory
+from memory.records import REGIMES, BaseRate, BlockFigure, Interval, PatternMemory
 from memory.tables import Floats, Ints
 
 LONG = "LONG"
@@ -230,6 +230,34 @@ def base_rates(sample: OutcomeSample, regime: str | None, horizon: int) -> BaseR
         if own is not None:
             return own
     return _rates(sample, np.ones(len(sample), dtype=np.bool_), column)
+
+
+def published_base_rates(rates: Sequence[BaseRate], horizon: int) -> BaseRates | None:
+    """Base rates that were published with a regime; None where the horizon lies in fewer than `MIN_BLOCKS` blocks.
+
+    They count all windows that the regime was seen in, where `base_rates` counts a sample of the last weeks.
+    """
+    own = next((rate for rate in rates if rate.horizon_minutes == horizon), None)
+    if own is None or own.gross.blocks < MIN_BLOCKS:
+        return None
+    gross = _block_mean_of(own.gross)
+    if own.scaled is None or own.volatility is None or own.scaled.blocks < MIN_BLOCKS:
+        return BaseRates(gross)
+    if own.magnitude_p90 is None or own.magnitude_p95 is None:
+        return BaseRates(gross)
+    reach = {0.90: own.magnitude_p90, CONFIDENCE: own.magnitude_p95}
+    return BaseRates(gross, _block_mean_of(own.scaled), _block_mean_of(own.volatility), reach)
+
+
+def _block_mean_of(figure: BlockFigure) -> BlockMean:
+    return BlockMean(
+        mean=figure.mean,
+        spread=math.nan if figure.spread is None else figure.spread,
+        variance=math.nan if figure.variance is None else figure.variance,
+        concentration=figure.concentration,
+        n=figure.n,
+        blocks=figure.blocks,
+    )
 
 
 def _rates(sample: OutcomeSample, rows: npt.NDArray[np.bool_], column: int) -> BaseRates | None:

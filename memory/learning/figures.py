@@ -43,8 +43,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     anchor, shrunk
         (H, 5): base rate without what may be the drift of a few days (`anchors`), and mean shrunk towards that.
     p_value, q_value
-        (H,): test of "the gross mean differs from the base rate", and its Benjamini-Hochberg q-value among all
-        patterns; NaN without an interval.
+        (H,): test of "the gross mean differs from the base rate", and its Benjamini-Hochberg q-value; NaN without an
+        interval. The family is that of `window`: the patterns that it changed, and all that stood beside them.
     best_action
         LONG, SHORT or FLAT: the largest shrunk net mean at the reference horizon.
     best_mean
@@ -198,13 +198,19 @@ def sharpe_with(mean: Floats, returns: Moments, base: Moments, periods: float, s
 
     NaN where nothing varies. Shape of the means.
     """
-    freedom = np.maximum(returns.count - 1, 0)
-    prior = np.nan_to_num(np.broadcast_to(base.variance, returns.m2.shape))
-    variance = (settings.moderation_blocks * prior + returns.m2) / (settings.moderation_blocks + freedom)
+    variance = moderated_return_variance(returns, base, settings)
     varies = variance > 0
     ratio = np.divide(mean, np.sqrt(variance), out=np.full(np.shape(mean), np.nan), where=varies)
     annual: Floats = ratio * np.sqrt(periods)
     return annual
+
+
+def moderated_return_variance(returns: Moments, base: Moments, settings: LearningSettings) -> Floats:
+    """Variance of block returns, steadied by the base's as `moderated_variance` is; shape of the returns."""
+    freedom = np.maximum(returns.count - 1, 0)
+    prior = np.nan_to_num(np.broadcast_to(base.variance, returns.m2.shape))
+    variance: Floats = (settings.moderation_blocks * prior + returns.m2) / (settings.moderation_blocks + freedom)
+    return variance
 
 
 def best_actions(net: Floats) -> npt.NDArray[np.int64]:

@@ -5,9 +5,9 @@ gives the same state, bit for bit, however and whenever the summaries were compu
 
 A window is folded in these steps:
 
-1. base rates of its partitions are merged;
+1. base rates of its homes are merged;
 2. what today showed about the patterns' predictions is added to their records;
-3. clusters are matched with the patterns of their partition (`matching`): matched ones confirm, the others found
+3. clusters are matched with the patterns of their home (`matching`): matched ones confirm, the others found
    candidates;
 4. patterns that have drifted together become one;
 5. candidates with enough occurrences become patterns, those not seen for long are forgotten;
@@ -15,33 +15,43 @@ A window is folded in these steps:
 7. figures of all patterns that changed are read off (`figures`); the others keep theirs, so that what did not change
    is not published again;
 8. patterns are pruned (`pruning`).
+
+The steps themselves are in `folding_state`; each writes down what it decides as events (`lineage`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from memory.errors import InvalidRecordError, WindowError
 from memory.learning import ALGORITHM_VERSION
-from memory.learning.conditions import ConditionRange, condition_ranges
-from memory.learning.figures import Changed, prior_of, read_figures
-from memory.learning.knowledge import FADED, Checkpoint, FoldState, PartitionBase, PatternState, StateChanges
-from memory.learning.matching import Match, PartitionMatching, drifted_pairs, match_partition
-from memory.learning.patterns import base_of, confirm, found, joined, status_at, unseen_windows
-from memory.learning.predictions import PredictionGain, PredictionRecord
+from memory.learning.figures import prior_of
+from memory.learning.folding_state import FoldingState
+from memory.learning.knowledge import Checkpoint, FoldState, StateChanges
+from memory.learning.lineage import (
+    CONFIRMED,
+    DEMOTED,
+    FADED,
+    FORGOTTEN,
+    MERGED,
+    PROMOTED,
+    PRUNED,
+    REINSTATED,
+    RETURNED,
+    SPLIT,
+    LineageEvent,
+)
+from memory.learning.matching import BY_CLARITY, HomeMatching, clusters_by_home
+from memory.learning.predictions import PredictionGain
 from memory.learning.pruning import PruneDecision, PruneOutlook, decide_pruning, prune_outlook
 from memory.learning.settings import LearningSettings
 from memory.learning.summaries import PartitionSummary
 from memory.records import to_ms
-from memory.tables import TRAILING_VOLATILITY
 from memory.window import Window
-
-_NO_CONDITIONS = frozenset({TRAILING_VOLATILITY})
-"""Features that are the scale of others and mean nothing across products and months."""
 
 
 class FoldCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,17 +62,21 @@ class FoldCounts(msgspec.Struct, frozen=True, kw_only=True):
     clusters
         Clusters of the window.
     matched
-        Those nearer to a known pattern or candidate than chance: `matched` / `clusters` is what the null's rate is read
-        beside.
+        Those near enough to a known pattern or candidate to be it: `matched` / `clusters` is what the null's rate is
+        read beside.
+    matched_unmistakable
+        Those of them that did not exceed the null threshold, and count by the rule of the unmistakable alone.
     confirmation_rate, null_confirmation_rate
         Share of clusters that matched, and the share of as many random balls that would have; 0 without clusters.
     patterns_confirmed
         Patterns, published before, that were seen again (pruned ones that came back included).
     patterns_new
         Patterns published for the first time: founded with enough occurrences, or candidates that have them now.
-    patterns_returned, patterns_faded, patterns_merged, patterns_demoted
-        Pruned or faded ones seen again; those that faded in this window; those that became part of another; those that
-        were demoted in this window.
+    patterns_returned, patterns_faded, patterns_merged, patterns_demoted, patterns_reinstated
+        Pruned or faded ones seen again; those that faded in this window; those that became part of another; those whose
+        demotion began, and ended, in this window.
+    patterns_split
+        Patterns and candidates that were founded as a part of a known one.
     candidates, candidates_forgotten
         Candidates after the window, and those given up in it.
     pruned
@@ -73,6 +87,7 @@ class FoldCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     clusters: int
     matched: int
+    matched_unmistakable: int
     confirmation_rate: float
     null_confirmation_rate: float
     patterns_confirmed: int
@@ -81,6 +96,8 @@ class FoldCounts(msgspec.Struct, frozen=True, kw_only=True):
     patterns_faded: int
     patterns_merged: int
     patterns_demoted: int
+    patterns_reinstated: int
+    patterns_split: int
     candidates: int
     candidates_forgotten: int
     pruned: int
@@ -100,7 +117,9 @@ class FoldStep:
     counts
         What it changed, in numbers.
     matchings
-        How each partition's clusters met the patterns, with thresholds.
+        How each home's clusters met the patterns, with thresholds.
+    events
+        What happened to which pattern, in the order in which it was decided.
     prune_decisions, prune_outlook
         One decision a pattern, and what the Sharpe rule says about random sets.
     new_aliases
@@ -110,7 +129,8 @@ class FoldStep:
     state: FoldState
     changes: StateChanges
     counts: FoldCounts
-    matchings: tuple[PartitionMatching, ...]
+    matchings: tuple[HomeMatching, ...]
+    events: tuple[LineageEvent, ...]
     prune_decisions: tuple[PruneDecision, ...]
     prune_outlook: PruneOutlook
     new_aliases: dict[str, str]
@@ -124,7 +144,6 @@ def fold_window(
     settings: LearningSettings,
     access: Mapping[str, int] | None = None,
     gains: Sequence[PredictionGain] = (),
-    prune: bool = True,
 ) -> FoldStep:
     """Fold one window's summaries into what is known.
 
@@ -142,8 +161,6 @@ def fold_window(
         Accesses of each pattern id within `settings.access_days` before the window's end.
     gains
         How the patterns of `state` predicted this window (`scorecard`).
-    prune
-        False decides but does not prune: a dry run.
 
     Returns
     -------
@@ -158,23 +175,22 @@ def fold_window(
     """
     summaries = sorted(partitions, key=lambda summary: summary.partition)
     _check(state, window, summaries)
-    work = _Work(state, to_ms(window.end), settings)
+    work = FoldingState(state, to_ms(window.end), settings)
     for summary in summaries:
-        work.add_base(base_of(summary))
+        work.add_bases(summary)
     work.add_gains(gains)
-    matchings = tuple(work.match(summary) for summary in summaries)
-    thresholds = {matching.partition: matching.threshold for matching in matchings}
-    for partition, threshold in thresholds.items():
-        work.join_drifted(partition, threshold)
+    matchings = tuple(work.match(seen) for seen in clusters_by_home(summaries))
+    thresholds = {matching.home: matching.threshold for matching in matchings}
+    for home, threshold in thresholds.items():
+        work.join_drifted(home, threshold)
     work.promote_and_forget()
     work.update_status()
     work.read_figures(window.name)
     folded = work.state()
-    decisions = decide_pruning(folded, work.end_ms, access or {}, settings)
     live_figures = [pattern.figures for pattern in folded.live_patterns() if pattern.figures is not None]
     outlook = prune_outlook(folded, summaries, prior_of(live_figures), settings)
-    if prune:
-        work.prune([decision.pattern_id for decision in decisions if not decision.kept])
+    decisions = decide_pruning(folded, work.end_ms, access or {}, settings, random_share=outlook.random_pass)
+    work.prune([decision.pattern_id for decision in decisions if not decision.kept])
     checkpoint = Checkpoint(
         window=window.name,
         end_ms=work.end_ms,
@@ -182,15 +198,46 @@ def fold_window(
         settings_hash=summaries[0].settings_hash if summaries else _settings_hash(state),
         thresholds=thresholds,
     )
-    after = work.state(checkpoint)
+    after, events = work.state(checkpoint), tuple(work.events)
     return FoldStep(
         state=after,
         changes=after.changes_from(state),
-        counts=work.counts(matchings, after),
+        counts=_counts(state, after, matchings, events),
         matchings=matchings,
+        events=events,
         prune_decisions=decisions,
         prune_outlook=outlook,
-        new_aliases=work.new_aliases,
+        new_aliases={event.pattern_id: after.aliases[event.pattern_id] for event in events if event.kind == MERGED},
+    )
+
+
+def _counts(
+    before: FoldState, after: FoldState, matchings: Sequence[HomeMatching], events: Sequence[LineageEvent]
+) -> FoldCounts:
+    """The window in numbers."""
+    clusters = sum(matching.clusters for matching in matchings)
+    matched = sum(matching.confirmed for matching in matchings)
+    by_chance = sum(matching.clusters * matching.null_rate for matching in matchings)
+    published = {name for name, pattern in before.patterns.items() if pattern.published}
+    happened = Counter(event.kind for event in events)
+    return FoldCounts(
+        clusters=clusters,
+        matched=matched,
+        matched_unmistakable=sum(match.rule == BY_CLARITY for matching in matchings for match in matching.matches),
+        confirmation_rate=matched / clusters if clusters else 0.0,
+        null_confirmation_rate=by_chance / clusters if clusters else 0.0,
+        patterns_confirmed=sum(event.kind == CONFIRMED and event.pattern_id in published for event in events),
+        patterns_new=happened[PROMOTED],
+        patterns_returned=happened[RETURNED],
+        patterns_faded=happened[FADED],
+        patterns_merged=happened[MERGED],
+        patterns_demoted=happened[DEMOTED],
+        patterns_reinstated=happened[REINSTATED],
+        patterns_split=happened[SPLIT],
+        candidates=sum(not pattern.published for pattern in after.patterns.values()),
+        candidates_forgotten=happened[FORGOTTEN],
+        pruned=happened[PRUNED],
+        patterns=sum(pattern.live for pattern in after.patterns.values()),
     )
 
 
@@ -228,190 +275,3 @@ def _check(state: FoldState, window: Window, summaries: Sequence[PartitionSummar
                 remedy="Consolidate its window again with the present settings, or begin a new knowledge line.",
                 field="partitions",
             )
-
-
-class _Work:
-    """A state in the making; what is in `touched` gets new figures."""
-
-    def __init__(self, state: FoldState, end_ms: int, settings: LearningSettings) -> None:
-        self.end_ms = end_ms
-        self.settings = settings
-        self.before = state
-        self.patterns = dict(state.patterns)
-        self.bases = dict(state.bases)
-        self.records = dict(state.records)
-        self.aliases = dict(state.aliases)
-        self.new_aliases: dict[str, str] = {}
-        self.touched: set[str] = set()
-        self.confirmed: set[str] = set()
-        self.returned: set[str] = set()
-        self.faded: set[str] = set()
-        self.demoted: set[str] = set()
-        self.pruned: set[str] = set()
-        self.forgotten = 0
-        self.by_partition: dict[str, list[str]] = {}
-        for key in sorted(self.patterns):
-            self.by_partition.setdefault(self.patterns[key].partition, []).append(key)
-
-    def state(self, checkpoint: Checkpoint | None = None) -> FoldState:
-        """The state as it is now."""
-        return FoldState(dict(self.patterns), dict(self.bases), dict(self.records), dict(self.aliases), checkpoint)
-
-    def add_base(self, base: PartitionBase) -> None:
-        """Merge a window's base rate."""
-        known = self.bases.get(base.partition)
-        self.bases[base.partition] = base if known is None else known.merged_with(base)
-
-    def add_gains(self, gains: Sequence[PredictionGain]) -> None:
-        """Add what the window showed about predictions; patterns that are gone meanwhile lead to their successors."""
-        for gain in sorted(gains, key=lambda gain: gain.pattern_id):
-            name = self.aliases.get(gain.pattern_id, gain.pattern_id)
-            if name in self.patterns:
-                self.records[name] = self.records.get(name, PredictionRecord()).with_gain(gain)
-
-    def match(self, summary: PartitionSummary) -> PartitionMatching:
-        """Confirm what was seen again and found what was not."""
-        names = self.by_partition.get(summary.partition, [])
-        places = np.stack([self.patterns[name].place for name in names]) if names else np.zeros((0, 0))
-        matching = match_partition(summary, names, places, self.settings)
-        confirmed: dict[int, Match] = {match.label: match for match in matching.matches if match.confirmed}
-        for cluster in summary.clusters:
-            match = confirmed.get(cluster.label)
-            if match is None:
-                pattern = found(summary, cluster)
-                self.by_partition.setdefault(summary.partition, []).append(pattern.pattern_id)
-            else:
-                known = self.patterns[match.pattern_id]
-                pattern = confirm(known, summary, cluster, match, matching.threshold, self.settings)
-                if known.published:
-                    self.confirmed.add(known.pattern_id)
-                    if known.pruned_ms is not None or known.status == FADED:
-                        self.returned.add(known.pattern_id)
-            self.patterns[pattern.pattern_id] = pattern
-            self.touched.add(pattern.pattern_id)
-        return matching
-
-    def join_drifted(self, partition: str, threshold: float) -> None:
-        """Make one of two patterns that have come as near as a match; two that one window told apart stay two."""
-        names = sorted(self.by_partition.get(partition, []))
-        if len(names) < 2:
-            return
-        places = np.stack([self.patterns[name].place for name in names])
-        moved = [position for position, name in enumerate(names) if name in self.touched]
-        for low, high, _ in drifted_pairs(places, threshold, moved, self.settings):
-            first, second = self.patterns[names[low]], self.patterns[names[high]]
-            if first.windows & second.windows:
-                continue
-            one = joined(first, second)
-            gone = second.pattern_id if one.pattern_id == first.pattern_id else first.pattern_id
-            self._replace(gone, one)
-
-    def _replace(self, gone: str, one: PatternState) -> None:
-        if gone in self.records:
-            record = self.records.pop(gone)
-            known = self.records.get(one.pattern_id)
-            self.records[one.pattern_id] = record if known is None else known.merged_with(record)
-        del self.patterns[gone]
-        self.by_partition[one.partition].remove(gone)
-        self.patterns[one.pattern_id] = one
-        self.touched.discard(gone)
-        self.touched.add(one.pattern_id)
-        for old in one.aliases:
-            self.aliases[old] = one.pattern_id
-        self.new_aliases[gone] = one.pattern_id
-
-    def promote_and_forget(self) -> None:
-        """Publish candidates with enough occurrences; give up those not seen for long."""
-        for name in sorted(self.patterns):
-            pattern = self.patterns[name]
-            if pattern.published:
-                continue
-            if name in self.touched:
-                occurrences = pattern.occurrences(
-                    separation_min=self.settings.separation_minutes, look_back_min=self.settings.look_back_minutes
-                )
-                if occurrences.count >= self.settings.min_support:
-                    self.patterns[name] = msgspec.structs.replace(pattern, published=True)
-            elif unseen_windows(pattern, self.end_ms) > self.settings.candidate_windows:
-                self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        del self.patterns[name]
-        self.records.pop(name, None)
-        self.forgotten += 1
-        for old in [old for old, now in self.aliases.items() if now == name]:
-            del self.aliases[old]
-
-    def update_status(self) -> None:
-        """Let patterns fade, and demote those whose predictions fail; a demotion ends when they do so no more."""
-        for name in sorted(self.patterns):
-            pattern = self.patterns[name]
-            if not pattern.live:
-                continue
-            status = status_at(pattern, self.end_ms, self.settings)
-            demoted = name in self.records and self.records[name].fails()
-            if (status, demoted) == (pattern.status, pattern.demoted):
-                continue
-            if status != pattern.status and name not in self.touched:
-                self.faded.add(name)
-            if demoted and not pattern.demoted:
-                self.demoted.add(name)
-            self.patterns[name] = msgspec.structs.replace(pattern, status=status, demoted=demoted)
-            self.touched.add(name)
-
-    def read_figures(self, window: str) -> None:
-        """Figures of the published patterns that changed, among all that stand."""
-        names = sorted(name for name in self.touched if self.patterns[name].live)
-        changed = set(names)
-        others = [
-            pattern.figures
-            for name, pattern in sorted(self.patterns.items())
-            if pattern.live and name not in changed and pattern.figures is not None
-        ]
-        patterns = [self.patterns[name] for name in names]
-        figures = read_figures(
-            window,
-            [Changed(pattern.partition, pattern.outcomes, self._conditions(pattern)) for pattern in patterns],
-            {partition: base.outcomes for partition, base in self.bases.items()},
-            others,
-            self.settings,
-        )
-        for name, pattern, read in zip(names, patterns, figures, strict=True):
-            self.patterns[name] = msgspec.structs.replace(pattern, figures=read)
-
-    def _conditions(self, pattern: PatternState) -> tuple[ConditionRange, ...]:
-        base = self.bases[pattern.partition]
-        return condition_ranges(
-            pattern.features, base.features, base.correlation, self.settings, exclude=_NO_CONDITIONS
-        )
-
-    def prune(self, names: Sequence[str]) -> None:
-        """Take patterns out of what is published; they stay known."""
-        for name in names:
-            self.patterns[name] = msgspec.structs.replace(self.patterns[name], pruned_ms=self.end_ms)
-            self.pruned.add(name)
-
-    def counts(self, matchings: Sequence[PartitionMatching], after: FoldState) -> FoldCounts:
-        """The window in numbers."""
-        clusters = sum(matching.clusters for matching in matchings)
-        matched = sum(matching.confirmed for matching in matchings)
-        by_chance = sum(matching.clusters * matching.null_rate for matching in matchings)
-        published = {name for name, pattern in self.patterns.items() if pattern.published}
-        known = {name for name, pattern in self.before.patterns.items() if pattern.published}
-        live = sum(pattern.live for pattern in after.patterns.values())
-        return FoldCounts(
-            clusters=clusters,
-            matched=matched,
-            confirmation_rate=matched / clusters if clusters else 0.0,
-            null_confirmation_rate=by_chance / clusters if clusters else 0.0,
-            patterns_confirmed=len(self.confirmed),
-            patterns_new=len(published - known),
-            patterns_returned=len(self.returned),
-            patterns_faded=len(self.faded),
-            patterns_merged=len(self.new_aliases),
-            patterns_demoted=len(self.demoted),
-            candidates=len(self.patterns) - len(published),
-            candidates_forgotten=self.forgotten,
-            pruned=len(self.pruned),
-            patterns=live,
-        )

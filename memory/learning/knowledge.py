@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 
 import msgspec
 import numpy as np
@@ -14,11 +13,11 @@ from memory.errors import InvalidRecordError
 from memory.learning import serial
 from memory.learning.blocks import BlockSums
 from memory.learning.figures import Figures
-from memory.learning.predictions import HORIZONS, PredictionRecord
+from memory.learning.predictions import PredictionRecord
 from memory.learning.sketches import FeatureSketch
 from memory.learning.statistics import Drawdown
 from memory.learning.sums import OutcomeSums, RealisedSums
-from memory.learning.support import NO_OCCURRENCES, Occurrences
+from memory.learning.support import Occurrences
 from memory.tables import Floats
 
 NEW, CONFIRMED, FADED = "new", "confirmed", "faded"
@@ -28,14 +27,19 @@ STATUSES = (NEW, CONFIRMED, FADED)
 class Sighting(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One window in which a pattern was seen: its lineage, and what only merges in time order.
 
+    A sighting never changes. It is kept as an item of its own, so that what a window adds to a checkpoint does not grow
+    with the age of its patterns.
+
     Attributes
     ----------
     window, start_ms, end_ms
         Name and bounds of the window.
-    label, cluster_id, states
-        The cluster that was the pattern: its label, the id that it would have founded, its members.
-    cosine, threshold
-        How near it was, and what it had to exceed; NaN where it founded the pattern.
+    partition, label, cluster_id, states
+        The cluster that was the pattern: the partition that it was clustered in (its own regime's or MIXED), its label
+        there, the id that it would have founded, its members.
+    cosine, threshold, rule
+        How near it was, what it had to exceed, and the rule by which the match counted (`matching.RULES`; the
+        unmistakable ones need not exceed the threshold); NaN and "" where it founded the pattern.
     occurrences, drawdown
         Of that window alone.
     """
@@ -43,11 +47,13 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     window: str
     start_ms: int
     end_ms: int
+    partition: str
     label: int
     cluster_id: str
     states: int
     cosine: float
     threshold: float
+    rule: str
     occurrences: Occurrences
     drawdown: Drawdown
 
@@ -80,9 +86,10 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     Attributes
     ----------
     pattern_id
-        Hash of partition, founding window and founding members.
+        Hash of home key, founding window and founding members.
     partition, encoder_id, source, regime
-        Partition key and its parts.
+        Home key and its parts (`partitions.home_of`): what its founding cluster was at home in, and what clusters it is
+        compared with ever after. The partitions that they were clustered in are in the sightings.
     place
         float64 (dimension,): where the pattern is now: mean direction of its sightings, later ones counting more, so
         that slow drift is followed. What clusters are matched with, and what is published.
@@ -90,6 +97,11 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Sum of all member vectors, and their number.
     products, outcomes, features, cosine_distance, realised
         Merged from its clusters (`summaries.ClusterSummary`).
+    support, drawdown
+        Occurrences, and running sums of net block returns (H, 2), long and short, over all sightings in time order; an
+        occurrence that crosses midnight is one.
+    largest_run
+        States that its largest occurrence within one window holds.
     sightings
         In time order, one a window.
     broad
@@ -109,6 +121,9 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Read off when it last changed; None for a candidate.
     aliases
         Ids of patterns that became one with it.
+    split_from
+        Id of the pattern that its founding cluster was near enough to be, but which another cluster was nearer to; None
+        where there was none.
     """
 
     pattern_id: str
@@ -124,6 +139,9 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     features: FeatureSketch
     cosine_distance: FeatureSketch
     realised: dict[str, RealisedSums]
+    support: Occurrences
+    drawdown: Drawdown
+    largest_run: int
     sightings: tuple[Sighting, ...]
     broad: bool
     published: bool = False
@@ -133,6 +151,7 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     judged: Judged = NOT_JUDGED
     figures: Figures | None = None
     aliases: tuple[str, ...] = ()
+    split_from: str | None = None
 
     @property
     def live(self) -> bool:
@@ -154,34 +173,19 @@ class PatternState(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Names of the windows that it was seen in."""
         return frozenset(sighting.window for sighting in self.sightings)
 
-    def occurrences(self, *, separation_min: float, look_back_min: float) -> Occurrences:
-        """Occurrences over all windows; one that crosses midnight is one."""
-        return reduce(
-            lambda before, sighting: before.merged_with(
-                sighting.occurrences, separation_min=separation_min, look_back_min=look_back_min
-            ),
-            self.sightings,
-            NO_OCCURRENCES,
-        )
-
-    def drawdown(self) -> Drawdown:
-        """Drawdown of net block returns over all windows, in time order: shape (H, 2), long and short."""
-        return reduce(
-            lambda before, sighting: before.followed_by(sighting.drawdown),
-            self.sightings,
-            Drawdown.empty((len(HORIZONS), 2)),
-        )
-
 
 class PartitionBase(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Base rate of a partition over all windows so far.
+    """Base rate of a home over all windows so far.
+
+    That of a regime is over all its states, on nights with a partition of its own and on nights when it was pooled;
+    that of MIXED is over all pooled states.
 
     Attributes
     ----------
     partition
-        Key.
+        Home key.
     windows, states
-        Windows that had it, and their distinct states.
+        Windows that had such states, and their number, distinct ones.
     outcomes, features
         Merged from its summaries.
     correlation
@@ -223,7 +227,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     algorithm_version, settings_hash
         What all summaries so far were computed with.
     thresholds
-        Cosine that a match had to exceed in that window, a partition.
+        Cosine that a match had to exceed in that window, by home key.
     """
 
     window: str
@@ -233,7 +237,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float]
 
 
-_PATTERN, _BASE, _RECORD, _ALIAS, _CHECKPOINT = "pattern:", "base:", "record:", "alias:", "checkpoint"
+_PATTERN, _SIGHTING, _BASE, _RECORD, _ALIAS = "pattern:", "sighting:", "base:", "record:", "alias:"
+_CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +250,7 @@ class FoldState:
     patterns
         Patterns and candidates by id, the pruned ones included.
     bases
-        Base rates by partition key.
+        Base rates by home key.
     records
         How the predictions of patterns turned out, by id: apart, because they change more often than patterns.
     aliases
@@ -261,8 +266,11 @@ class FoldState:
     checkpoint: Checkpoint | None = None
 
     def items(self) -> dict[str, bytes]:
-        """The state as named items, in sorted order: what a full checkpoint holds."""
-        return {key: serial.encode(content) for key, content in sorted(self._contents().items())}
+        """The state as named items, in sorted order: what a full checkpoint holds.
+
+        A pattern and each of its sightings are items of their own.
+        """
+        return {key: _encoded(content) for key, content in sorted(self._contents().items())}
 
     @classmethod
     def from_items(cls, items: Mapping[str, bytes]) -> FoldState:
@@ -271,9 +279,11 @@ class FoldState:
         Raises
         ------
         InvalidRecordError
-            For an item of an unknown kind, or bytes that cannot be read.
+            For an item of an unknown kind, bytes that cannot be read, or a pattern and sightings that do not belong
+            together.
         """
         patterns: dict[str, PatternState] = {}
+        sightings: dict[str, list[Sighting]] = {}
         bases: dict[str, PartitionBase] = {}
         records: dict[str, PredictionRecord] = {}
         aliases: dict[str, str] = {}
@@ -284,6 +294,8 @@ class FoldState:
                 checkpoint = serial.decode(data, Checkpoint)
             elif f"{kind}:" == _PATTERN:
                 patterns[name] = serial.decode(data, PatternState)
+            elif f"{kind}:" == _SIGHTING:
+                sightings.setdefault(name.rpartition(":")[0], []).append(serial.decode(data, Sighting))
             elif f"{kind}:" == _BASE:
                 bases[name] = serial.decode(data, PartitionBase)
             elif f"{kind}:" == _RECORD:
@@ -296,6 +308,16 @@ class FoldState:
                     remedy="It was written by a newer version: upgrade, or fold the line again from its summaries.",
                     field="items",
                 )
+        if set(patterns) != set(sightings):
+            astray = min(set(patterns) ^ set(sightings))
+            raise InvalidRecordError(
+                f"a checkpoint holds {'no sighting of' if astray in patterns else 'sightings of no pattern'} {astray}.",
+                remedy="Items are missing: fold the line again from its summaries.",
+                field="items",
+            )
+        for name, pattern in patterns.items():
+            seen = tuple(sorted(sightings[name], key=lambda sighting: sighting.end_ms))
+            patterns[name] = msgspec.structs.replace(pattern, sightings=seen)
         return cls(patterns, bases, records, aliases, checkpoint)
 
     def changes_from(self, before: FoldState) -> StateChanges:
@@ -303,9 +325,9 @@ class FoldState:
 
         Objects that the fold did not touch are the same objects, and are not even encoded.
         """
-        old, new = before._contents(), self._contents()
+        old, new = before._contents(other=self), self._contents(other=before)
         changed = {
-            key: serial.encode(content)
+            key: _encoded(content)
             for key, content in sorted(new.items())
             if key not in old or (old[key] is not content and old[key] != content)
         }
@@ -315,12 +337,21 @@ class FoldState:
         """Published patterns that stand, in order of ids."""
         return (self.patterns[key] for key in sorted(self.patterns) if self.patterns[key].live)
 
-    def _contents(self) -> dict[str, object]:
-        contents: dict[str, object] = {f"{_PATTERN}{key}": value for key, value in self.patterns.items()}
-        contents |= {f"{_BASE}{key}": value for key, value in self.bases.items()}
-        contents |= {f"{_RECORD}{key}": value for key, value in self.records.items()}
-        contents |= {f"{_ALIAS}{key}": value for key, value in self.aliases.items()}
-        if self.checkpoint is not None:
+    def _contents(self, other: FoldState | None = None) -> dict[str, object]:
+        """What the items hold, by key; without patterns, bases and the like that are the same objects in `other`."""
+        apart = FoldState() if other is None else other
+        contents: dict[str, object] = {}
+        for name, pattern in self.patterns.items():
+            if apart.patterns.get(name) is not pattern:
+                contents[f"{_PATTERN}{name}"] = pattern
+                # By start, not by name: names are for people.
+                contents |= {f"{_SIGHTING}{name}:{seen.start_ms}": seen for seen in pattern.sightings}
+        contents |= {f"{_BASE}{key}": base for key, base in self.bases.items() if apart.bases.get(key) is not base}
+        contents |= {
+            f"{_RECORD}{key}": record for key, record in self.records.items() if apart.records.get(key) is not record
+        }
+        contents |= {f"{_ALIAS}{key}": name for key, name in self.aliases.items() if apart.aliases.get(key) != name}
+        if self.checkpoint is not None and apart.checkpoint is not self.checkpoint:
             contents[_CHECKPOINT] = self.checkpoint
         return contents
 
@@ -331,6 +362,13 @@ class StateChanges:
 
     changed: dict[str, bytes]
     removed: tuple[str, ...]
+
+
+def _encoded(content: object) -> bytes:
+    """Bytes of an item; a pattern's sightings are items of their own."""
+    if isinstance(content, PatternState):
+        content = msgspec.structs.replace(content, sightings=())
+    return serial.encode(content)
 
 
 def unit(vector: Floats) -> Floats:

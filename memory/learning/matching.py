@@ -10,7 +10,10 @@ A match counts by either of two rules:
   patterns a night, all of which recur, the threshold alone confirms 10 % of them, both rules all of them. Where states
   are a continuum hardly any cluster passes this rule (none of 371 on eight nights of real minutes).
 
-The null is judged by the same two rules, so its confirmation rate stays comparable.
+The null is judged by the same two rules, so its confirmation rate stays comparable. Which rule held is kept with every
+match: what the second one confirmed need not have exceeded the threshold.
+
+Clusters, balls and patterns meet by their home (`partitions.home_of`), whatever partition they were clustered in.
 """
 
 from __future__ import annotations
@@ -24,40 +27,49 @@ import numpy.typing as npt
 
 from memory.learning.null import mutual_nearest
 from memory.learning.settings import LearningSettings
-from memory.learning.summaries import PartitionSummary
+from memory.learning.summaries import ClusterSummary, PartitionSummary
 from memory.tables import Floats
+
+BY_NULL, BY_CLARITY, NO_RULE = "null", "unmistakable", ""
+RULES = {
+    BY_NULL: "nearer than 95 % of the random balls that match",
+    BY_CLARITY: "not above the threshold, but several times nearer than all other patterns",
+}
+"""Rules by which a match counts; where both hold it is the first."""
 
 
 class Match(msgspec.Struct, frozen=True):
-    """A cluster that is nearest to a known pattern, and the pattern to it.
+    """A cluster and a pattern that are near each other.
 
     Attributes
     ----------
     partition, label, pattern_id
-        The cluster and the pattern.
+        The cluster, by the partition that it was clustered in, and the pattern.
     cosine
         Of their means.
-    unmistakable
-        Whether no other pattern comes into question.
-    confirmed
-        Whether the match counts, by either rule.
+    rule
+        Rule by which they are near enough to be one (`RULES`), or `NO_RULE`.
     """
 
     partition: str
     label: int
     pattern_id: str
     cosine: float
-    unmistakable: bool
-    confirmed: bool
+    rule: str
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether they are near enough, by either rule."""
+        return self.rule != NO_RULE
 
 
-class PartitionMatching(msgspec.Struct, frozen=True):
-    """How one partition's clusters met the patterns known before.
+class HomeMatching(msgspec.Struct, frozen=True):
+    """How the clusters of one home met the patterns of that home.
 
     Attributes
     ----------
-    partition
-        Key.
+    home
+        Home key.
     threshold
         Cosine that a match must exceed; infinite where there is nothing to match, or no null.
     null_rate
@@ -65,15 +77,23 @@ class PartitionMatching(msgspec.Struct, frozen=True):
     clusters, known
         How many sets met how many patterns.
     matches
-        Mutual nearest pairs, in order of labels.
+        Mutual nearest pairs, in order of partitions and labels.
+    lost_clusters
+        Every other cluster with the pattern nearest to it, in the same order. Where it has a rule it was near enough,
+        but a nearer cluster took the pattern.
+    lost_patterns
+        Patterns that are no cluster's match although their nearest cluster is near enough, with that cluster; in the
+        patterns' order.
     """
 
-    partition: str
+    home: str
     threshold: float
     null_rate: float
     clusters: int
     known: int
     matches: tuple[Match, ...]
+    lost_clusters: tuple[Match, ...] = ()
+    lost_patterns: tuple[Match, ...] = ()
 
     @property
     def confirmed(self) -> int:
@@ -81,15 +101,56 @@ class PartitionMatching(msgspec.Struct, frozen=True):
         return sum(match.confirmed for match in self.matches)
 
 
-def match_partition(
-    summary: PartitionSummary, pattern_ids: Sequence[str], vectors: Floats, settings: LearningSettings
-) -> PartitionMatching:
-    """Match the clusters of one partition with the patterns of the same partition key.
+class HomeClusters(msgspec.Struct, frozen=True, eq=False):
+    """Clusters of one home in one window, and the balls that stand in for them.
+
+    Attributes
+    ----------
+    home
+        Home key.
+    clusters
+        (partition summary, cluster) in order of partitions and labels.
+    replicates
+        Means of random balls, each (clusters, dimension): as many balls as clusters compete in each.
+    """
+
+    home: str
+    clusters: tuple[tuple[PartitionSummary, ClusterSummary], ...]
+    replicates: tuple[Floats, ...]
+
+
+def clusters_by_home(summaries: Sequence[PartitionSummary]) -> tuple[HomeClusters, ...]:
+    """Clusters of one window by home, in order of home keys.
+
+    A regime is either pooled or not, so the clusters of a home come from one partition; summaries made otherwise are
+    joined, replicate by replicate, in order of their partitions.
+    """
+    clusters: dict[str, list[tuple[PartitionSummary, ClusterSummary]]] = {}
+    nulls: dict[str, list[Floats]] = {}
+    for summary in sorted(summaries, key=lambda summary: summary.partition):
+        for cluster in summary.clusters:
+            clusters.setdefault(summary.home_key(cluster.home), []).append((summary, cluster))
+        for null in summary.nulls:
+            nulls.setdefault(summary.home_key(null.home), []).append(null.ball_means.astype(np.float64))
+    return tuple(
+        HomeClusters(
+            home=home,
+            clusters=tuple(clusters[home]),
+            replicates=tuple(np.concatenate(parts) for parts in zip(*nulls.get(home, []), strict=False)),
+        )
+        for home in sorted(clusters)
+    )
+
+
+def match_home(
+    seen: HomeClusters, pattern_ids: Sequence[str], vectors: Floats, settings: LearningSettings
+) -> HomeMatching:
+    """Match the clusters of one home with the patterns of that home.
 
     Parameters
     ----------
-    summary
-        The partition's summary; its random balls give the null.
+    seen
+        The clusters, and the random balls that give the null.
     pattern_ids, vectors
         Known patterns and their (patterns, dimension) places, in a fixed order: ties go to the earlier one.
     settings
@@ -97,52 +158,70 @@ def match_partition(
 
     Returns
     -------
-    `PartitionMatching`. Cost: O((clusters + balls) patterns dimension).
+    `HomeMatching`. Cost: O((clusters + balls) patterns dimension).
     """
-    n_clusters = len(summary.clusters)
+    n_clusters = len(seen.clusters)
     if not n_clusters or not len(pattern_ids):
-        return PartitionMatching(summary.partition, math.inf, 0.0, n_clusters, len(pattern_ids), ())
-    threshold, rate = judge_null(summary.ball_means, vectors, settings)
-    means = np.stack([cluster.mean for cluster in summary.clusters])
+        return HomeMatching(seen.home, math.inf, 0.0, n_clusters, len(pattern_ids), ())
+    threshold, rate = judge_null(seen.replicates, vectors, settings)
+    means = np.stack([cluster.mean for _, cluster in seen.clusters])
     pairs = mutual_nearest(means, vectors)
-    clear = unmistakable(means[pairs.left], vectors, settings)
-    matches = tuple(
-        Match(
-            partition=summary.partition,
-            label=summary.clusters[left].label,
-            pattern_id=pattern_ids[right],
-            cosine=cosine,
-            unmistakable=sure,
-            confirmed=cosine > threshold or sure,
-        )
-        for left, right, cosine, sure in zip(
-            pairs.left.tolist(), pairs.right.tolist(), pairs.cosine.tolist(), clear.tolist(), strict=True
-        )
+    cosines = np.clip(_unit(means) @ _unit(vectors).T, -1.0, 1.0)
+    within = tight_group(means, vectors, settings)
+
+    def near(row: int, column: int) -> Match:
+        summary, cluster = seen.clusters[row]
+        cosine: float = cosines[row, column].item()
+        clear = 1.0 - cosine <= within[row]
+        rule = BY_NULL if cosine > threshold else BY_CLARITY if clear else NO_RULE
+        return Match(summary.partition, cluster.label, pattern_ids[column], cosine, rule)
+
+    rows, columns = pairs.left.tolist(), pairs.right.tolist()
+    nearest_pattern, nearest_cluster = cosines.argmax(axis=1).tolist(), cosines.argmax(axis=0).tolist()
+    lost_patterns = (near(row, column) for column, row in enumerate(nearest_cluster) if column not in set(columns))
+    return HomeMatching(
+        seen.home,
+        threshold,
+        rate,
+        n_clusters,
+        len(pattern_ids),
+        matches=tuple(near(row, column) for row, column in zip(rows, columns, strict=True)),
+        lost_clusters=tuple(near(row, column) for row, column in enumerate(nearest_pattern) if row not in set(rows)),
+        lost_patterns=tuple(match for match in lost_patterns if match.confirmed),
     )
-    return PartitionMatching(summary.partition, threshold, rate, n_clusters, len(pattern_ids), matches)
 
 
-def unmistakable(means: Floats, vectors: Floats, settings: LearningSettings) -> npt.NDArray[np.bool_]:
-    """Which means have one pattern, or one tight group of patterns, far nearer than all the others.
+def tight_group(means: Floats, vectors: Floats, settings: LearningSettings) -> Floats:
+    """How far around each mean the patterns reach that are unmistakably it, as a distance (1 - cosine).
 
-    Sorted by 1 - cosine, the patterns nearest to a mean show a jump by more than 1 / `clear_ratio` after the first, or
+    Sorted by distance, the patterns nearest to a mean show a jump by more than 1 / `clear_ratio` after the first, or
     at latest after the `clear_group`-th: a pattern that was once seen in two pieces is known twice, and must not become
     a stranger to itself for that. Fewer than `clear_known` patterns are too few for a jump to mean anything.
 
     Returns
     -------
-    bool, shape (means,).
+    float64, shape (means,): distance of the last pattern before the last jump; -infinity where there is none.
     """
     if len(vectors) < max(settings.clear_known, settings.clear_group + 1) or not len(means):
-        return np.zeros(len(means), dtype=np.bool_)
-    cosines = _unit(means) @ _unit(vectors).T
-    nearest = np.sort(np.partition(-cosines, settings.clear_group, axis=1)[:, : settings.clear_group + 1], axis=1)
-    distance = np.maximum(1.0 + nearest, 0.0)
-    jumps = distance[:, :-1] < settings.clear_ratio * distance[:, 1:]
-    return np.asarray(jumps.any(axis=1))
+        return np.full(len(means), -np.inf)
+    cosines = np.clip(_unit(means) @ _unit(vectors).T, -1.0, 1.0)
+    nearest = np.sort(np.partition(1.0 - cosines, settings.clear_group, axis=1)[:, : settings.clear_group + 1], axis=1)
+    jumps = nearest[:, :-1] < settings.clear_ratio * nearest[:, 1:]
+    reach: Floats = np.where(jumps, nearest[:, :-1], -np.inf).max(axis=1)
+    return reach
 
 
-def judge_null(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSettings) -> tuple[float, float]:
+def unmistakable(means: Floats, vectors: Floats, settings: LearningSettings) -> npt.NDArray[np.bool_]:
+    """Which means have one pattern, or one tight group of patterns, far nearer than all the others (`tight_group`).
+
+    Returns
+    -------
+    bool, shape (means,).
+    """
+    return np.isfinite(tight_group(means, vectors, settings))
+
+
+def judge_null(replicates: Sequence[Floats], vectors: Floats, settings: LearningSettings) -> tuple[float, float]:
     """Threshold that the null sets (`null.null_threshold`), and share of the balls that the rules would confirm.
 
     For the share each replicate is judged by the threshold of the other replicates, as `null.null_confirmation_rate`
@@ -150,8 +229,8 @@ def judge_null(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSet
 
     Parameters
     ----------
-    ball_means
-        (replicates, clusters, dimension).
+    replicates
+        Means of random balls, each (clusters, dimension).
     vectors
         (patterns, dimension).
 
@@ -159,8 +238,9 @@ def judge_null(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSet
     -------
     Infinity and 0 where there is no ball or no pattern.
     """
-    balls = np.asarray(ball_means, dtype=np.float64)
-    if not balls.shape[0] * balls.shape[1] or not len(vectors):
+    balls = [np.asarray(replicate, dtype=np.float64) for replicate in replicates]
+    n_balls = sum(len(replicate) for replicate in balls)
+    if not n_balls or not len(vectors):
         return math.inf, 0.0
     pairs = [mutual_nearest(replicate, vectors) for replicate in balls]
     cosines = [matches.cosine for matches in pairs]
@@ -172,29 +252,29 @@ def judge_null(ball_means: npt.ArrayLike, vectors: Floats, settings: LearningSet
     ]
     beaten = np.concatenate(cosines) > np.repeat(limits, [len(part) for part in cosines])
     confirmed = int(np.count_nonzero(beaten | sure))
-    return _order_statistic(cosines, settings.null_quantile), confirmed / (balls.shape[0] * balls.shape[1])
+    return _order_statistic(cosines, settings.null_quantile), confirmed / n_balls
 
 
 def drifted_pairs(
     vectors: Floats, threshold: float, moved: Sequence[int], settings: LearningSettings
-) -> list[tuple[int, int, float]]:
+) -> list[tuple[int, int, float, str]]:
     """Pairs of patterns that have come as near to each other as a match must be, by the rules for a match.
 
     Parameters
     ----------
     vectors
-        (patterns, dimension) places of all patterns of one partition.
+        (patterns, dimension) places of all patterns of one home.
     threshold
         Cosine to exceed.
     moved
         Positions of the patterns that moved; at least one of each pair is among them.
     settings
-        See `match_partition`.
+        See `match_home`.
 
     Returns
     -------
-    (lower, higher, cosine) of mutual nearest patterns, in order of the lower position; no pattern is in two pairs.
-    Cost: O(moved patterns dimension).
+    (lower, higher, cosine, rule) of mutual nearest patterns, in order of the lower position; no pattern is in two
+    pairs. Cost: O(moved patterns dimension).
     """
     if len(vectors) < 2 or not len(moved):
         return []
@@ -208,15 +288,17 @@ def drifted_pairs(
 
     partners, nearness = nearest(moved)
     back, _ = nearest(partners)
-    pairs: dict[tuple[int, int], float] = {}
+    pairs: dict[tuple[int, int], tuple[float, str]] = {}
     for row, partner, cosine, mutual in zip(moved, partners, nearness, back, strict=True):
         if mutual != row:
             continue
         low, high = min(row, partner), max(row, partner)
         others = np.delete(vectors, low, axis=0)
-        if cosine > threshold or bool(unmistakable(vectors[[low]], others, settings)[0]):
-            pairs[low, high] = cosine
-    return [(low, high, cosine) for (low, high), cosine in sorted(pairs.items())]
+        if cosine > threshold:
+            pairs[low, high] = cosine, BY_NULL
+        elif unmistakable(vectors[[low]], others, settings)[0]:
+            pairs[low, high] = cosine, BY_CLARITY
+    return [(low, high, cosine, rule) for (low, high), (cosine, rule) in sorted(pairs.items())]
 
 
 def _order_statistic(cosines: Sequence[Floats], quantile: float) -> float:

@@ -52,8 +52,8 @@ def forward_returns(states: StateTable, *, max_gap_minutes: int) -> Floats:
 
     The price at the end of the horizon is that of the product's last state at or before it. NaN where a time of more
     than `max_gap_minutes` without a state begins before the horizon's end (nothing is carried across a gap), where the
-    horizon ends after the product's last state, and where a price is unknown. Only the given states are looked at: a
-    window's outcomes depend on that window alone, and its end is censored.
+    horizon ends after the product's last state, and where a price is unknown or not positive. Only the given states are
+    looked at: a window's outcomes depend on that window alone, and its end is censored.
 
     Parameters
     ----------
@@ -72,6 +72,7 @@ def forward_returns(states: StateTable, *, max_gap_minutes: int) -> Floats:
         if not len(rows):
             continue
         times, prices = states.timestamp_ms[rows], states.price[rows]
+        prices = np.where((prices > 0) & np.isfinite(prices), prices, np.nan)
         gaps = np.flatnonzero(np.diff(times) > max_gap_minutes * MS_PER_MINUTE)
         ends = np.append(gaps, len(rows) - 1)
         # Time of the last state before the next gap: a horizon that ends later has no price.
@@ -88,7 +89,9 @@ def round_trip_cost(states: StateTable, *, cost_bp: float) -> Floats:
 
     A spread that is unknown counts as none.
     """
-    half_spread = np.nan_to_num(states.spread / (2.0 * states.price), nan=0.0)
+    priced = (states.price > 0) & np.isfinite(states.price)
+    half_spread = np.divide(states.spread, 2.0 * states.price, out=np.zeros(len(states)), where=priced)
+    half_spread = np.nan_to_num(half_spread, nan=0.0)
     cost: Floats = 2.0 * (cost_bp * _BASIS_POINT + half_spread)
     return cost
 

@@ -2,19 +2,27 @@
 
 A partition key is (encoder, source, regime). Regimes with too few states are pooled into one MIXED partition, because
 very small partitions fragment: one true pattern comes out as several.
+
+Which regimes are small changes from night to night. What is found in a partition is therefore compared over nights by
+its *home*, the regime that nearly all of its states have, and not by the partition that it happened to be clustered in.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from memory.errors import InvalidRecordError
 from memory.records import MIXED
 
 MIN_PARTITION_STATES = 300
 """Fewer states than this are pooled: at 300, a cluster of the least size is about 3 % of its partition."""
+HOME_SHARE = 0.9
+"""Share of its states that gives a set its home: the few others of a pooled cluster lie at the edge of a regime, where
+the label turns within a minute; a set with fewer is of no regime."""
 
 
 def assign_partitions(regimes: npt.ArrayLike, *, min_states: int = MIN_PARTITION_STATES) -> npt.NDArray[np.str_]:
@@ -41,6 +49,31 @@ def assign_partitions(regimes: npt.ArrayLike, *, min_states: int = MIN_PARTITION
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     partitions[counts[inverse] < min_states] = MIXED
     return partitions
+
+
+def home_of(regimes: Mapping[str, int]) -> str:
+    """Home of a set of states: the regime of at least `HOME_SHARE` of them, or `MIXED`.
+
+    A set clustered in the partition of one regime has that regime for its home. One of a pooled partition has it where
+    that regime dominates it, and so stays the same thing on a night when the regime has a partition of its own.
+
+    Parameters
+    ----------
+    regimes
+        States of each regime; at least one state in all.
+
+    Raises
+    ------
+    InvalidRecordError
+        Where there is no state.
+    """
+    states = sum(regimes.values())
+    if states <= 0:
+        raise InvalidRecordError(
+            f"{dict(regimes)} holds no state.", remedy="Give the regimes of a set of states.", field="regimes"
+        )
+    # More than half, so at most one regime qualifies.
+    return next((regime for regime, held in regimes.items() if held >= HOME_SHARE * states), MIXED)
 
 
 def partition_seed(*parts: str) -> int:

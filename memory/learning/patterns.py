@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial, reduce
 
 import msgspec
 
+from memory.learning.homes import RegimeBase
 from memory.learning.knowledge import (
     CONFIRMED,
     FADED,
@@ -17,36 +20,52 @@ from memory.learning.knowledge import (
     Sighting,
     unit,
 )
-from memory.learning.matching import Match
+from memory.learning.matching import NO_RULE, Match
 from memory.learning.outcomes import LONG, LONG_NET, SHORT, SHORT_NET
 from memory.learning.predictions import HORIZONS
 from memory.learning.settings import LearningSettings
+from memory.learning.statistics import Drawdown
 from memory.learning.summaries import ClusterSummary, PartitionSummary
 from memory.learning.sums import RealisedSums
+from memory.learning.support import Occurrences, merged_occurrences
+
+RECURRING_SHARE = 0.2
+"""Share of a pattern's states that lies outside its largest occurrence, at least. Single occurrences planted in noise
+have 0.05 to 0.17; no cluster of two days of real minutes with three occurrences has less than 0.2."""
 
 _NET_MEASURE = {LONG: LONG_NET, SHORT: SHORT_NET}
 
 
-def base_of(summary: PartitionSummary) -> PartitionBase:
-    """Base rate of a partition in one window."""
-    return PartitionBase(
-        partition=summary.partition,
-        windows=1,
+def bases_of(summary: PartitionSummary) -> tuple[PartitionBase, ...]:
+    """Base rates in one window of the homes that a partition holds: its own, and those of the regimes pooled in it."""
+    own = RegimeBase(
+        regime=summary.regime,
         states=summary.states,
         outcomes=summary.base,
         features=summary.base_features,
         correlation=summary.base_correlation,
     )
+    return tuple(
+        PartitionBase(
+            partition=summary.home_key(base.regime),
+            windows=1,
+            states=base.states,
+            outcomes=base.outcomes,
+            features=base.features,
+            correlation=base.correlation,
+        )
+        for base in (own, *summary.regime_bases)
+    )
 
 
-def found(summary: PartitionSummary, cluster: ClusterSummary) -> PatternState:
-    """The candidate that a cluster founds."""
+def found(summary: PartitionSummary, cluster: ClusterSummary, split_from: str | None = None) -> PatternState:
+    """The candidate that a cluster founds, or that splits from a known pattern with it."""
     return PatternState(
         pattern_id=cluster.founding_id,
-        partition=summary.partition,
+        partition=summary.home_key(cluster.home),
         encoder_id=summary.encoder_id,
         source=summary.source,
-        regime=summary.regime,
+        regime=cluster.home,
         place=unit(cluster.vector_sum),
         vector_sum=cluster.vector_sum,
         states=cluster.states,
@@ -55,8 +74,12 @@ def found(summary: PartitionSummary, cluster: ClusterSummary) -> PatternState:
         features=cluster.features,
         cosine_distance=cluster.cosine_distance,
         realised=dict(sorted(cluster.realised.items())),
-        sightings=(_sighting(summary, cluster, math.nan, math.nan),),
+        support=cluster.occurrences,
+        drawdown=cluster.drawdown,
+        largest_run=cluster.largest_run,
+        sightings=(_sighting(summary, cluster, math.nan, math.nan, NO_RULE),),
         broad=cluster.broad,
+        split_from=split_from,
     )
 
 
@@ -85,14 +108,17 @@ def confirm(
         features=pattern.features.merged_with(cluster.features),
         cosine_distance=pattern.cosine_distance.merged_with(cluster.cosine_distance),
         realised=_realised(pattern.realised, cluster.realised),
-        sightings=(*pattern.sightings, _sighting(summary, cluster, match.cosine, threshold)),
+        support=_merged((pattern.support, cluster.occurrences), settings),
+        drawdown=pattern.drawdown.followed_by(cluster.drawdown),
+        largest_run=max(pattern.largest_run, cluster.largest_run),
+        sightings=(*pattern.sightings, _sighting(summary, cluster, match.cosine, threshold, match.rule)),
         broad=cluster.broad,
         pruned_ms=None,
         judged=_judged(pattern, cluster, settings),
     )
 
 
-def joined(first: PatternState, second: PatternState) -> PatternState:
+def joined(first: PatternState, second: PatternState, settings: LearningSettings) -> PatternState:
     """Two patterns that were never seen in the same window, as one: the older one's id stays, the other is an alias."""
     older, younger = sorted((first, second), key=lambda pattern: (pattern.founded_ms, pattern.pattern_id))
     sightings = tuple(sorted((*older.sightings, *younger.sightings), key=lambda sighting: sighting.end_ms))
@@ -108,6 +134,10 @@ def joined(first: PatternState, second: PatternState) -> PatternState:
         features=older.features.merged_with(younger.features),
         cosine_distance=older.cosine_distance.merged_with(younger.cosine_distance),
         realised=_realised(older.realised, younger.realised),
+        # What only merges in time order is merged again from the sightings of both.
+        support=_merged([sighting.occurrences for sighting in sightings], settings),
+        drawdown=reduce(Drawdown.followed_by, [sighting.drawdown for sighting in sightings]),
+        largest_run=max(older.largest_run, younger.largest_run),
         sightings=sightings,
         broad=latest.broad,
         published=older.published or younger.published,
@@ -118,11 +148,23 @@ def joined(first: PatternState, second: PatternState) -> PatternState:
     )
 
 
+def recurs(pattern: PatternState, settings: LearningSettings) -> bool:
+    """Whether a candidate has occurred often enough to be a pattern, and is more than one of its occurrences.
+
+    A single occurrence gathers a stray minute or two of other hours, since a clustering that asks for returns takes the
+    nearest there are; each of these counts as an occurrence, but together they hold hardly any of its states.
+    """
+    elsewhere = pattern.states - pattern.largest_run
+    return pattern.support.count >= settings.min_support and elsewhere >= RECURRING_SHARE * pattern.states
+
+
 def aliases_after_refold(before: FoldState, after: FoldState) -> dict[str, str]:
     """Where ids lead that a re-fold no longer founds: old id -> id of the pattern that now stands for it.
 
     A late record changes the members of a founding cluster, and with them the id. The successor is the nearest pattern
-    of the same partition that was seen in one of the same windows; a pattern without one has no successor.
+    of the same encoder and source that was seen in one of the same windows: of any home, because a late record may also
+    be what takes a cluster out of its regime, but of the same home before others. A pattern without one has no
+    successor.
 
     Parameters
     ----------
@@ -135,18 +177,22 @@ def aliases_after_refold(before: FoldState, after: FoldState) -> dict[str, str]:
     knowledge was revised and are no part of the fold, which knows nothing of earlier folds.
     """
     successors: dict[str, str] = {}
-    by_partition: dict[str, list[PatternState]] = {}
+    by_source: dict[tuple[str, str], list[PatternState]] = {}
     for name in sorted(after.patterns):
-        by_partition.setdefault(after.patterns[name].partition, []).append(after.patterns[name])
+        pattern = after.patterns[name]
+        by_source.setdefault((pattern.encoder_id, pattern.source), []).append(pattern)
     for name in sorted(before.patterns):
         old = before.patterns[name]
         if not old.published or name in after.patterns or name in after.aliases:
             continue
-        related = [new for new in by_partition.get(old.partition, []) if new.windows & old.windows]
+        related = [new for new in by_source.get((old.encoder_id, old.source), []) if new.windows & old.windows]
         if related:
-            nearest = max(related, key=lambda new: (float(unit(new.place) @ unit(old.place)), new.pattern_id))
-            successors[name] = nearest.pattern_id
+            successors[name] = max(related, key=partial(_kinship, old)).pattern_id
     return successors
+
+
+def _kinship(old: PatternState, new: PatternState) -> tuple[bool, float, str]:
+    return new.partition == old.partition, float(unit(new.place) @ unit(old.place)), new.pattern_id
 
 
 def status_at(pattern: PatternState, end_ms: int, settings: LearningSettings) -> str:
@@ -172,16 +218,27 @@ def _judged(pattern: PatternState, cluster: ClusterSummary, settings: LearningSe
     return pattern.judged.merged_with(Judged(windows=1, sums=cluster.outcomes.blocks[column, measure]))
 
 
-def _sighting(summary: PartitionSummary, cluster: ClusterSummary, cosine: float, threshold: float) -> Sighting:
+def _merged(windows: Sequence[Occurrences], settings: LearningSettings) -> Occurrences:
+    """Occurrences over windows in time order; the first may have been merged before."""
+    return merged_occurrences(
+        windows, separation_min=settings.separation_minutes, look_back_min=settings.look_back_minutes
+    )
+
+
+def _sighting(
+    summary: PartitionSummary, cluster: ClusterSummary, cosine: float, threshold: float, rule: str
+) -> Sighting:
     return Sighting(
         window=summary.window,
         start_ms=summary.start_ms,
         end_ms=summary.end_ms,
+        partition=summary.partition,
         label=cluster.label,
         cluster_id=cluster.founding_id,
         states=cluster.states,
         cosine=cosine,
         threshold=threshold,
+        rule=rule,
         occurrences=cluster.occurrences,
         drawdown=cluster.drawdown,
     )

@@ -23,7 +23,15 @@ from memory.learning.predictions import COVERAGE_QUANTILE, HORIZONS, PatternPred
 from memory.learning.settings import LearningSettings
 from memory.learning.statistics import Moments, sharpe
 from memory.learning.sums import RealisedSums
-from memory.records import Condition, Interval, Outcome, PatternMemory, VolatilityOutcome, from_ms
+from memory.records import (
+    LARGEST_COSINE_DISTANCE,
+    Condition,
+    Interval,
+    Outcome,
+    PatternMemory,
+    VolatilityOutcome,
+    from_ms,
+)
 from memory.tables import Floats
 
 _NO_TEXTS: Mapping[str, FeatureText] = {}
@@ -96,7 +104,7 @@ def _project(
     texts: Mapping[str, FeatureText],
 ) -> PatternMemory:
     figures = figures_of(pattern)
-    support = pattern.occurrences(separation_min=settings.separation_minutes, look_back_min=settings.look_back_minutes)
+    support = pattern.support
     conditions = conditions_in_words(figures.conditions, texts, settings)
     outcomes = _outcomes(pattern, figures, reading)
     volatility = _volatility(pattern, figures, reading)
@@ -132,6 +140,8 @@ def _project(
         realised=realised_by_agent(pattern.realised),
         demoted=pattern.demoted,
         aliases=pattern.aliases,
+        reach=reach_of(pattern),
+        split_from=pattern.split_from,
     )
 
 
@@ -149,7 +159,7 @@ def figures_of(pattern: PatternState) -> Figures:
 def _outcomes(pattern: PatternState, figures: Figures, reading: _Reading) -> tuple[Outcome, ...]:
     sums, mean, low, high, ratios = pattern.outcomes.blocks, reading.mean, reading.low, reading.high, reading.sharpe
     # The gross moments are those of a long position; a short one has the same spread and the other sign.
-    drawdown = pattern.drawdown()
+    drawdown = pattern.drawdown
     outcomes: list[Outcome] = []
     for row, horizon in enumerate(HORIZONS):
         n, blocks = int(sums.n[row, GROSS]), int(sums.blocks[row, GROSS])
@@ -259,6 +269,16 @@ def realised_by_agent(realised: Mapping[str, RealisedSums]) -> dict[str, dict[st
     return by_agent
 
 
+def reach_of(pattern: PatternState) -> float:
+    """Cosine distance from its place within which a pattern covers a state: 1 - `COVERAGE_QUANTILE` of its members.
+
+    Distances are those of the members from the mean of their own cluster, in the window in which they were seen.
+    """
+    farthest = float(pattern.cosine_distance.quantiles(1 - COVERAGE_QUANTILE)[0, 0])
+    # The value that stands for a bin may lie beyond what a distance can be.
+    return min(farthest, LARGEST_COSINE_DISTANCE)
+
+
 def build_predictions(state: FoldState, *, source: str) -> PatternPredictions:
     """What the patterns of one source predict, to be scored on the next window before that is folded.
 
@@ -268,7 +288,7 @@ def build_predictions(state: FoldState, *, source: str) -> PatternPredictions:
     horizons = len(HORIZONS)
     shrunk = [figures_of(pattern).shrunk for pattern in patterns]
     base = [block_mean(state.bases[pattern.partition].outcomes.blocks) for pattern in patterns]
-    reach = [float(pattern.cosine_distance.quantiles(1 - COVERAGE_QUANTILE)[0, 0]) for pattern in patterns]
+    reach = [reach_of(pattern) for pattern in patterns]
 
     def column(tables: list[Floats], measure: int) -> Floats:
         return np.array([table[:, measure] for table in tables], dtype=np.float64).reshape(-1, horizons)

@@ -49,6 +49,10 @@ class PruneDecision(msgspec.Struct, frozen=True, kw_only=True):
         Over all windows; in the days that count.
     age_windows, unseen_days
         Since the window that founded it; since the window that last saw it.
+    random_share
+        Share of random sets that pass the Sharpe rule, as strict as it is: what passing it is worth. For a pattern, of
+        the window's random balls; for a strategy, of agents with its positions and costs whose direction is tossed in
+        every block. None where there are none.
     """
 
     pattern_id: str
@@ -62,6 +66,7 @@ class PruneDecision(msgspec.Struct, frozen=True, kw_only=True):
     accesses: int
     age_windows: int
     unseen_days: int
+    random_share: float | None = None
 
 
 class PruneOutlook(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,8 +87,56 @@ class PruneOutlook(msgspec.Struct, frozen=True, kw_only=True):
     random_pass_raw: float | None
 
 
+class PrunePreview(msgspec.Struct, frozen=True, kw_only=True):
+    """What pruning would do, without having done it.
+
+    Attributes
+    ----------
+    decisions
+        One a pattern that stands, in order of ids; exactly those that pruning would act on.
+    kept, pruned
+        Ids of the patterns that would stay and go.
+    random_share
+        Share of random sets that pass the Sharpe rule; None where unknown.
+    """
+
+    decisions: tuple[PruneDecision, ...]
+    kept: tuple[str, ...]
+    pruned: tuple[str, ...]
+    random_share: float | None
+
+
+def preview_pruning(
+    state: FoldState,
+    end_ms: int,
+    access: Mapping[str, int],
+    settings: LearningSettings,
+    outlook: PruneOutlook | None = None,
+) -> PrunePreview:
+    """The decisions of `decide_pruning`, and nothing else: a dry run. Parameters are its own.
+
+    Parameters
+    ----------
+    outlook
+        Of the window folded last, whose random sets the decisions are shown beside.
+    """
+    share = None if outlook is None else outlook.random_pass
+    decisions = decide_pruning(state, end_ms, access, settings, random_share=share)
+    return PrunePreview(
+        decisions=decisions,
+        kept=tuple(decision.pattern_id for decision in decisions if decision.kept),
+        pruned=tuple(decision.pattern_id for decision in decisions if not decision.kept),
+        random_share=share,
+    )
+
+
 def decide_pruning(
-    state: FoldState, end_ms: int, access: Mapping[str, int], settings: LearningSettings
+    state: FoldState,
+    end_ms: int,
+    access: Mapping[str, int],
+    settings: LearningSettings,
+    *,
+    random_share: float | None = None,
 ) -> tuple[PruneDecision, ...]:
     """One decision for each pattern that stands, in order of ids.
 
@@ -97,17 +150,24 @@ def decide_pruning(
         Accesses of each pattern id within the `access_days` before that end; ids that are missing had none.
     settings
         The thresholds of the rules.
+    random_share
+        Share of the window's random sets that pass the Sharpe rule (`PruneOutlook.random_pass`): shown beside each
+        decision.
     """
-    return tuple(_decide(pattern, end_ms, access, settings) for pattern in state.live_patterns())
+    return tuple(_decide(pattern, end_ms, access, settings, random_share) for pattern in state.live_patterns())
 
 
-def _decide(pattern: PatternState, end_ms: int, access: Mapping[str, int], settings: LearningSettings) -> PruneDecision:
+def _decide(
+    pattern: PatternState,
+    end_ms: int,
+    access: Mapping[str, int],
+    settings: LearningSettings,
+    random_share: float | None,
+) -> PruneDecision:
     figures = pattern.figures
     if figures is None:
         raise AssertionError(f"the published pattern {pattern.pattern_id} has no figures")
-    occurrences = pattern.occurrences(
-        separation_min=settings.separation_minutes, look_back_min=settings.look_back_minutes
-    ).count
+    occurrences = pattern.support.count
     first = pattern.sightings[0]
     age = (end_ms - first.end_ms) // (first.end_ms - first.start_ms)
     unseen = (end_ms - pattern.last_window_ms) // _DAY_MS
@@ -131,6 +191,7 @@ def _decide(pattern: PatternState, end_ms: int, access: Mapping[str, int], setti
         accesses=accesses,
         age_windows=int(age),
         unseen_days=int(unseen),
+        random_share=random_share,
     )
 
 

@@ -276,6 +276,7 @@ def remembered_states(windows: Sequence[StateTable]) -> StateTable | None:
         price=joined("price"),
         spread=joined("spread"),
         regime=joined("regime"),
+        origin=joined("origin"),
     )
     return whole.take(np.lexsort((whole.timestamp_ms, whole.product)))
 

@@ -13,17 +13,17 @@ import numpy as np
 
 from memory.errors import InvalidRecordError
 from memory.learning.blocks import block_ids
-from memory.learning.context import ProjectionContext
+from memory.learning.partitions import partition_seed
 from memory.learning.settings import DEFAULT_SETTINGS, LearningSettings
-from memory.learning.statistics import Drawdown, Moments, probabilistic_sharpe, sharpe, wilson_interval
-from memory.records import REGIMES, Interval, PerformanceMetrics, StrategyMemory, from_ms, to_ms
+from memory.learning.statistics import Drawdown, Moments
+from memory.records import REGIMES, to_ms
 from memory.tables import ExperienceTable, Floats, Ints
 from memory.window import Window
 
 ALL_REGIMES = "ALL"
 """Regime of figures over all regimes."""
-
-_MINUTES_PER_DAY = 1440
+RANDOM_AGENTS = 100
+"""Agents without a direction that go beside each agent: shares of them are known to a hundredth."""
 
 
 class StrategyCell(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -47,6 +47,9 @@ class StrategyCell(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Of the running sum of net returns, decision by decision.
     turnover, turnover_decisions
         Traded notional, as multiples of the notional, summed over the decisions where it is known, and their number.
+    random_total, random_squares
+        float64 (RANDOM_AGENTS,): sums over blocks of the net block return, and of its square, of agents with this one's
+        positions and costs whose direction is tossed in each block: one toss a block and random agent in all regimes.
     """
 
     agent: str
@@ -63,6 +66,8 @@ class StrategyCell(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     drawdown: Drawdown
     turnover: float
     turnover_decisions: int
+    random_total: Floats
+    random_squares: Floats
 
 
 class StrategySummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -99,9 +104,10 @@ def summarise_strategies(
         if not len(rows):
             continue
         own = experiences.take(rows)
-        cells.append(_cell(agent, ALL_REGIMES, own, window, settings))
+        tosses = _tosses(agent, window, settings)
+        cells.append(_cell(agent, ALL_REGIMES, own, window, tosses, settings))
         for code in np.unique(own.regime).tolist():
-            cells.append(_cell(agent, REGIMES[code], own.take(own.regime == code), window, settings))
+            cells.append(_cell(agent, REGIMES[code], own.take(own.regime == code), window, tosses, settings))
     return StrategySummary(block_minutes=settings.block_minutes, cells=tuple(sorted(cells, key=_key)))
 
 
@@ -120,89 +126,16 @@ def fold_strategies(state: StrategyState | None, summary: StrategySummary) -> St
     return StrategySummary(block_minutes=summary.block_minutes, cells=tuple(merged[key] for key in sorted(merged)))
 
 
-def project_strategies(
-    state: StrategyState, context: ProjectionContext, settings: LearningSettings = DEFAULT_SETTINGS
-) -> list[StrategyMemory]:
-    """STRATEGY memories, one an agent, by name.
-
-    Notes
-    -----
-    A regime is *applicable* where the agent was active in at least `min_blocks` blocks, the annualised net Sharpe ratio
-    of its block returns exceeds `prune_sharpe`, and that it exceeds 0 at all is no luck: the probability of that
-    (Bailey & Lopez de Prado 2012) is at least `confidence`.
-    """
-    by_agent: dict[str, list[StrategyCell]] = {}
-    for cell in state.cells:
-        by_agent.setdefault(cell.agent, []).append(cell)
-    return [_memory(agent, cells, context, settings) for agent, cells in sorted(by_agent.items())]
+def _tosses(agent: str, window: Window, settings: LearningSettings) -> Floats:
+    """Directions of an agent's random agents: +1 or -1, (blocks of the window, RANDOM_AGENTS)."""
+    first, last = block_ids([to_ms(window.start), to_ms(window.end) - 1], settings.block_minutes).tolist()
+    generator = np.random.default_rng(partition_seed(window.name, f"random agents beside {agent}"))
+    return np.where(generator.random((last - first + 1, RANDOM_AGENTS)) < 0.5, -1.0, 1.0)
 
 
-def performance_of(cell: StrategyCell, settings: LearningSettings = DEFAULT_SETTINGS) -> PerformanceMetrics:
-    """Figures of one agent in one regime.
-
-    Sharpe ratios are annualised as if the agent acted in such blocks all year; `win_rate` and its Wilson interval count
-    blocks in which it was active, 0 without any; `turnover` is the traded notional a day of decisions one minute apart.
-    """
-    periods = settings.trading_days_per_year * _MINUTES_PER_DAY / settings.block_minutes
-    turnover = cell.turnover / cell.turnover_decisions * _MINUTES_PER_DAY if cell.turnover_decisions else None
-    return PerformanceMetrics(
-        n=cell.experiences,
-        blocks=int(cell.net.count),
-        block_minutes=settings.block_minutes,
-        periods_per_year=periods,
-        mean_return=float(cell.net.mean),
-        total_return=float(cell.drawdown.total),
-        win_rate=cell.wins / cell.active if cell.active else 0.0,
-        win_rate_interval=_interval(cell, settings),
-        sharpe_ratio=_finite(sharpe(cell.net, periods)),
-        gross_sharpe_ratio=_finite(sharpe(cell.gross, periods)),
-        max_drawdown=float(cell.drawdown.worst),
-        turnover=turnover,
-    )
-
-
-def _memory(
-    agent: str, cells: list[StrategyCell], context: ProjectionContext, settings: LearningSettings
-) -> StrategyMemory:
-    performance = {cell.regime: performance_of(cell, settings) for cell in cells}
-    applicable = tuple(
-        cell.regime
-        for cell in sorted(cells, key=_by_regime)
-        if cell.regime != ALL_REGIMES and _applies(cell, performance[cell.regime], settings)
-    )
-    return StrategyMemory(
-        memory_id=context.memory_id("s", agent),
-        description=_sentence(agent, applicable, performance),
-        encoder_id=context.encoder_id,
-        line=context.line,
-        created_at=from_ms(min(cell.known_ms for cell in cells)),
-        valid_from=context.valid_from,
-        strategy_name=agent,
-        agent_id=agent,
-        source=context.source,
-        applicable_regimes=applicable,
-        success_rate_by_regime={
-            cell.regime: performance[cell.regime].win_rate for cell in cells if cell.regime != ALL_REGIMES
-        },
-        performance=performance,
-    )
-
-
-def _applies(cell: StrategyCell, performance: PerformanceMetrics, settings: LearningSettings) -> bool:
-    ratio = performance.sharpe_ratio
-    if ratio is None or cell.active < settings.min_blocks:
-        return False
-    return ratio > settings.prune_sharpe and float(probabilistic_sharpe(cell.net)) >= settings.confidence
-
-
-def _sentence(agent: str, applicable: tuple[str, ...], performance: dict[str, PerformanceMetrics]) -> str:
-    overall = performance[ALL_REGIMES]
-    ratio = "no Sharpe ratio yet" if overall.sharpe_ratio is None else f"Sharpe {overall.sharpe_ratio:.1f} net of costs"
-    where = f"works in {', '.join(applicable)}" if applicable else "has worked in no regime so far"
-    return f"{agent} {where}; over all {overall.n:,} experiences {ratio}, in total {overall.total_return:+.2%}."
-
-
-def _cell(agent: str, regime: str, own: ExperienceTable, window: Window, settings: LearningSettings) -> StrategyCell:
+def _cell(
+    agent: str, regime: str, own: ExperienceTable, window: Window, tosses: Floats, settings: LearningSettings
+) -> StrategyCell:
     times, place = np.unique(own.timestamp_ms, return_inverse=True)
     net = _means(own.reward, place, len(times))
     gross = _means(own.gross_return, place, len(times))
@@ -210,10 +143,13 @@ def _cell(agent: str, regime: str, own: ExperienceTable, window: Window, setting
     exposed = (np.nan_to_num(own.position_after) != 0) | (np.nan_to_num(own.position_before) != 0) | (own.reward != 0)
 
     blocks, block = np.unique(block_ids(times, settings.block_minutes), return_inverse=True)
-    net_of_block = np.bincount(block, weights=net, minlength=len(blocks))
-    gross_of_block = np.bincount(block, weights=gross, minlength=len(blocks))
-    active = np.bincount(block[place], weights=exposed, minlength=len(blocks)) > 0
+    net_of_block = np.bincount(block, weights=net, minlength=len(blocks)).astype(np.float64)
+    gross_of_block = np.bincount(block, weights=gross, minlength=len(blocks)).astype(np.float64)
+    # A block with an unknown reward is neither won nor lost.
+    active = (np.bincount(block[place], weights=exposed, minlength=len(blocks)) > 0) & ~np.isnan(net_of_block)
     known = ~np.isnan(traded)
+    first_block = int(block_ids(to_ms(window.start), settings.block_minutes))
+    random = _random_returns(net_of_block, gross_of_block, tosses[blocks - first_block])
     return StrategyCell(
         agent=agent,
         regime=regime,
@@ -229,7 +165,20 @@ def _cell(agent: str, regime: str, own: ExperienceTable, window: Window, setting
         drawdown=Drawdown.of(net),
         turnover=float(traded[known].sum()),
         turnover_decisions=int(known.sum()),
+        random_total=random.sum(axis=0),
+        random_squares=(random**2).sum(axis=0),
     )
+
+
+def _random_returns(net: Floats, gross: Floats, tosses: Floats) -> Floats:
+    """Net block returns with the direction tossed: (blocks, RANDOM_AGENTS), 0 where the net return is unknown.
+
+    What comes before costs changes its sign with the direction, costs do not; where only the net return is known, all
+    of it does.
+    """
+    before_costs = np.where(np.isnan(gross), net, gross)
+    tossed = tosses * before_costs[:, None] - (before_costs - net)[:, None]
+    return np.nan_to_num(tossed, nan=0.0)
 
 
 def _means(values: Floats, place: Ints, count: int) -> Floats:
@@ -254,20 +203,9 @@ def _merge(left: StrategyCell, right: StrategyCell) -> StrategyCell:
         drawdown=left.drawdown.followed_by(right.drawdown),
         turnover=left.turnover + right.turnover,
         turnover_decisions=left.turnover_decisions + right.turnover_decisions,
+        random_total=left.random_total + right.random_total,
+        random_squares=left.random_squares + right.random_squares,
     )
-
-
-def _interval(cell: StrategyCell, settings: LearningSettings) -> Interval | None:
-    return wilson_interval(cell.wins, cell.active, confidence=settings.confidence)
-
-
-def _finite(value: Floats) -> float | None:
-    number = float(value)
-    return number if np.isfinite(number) else None
-
-
-def _by_regime(cell: StrategyCell) -> int:
-    return -1 if cell.regime == ALL_REGIMES else REGIMES.index(cell.regime)
 
 
 def _key(cell: StrategyCell) -> tuple[str, str]:

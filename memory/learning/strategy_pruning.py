@@ -1,17 +1,21 @@
 """Which STRATEGY memories stay: the rules of `pruning`, for agents instead of patterns.
 
 Nothing is carried from night to night: a strategy that is pruned tonight keeps its statistics in the fold and comes
-back on the night on which a rule holds for it again.
+back on the night on which a rule holds for it again. Deciding is all there is to a dry run; `kept_strategies` is the
+last step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from memory.learning.context import ProjectionContext
 from memory.learning.pruning import ACCESSED, GRACE, SHARPE, UNJUDGED, PruneDecision
 from memory.learning.settings import DEFAULT_SETTINGS, LearningSettings
-from memory.learning.strategies import ALL_REGIMES, StrategyCell, StrategyState, performance_of
+from memory.learning.strategies import ALL_REGIMES, StrategyCell, StrategyState
+from memory.learning.strategy_figures import StrategyFigures, best_figures, random_pass_share, strategy_figures
 from memory.records import StrategyMemory, to_ms
 from memory.window import Window
 
@@ -25,7 +29,7 @@ def decide_strategy_pruning(
     context: ProjectionContext,
     settings: LearningSettings = DEFAULT_SETTINGS,
 ) -> tuple[PruneDecision, ...]:
-    """One decision for each agent, by name.
+    """One decision for each agent, by name; pure, so that it serves as its own preview.
 
     Parameters
     ----------
@@ -43,14 +47,23 @@ def decide_strategy_pruning(
     Returns
     -------
     Decisions whose `pattern_id` is the memory id of the strategy and whose `action` is the regime that it is judged by:
-    the one with the highest net Sharpe ratio over at least `min_blocks` active blocks, or all regimes. Occurrences are
-    blocks in which the agent was active.
+    the one with the highest net Sharpe ratio, from the shrunk mean, over at least `min_blocks` active blocks, or all
+    regimes. `raw_sharpe` is the highest without shrinkage, `random_share` the share of the agent's random agents
+    (`strategy_figures`) whose best regime passes as well. Occurrences are blocks in which the agent was active.
     """
+    figures = strategy_figures(state, settings)
     by_agent: dict[str, list[StrategyCell]] = {}
     for cell in state.cells:
         by_agent.setdefault(cell.agent, []).append(cell)
     return tuple(
-        _decide(context.memory_id("s", agent), cells, window, access, settings)
+        _decide(
+            context.memory_id("s", agent),
+            next(cell for cell in cells if cell.regime == ALL_REGIMES),
+            [figures[agent, cell.regime] for cell in cells],
+            window,
+            access,
+            settings,
+        )
         for agent, cells in sorted(by_agent.items())
     )
 
@@ -62,22 +75,21 @@ def kept_strategies(memories: Sequence[StrategyMemory], decisions: Sequence[Prun
 
 
 def _decide(
-    memory_id: str, cells: Sequence[StrategyCell], window: Window, access: Mapping[str, int], settings: LearningSettings
+    memory_id: str,
+    overall: StrategyCell,
+    figures: Sequence[StrategyFigures],
+    window: Window,
+    access: Mapping[str, int],
+    settings: LearningSettings,
 ) -> PruneDecision:
     end_ms = to_ms(window.end)
-    ratios = {
-        cell.regime: ratio
-        for cell in cells
-        if (ratio := performance_of(cell, settings).sharpe_ratio) is not None
-        and (cell.regime == ALL_REGIMES or cell.active >= settings.min_blocks)
-    }
-    best = max(sorted(ratios), key=lambda regime: ratios[regime], default=ALL_REGIMES)
-    (overall,) = [cell for cell in cells if cell.regime == ALL_REGIMES]
+    best = best_figures(figures)
+    raw = [item.raw_sharpe for item in figures if item.judged and not np.isnan(item.raw_sharpe)]
     age = (end_ms - overall.known_ms) // (end_ms - to_ms(window.start))
     unseen = (end_ms - overall.seen_ms) // _DAY_MS
     accesses = access.get(memory_id, 0)
     applies = {
-        SHARPE: ratios.get(best, 0.0) > settings.prune_sharpe,
+        SHARPE: best.sharpe > settings.prune_sharpe,
         ACCESSED: accesses > settings.prune_accesses,
         GRACE: age < settings.grace_windows,
         UNJUDGED: overall.active < settings.min_judged_occurrences and unseen <= settings.unseen_days,
@@ -87,12 +99,17 @@ def _decide(
         pattern_id=memory_id,
         kept=bool(rules),
         rules=rules,
-        action=best,
-        sharpe=ratios.get(best),
-        raw_sharpe=ratios.get(best),
-        sharpe_low=None,
+        action=best.regime,
+        sharpe=_known(best.sharpe),
+        raw_sharpe=max(raw, default=None),
+        sharpe_low=_known(best.sharpe_low),
         occurrences=overall.active,
         accesses=accesses,
         age_windows=int(age),
         unseen_days=int(unseen),
+        random_share=random_pass_share(figures, settings.prune_sharpe),
     )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -16,16 +16,17 @@ import numpy.typing as npt
 
 from memory.errors import InvalidRecordError
 from memory.learning import ALGORITHM_VERSION
-from memory.learning.blocks import BlockSums
-from memory.learning.null import NULL_BALLS, null_replicates
+from memory.learning.blocks import MS_PER_MINUTE, BlockSums
+from memory.learning.homes import HomeNull, RegimeBase, home_nulls, regime_bases
+from memory.learning.null import NULL_BALLS
 from memory.learning.outcomes import Outcomes, compute_outcomes
-from memory.learning.partitions import partition_seed
+from memory.learning.partitions import home_of
 from memory.learning.settings import LearningSettings, settings_hash
 from memory.learning.sketches import FeatureSketch, grouped_sketches
 from memory.learning.statistics import Drawdown, Moments
 from memory.learning.sums import OutcomeSums, RealisedSums, outcome_sums, rank_correlations, realised_sums, return_sums
 from memory.learning.support import Occurrences, occurrences_by_label
-from memory.records import to_ms
+from memory.records import MIXED, REGIMES, to_ms
 from memory.tables import ExperienceTable, Floats, Ints, StateTable
 from memory.window import Window
 
@@ -41,15 +42,15 @@ class ClusterSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     label
         Its label in the clustering.
     founding_id
-        Id of the pattern that it founds where it matches none: a hash of partition, window and members.
-    states
-        Members.
+        Id of the pattern that it founds where it matches none: a hash of home key, window and members.
+    states, regimes
+        Members, and how many of them each regime has.
     vector_sum
         float64 (dimension,): sum of the members' vectors.
     products
         States a product.
-    occurrences
-        In clock time, all products together.
+    occurrences, largest_run
+        In clock time, all products together; and the states that the largest of them holds.
     outcomes
         Of acting in its states.
     drawdown
@@ -67,9 +68,11 @@ class ClusterSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     label: int
     founding_id: str
     states: int
+    regimes: dict[str, int]
     vector_sum: npt.NDArray[np.float64]
     products: dict[str, int]
     occurrences: Occurrences
+    largest_run: int
     outcomes: OutcomeSums
     drawdown: Drawdown
     features: FeatureSketch
@@ -81,6 +84,11 @@ class ClusterSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def mean(self) -> Floats:
         """Mean vector, shape (dimension,), not of unit length."""
         return self.vector_sum / self.states
+
+    @property
+    def home(self) -> str:
+        """Regime that nearly all members have, or MIXED: what it is compared by over nights."""
+        return home_of(self.regimes)
 
 
 class PartitionSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -103,11 +111,13 @@ class PartitionSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     base, base_features, base_correlation
         Outcomes and features of all states of the partition (the base rate), and the features' rank correlations in
         order of `base_features.features`, shape (features, features).
-    ball_means
-        float32 (replicates, clusters, dimension): means of random balls of the clusters' sizes.
+    regime_bases
+        The same for each regime pooled in a MIXED partition; none in the partition of one regime.
+    nulls
+        Random balls of the clusters' sizes, one entry a home that has clusters.
     ball_sums, ball_returns
-        (replicates * clusters, 3): block sums and moments of block returns in the balls, at the reference horizon:
-        gross, net long and net short.
+        (balls, 3): block sums and moments of block returns in the balls of all nulls, in their order, at the reference
+        horizon: gross, net long and net short.
     clusters
         In order of labels.
     """
@@ -129,7 +139,8 @@ class PartitionSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     base: OutcomeSums
     base_features: FeatureSketch
     base_correlation: npt.NDArray[np.float64]
-    ball_means: npt.NDArray[np.float32]
+    regime_bases: tuple[RegimeBase, ...]
+    nulls: tuple[HomeNull, ...]
     ball_returns: Moments
     ball_sums: BlockSums
     clusters: tuple[ClusterSummary, ...]
@@ -139,9 +150,13 @@ class PartitionSummary(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Share of the states that are in no cluster; 0 without states."""
         return self.noise / self.states if self.states else 0.0
 
+    def home_key(self, home: str) -> str:
+        """Key that clusters, balls and patterns of one home are compared under: encoder/source/home."""
+        return partition_key(self.encoder_id, self.source, home)
+
 
 def partition_key(encoder_id: str, source: str, regime: str) -> str:
-    """Key of a partition; `regime` is a regime or MIXED."""
+    """Key of a partition or a home; `regime` is a regime or MIXED."""
     return f"{encoder_id}/{source}/{regime}"
 
 
@@ -152,9 +167,9 @@ def state_keys(states: StateTable, rows: npt.ArrayLike) -> list[str]:
     return sorted(f"{states.products[product]}@{time}" for product, time in zip(products, times, strict=True))
 
 
-def pattern_id(partition: str, window: str, keys: Sequence[str]) -> str:
-    """Id of a pattern: "p-" and 16 hex digits of SHA-256 over its partition, founding window and sorted state keys."""
-    text = "\x1f".join((partition, window, *sorted(keys)))
+def pattern_id(home_key: str, window: str, keys: Sequence[str]) -> str:
+    """Id of a pattern: "p-" and 16 hex digits of SHA-256 over its home key, founding window and sorted state keys."""
+    text = "\x1f".join((home_key, window, *sorted(keys)))
     return f"p-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -205,14 +220,13 @@ def summarise_partition(
     Raises
     ------
     InvalidRecordError
-        Where labels have holes or do not fit the rows, or a state lies outside the window.
+        Where labels have holes or do not fit the rows, a state lies outside the window, or has another regime than its
+        partition.
     """
-    chosen, label, is_broad = _checked(states, rows, labels, broad, window)
+    chosen, label, is_broad = _checked(states, rows, labels, broad, window, regime)
     all_outcomes = compute_outcomes(states, settings) if outcomes is None else outcomes
     table, mine = states.take(chosen), all_outcomes.take(chosen)
     n_clusters = len(is_broad)
-    key = partition_key(states.encoder_id, states.source, regime)
-    sizes = np.bincount(label[label >= 0], minlength=n_clusters).tolist()
 
     everything = np.zeros(len(table), dtype=np.int64)
     sums, drawdowns = outcome_sums(mine, table.timestamp_ms, label, n_clusters, settings)
@@ -231,20 +245,25 @@ def summarise_partition(
     distances = _cosine_distances(table.vectors, members, vector_sums)
     distance_sketches = grouped_sketches(distances[:, None], (COSINE_DISTANCE,), label, n_clusters)
     realised = realised_sums(table, label, n_clusters, experiences)
-    balls, ball_means = _balls(table.vectors, label, sizes, partition_seed(window.name, *key.split("/")), n_balls)
+    regimes_of = [_counted(table.regime[rows_of], REGIMES) for rows_of in members]
+    homes = [home_of(held) for held in regimes_of]
+    nulls, balls = home_nulls(table, label, homes, window=window.name, n_balls=n_balls)
     ball_sums, ball_returns = return_sums(mine, table.timestamp_ms, balls, settings)
 
     clusters = tuple(
         ClusterSummary(
             label=number,
-            founding_id=pattern_id(key, window.name, state_keys(table, rows_of)),
+            founding_id=pattern_id(
+                partition_key(states.encoder_id, states.source, homes[number]),
+                window.name,
+                state_keys(table, rows_of),
+            ),
             states=len(rows_of),
+            regimes=regimes_of[number],
             vector_sum=vector_sums[number],
-            products={
-                table.products[code]: int(count)
-                for code, count in zip(*np.unique(table.product[rows_of], return_counts=True), strict=True)
-            },
+            products=_counted(table.product[rows_of], table.products),
             occurrences=occurrences[number],
+            largest_run=_largest_run(table.timestamp_ms[rows_of], settings.separation_minutes),
             outcomes=sums[number],
             drawdown=drawdowns[number],
             features=sketches[number],
@@ -261,7 +280,7 @@ def summarise_partition(
         window=window.name,
         start_ms=to_ms(window.start),
         end_ms=to_ms(window.end),
-        partition=key,
+        partition=partition_key(states.encoder_id, states.source, regime),
         encoder_id=states.encoder_id,
         source=states.source,
         regime=regime,
@@ -273,7 +292,8 @@ def summarise_partition(
         base=base[0],
         base_features=base_sketch,
         base_correlation=rank_correlations(table.features, table.feature_names),
-        ball_means=ball_means,
+        regime_bases=regime_bases(table, mine, settings) if regime == MIXED else (),
+        nulls=nulls,
         ball_returns=ball_returns,
         ball_sums=ball_sums,
         clusters=clusters,
@@ -281,7 +301,7 @@ def summarise_partition(
 
 
 def _checked(
-    states: StateTable, rows: npt.ArrayLike, labels: npt.ArrayLike, broad: npt.ArrayLike, window: Window
+    states: StateTable, rows: npt.ArrayLike, labels: npt.ArrayLike, broad: npt.ArrayLike, window: Window, regime: str
 ) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
     chosen, label = np.asarray(rows, dtype=np.int64), np.asarray(labels, dtype=np.int64)
     is_broad = np.asarray(broad, dtype=np.bool_)
@@ -305,6 +325,13 @@ def _checked(
             remedy="Summarise each window by itself.",
             field="rows",
         )
+    others = {REGIMES[code] for code in np.unique(states.regime[chosen]).tolist()} - {regime}
+    if regime != MIXED and others:
+        raise InvalidRecordError(
+            f"the partition {regime} of {window.name} holds states of {', '.join(sorted(others))}.",
+            remedy="Divide the states with assign_partitions; only MIXED pools regimes.",
+            field="rows",
+        )
     return chosen, label, is_broad
 
 
@@ -323,11 +350,14 @@ def _cosine_distances(vectors: npt.NDArray[np.float32], members: list[Ints], vec
     return distances
 
 
-def _balls(
-    vectors: npt.NDArray[np.float32], label: Ints, sizes: list[int], seed: int, n_balls: int
-) -> tuple[list[Ints], npt.NDArray[np.float32]]:
-    """The balls of `null.null_ball_means`, drawn alike, with their members: these are needed for what came of them."""
-    replicates = null_replicates(vectors, sizes, seed, labels=label, n_balls=n_balls)
-    balls = [ball for replicate in replicates for ball in replicate]
-    means = np.array([vectors[ball].mean(axis=0, dtype=np.float64) for ball in balls], dtype=np.float32)
-    return balls, means.reshape(len(replicates), len(sizes), vectors.shape[1])
+def _counted(codes: Ints, names: Sequence[str]) -> dict[str, int]:
+    """How often each name occurs that the codes stand for, in order of the names."""
+    held, counts = np.unique(codes, return_counts=True)
+    return dict(sorted((names[code], count) for code, count in zip(held.tolist(), counts.tolist(), strict=True)))
+
+
+def _largest_run(timestamps_ms: Ints, separation_min: float) -> int:
+    """States in the largest occurrence, by the rule that `support` counts occurrences with; in whole clock minutes."""
+    minutes = np.sort(timestamps_ms // MS_PER_MINUTE)
+    run = np.cumsum(np.diff(minutes, prepend=minutes[:1]) >= separation_min)
+    return int(np.bincount(run).max())

@@ -3,17 +3,22 @@
 A hundred neighbouring minutes, or three products in one minute, are one occurrence of a market's mood, not a hundred or
 three. Occurrences are counted over all products together, as runs of the state that at least an hour without it sets
 apart; the effective number counts occurrences whose features share no look-back.
+
+All is counted in whole clock minutes, of which a window keeps the set (a bit a minute): windows that are merged one
+after the other thus give exactly the numbers that all their times at once would give.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from memory.errors import InvalidRecordError
+from memory.tables import Ints
 
 SEPARATION_MINUTES = 60.0
 """Time without the state that makes the next sight of it a new occurrence."""
@@ -34,12 +39,14 @@ class Occurrences:
     count
         Runs of the state, two runs being at least `separation_min` apart (last of one to first of the next).
     effective
-        Largest number of its states such that any two are at least `look_back_min` apart. After `merged_with` it may
-        fall short of that largest number by one for each merge, never exceed it.
+        Largest number of its minutes such that any two are at least `look_back_min` apart.
     first_ms, last_ms
         First and last time of the state; None where there is none.
     last_effective_ms
-        Last time counted in `effective`; what a later window needs to go on counting.
+        Begin of the last minute counted in `effective`; what a later window needs to go on counting.
+    minutes
+        Clock minutes that hold the state: a bit each, the most significant of the first byte being the minute of
+        `first_ms`. Kept for one window (180 bytes a day at most); empty for what was merged of several.
     """
 
     count: int
@@ -47,6 +54,7 @@ class Occurrences:
     first_ms: int | None
     last_ms: int | None
     last_effective_ms: int | None
+    minutes: bytes = b""
 
     def merged_with(
         self,
@@ -57,16 +65,22 @@ class Occurrences:
     ) -> Occurrences:
         """Occurrences of both, where all of `later` comes after all of these (the next window).
 
-        `count` equals that of all times counted at once: a run that crosses midnight is one.
+        Exact: `count` and `effective` equal those of all times counted at once. A run that crosses midnight is one, and
+        the choice of independent minutes goes on where it stopped.
+
+        Parameters
+        ----------
+        later
+            Occurrences of one window, as `occurrences` counts them, with the same separation and look-back.
 
         Raises
         ------
         InvalidRecordError
-            If `later` begins before these end.
+            If `later` begins before these end, or was merged of several windows itself.
         """
         if self.first_ms is None or self.last_ms is None or self.last_effective_ms is None:
             return later
-        if later.first_ms is None or later.last_ms is None or later.last_effective_ms is None:
+        if later.first_ms is None or later.last_ms is None:
             return self
         if later.first_ms < self.last_ms:
             raise InvalidRecordError(
@@ -74,20 +88,37 @@ class Occurrences:
                 remedy="Merge windows in time order.",
                 field="later",
             )
-        joined = later.first_ms - self.last_ms < separation_min * _MS_PER_MINUTE
-        shared = later.first_ms - self.last_effective_ms < look_back_min * _MS_PER_MINUTE
-        # With a shared look-back one of the later picks is given up; where it was the only one, nothing is gained.
-        gained = later.effective - int(shared)
+        if not later.minutes:
+            raise InvalidRecordError(
+                f"the later occurrences, from {later.first_ms}, do not say in which minutes they were.",
+                remedy="Merge windows one after the other: what was merged can only come first.",
+                field="later",
+            )
+        joined = _minute(later.first_ms) - _minute(self.last_ms) < separation_min
+        taken = _independent(_held_minutes(later), look_back_min, after=_minute(self.last_effective_ms))
         return Occurrences(
             count=self.count + later.count - int(joined),
-            effective=self.effective + gained,
+            effective=self.effective + len(taken),
             first_ms=self.first_ms,
             last_ms=later.last_ms,
-            last_effective_ms=later.last_effective_ms if gained else self.last_effective_ms,
+            last_effective_ms=taken[-1] * _MS_PER_MINUTE if taken else self.last_effective_ms,
         )
 
 
 NO_OCCURRENCES = Occurrences(count=0, effective=0, first_ms=None, last_ms=None, last_effective_ms=None)
+
+
+def merged_occurrences(
+    windows: Iterable[Occurrences],
+    *,
+    separation_min: float = SEPARATION_MINUTES,
+    look_back_min: float = LOOK_BACK_MINUTES,
+) -> Occurrences:
+    """Occurrences over windows in time order, each as `occurrences` counted it; see `Occurrences.merged_with`."""
+    merged = NO_OCCURRENCES
+    for later in windows:
+        merged = merged.merged_with(later, separation_min=separation_min, look_back_min=look_back_min)
+    return merged
 
 
 def occurrences(
@@ -102,6 +133,7 @@ def occurrences(
     ----------
     timestamps_ms
         Decision times of its states, all products together, in any order, repeats allowed; milliseconds since 1970.
+        Times within one clock minute are one time.
     separation_min
         Minutes without the state between two occurrences.
     look_back_min
@@ -116,25 +148,43 @@ def occurrences(
     The effective number is the classic interval-scheduling optimum: taking the earliest time that is far enough from
     the last one taken is never worse than any other choice.
     """
-    times = np.unique(np.asarray(timestamps_ms, dtype=np.int64))
-    if not len(times):
+    times = np.asarray(timestamps_ms, dtype=np.int64)
+    if not times.size:
         return NO_OCCURRENCES
-    count = 1 + int(np.count_nonzero(np.diff(times) >= separation_min * _MS_PER_MINUTE))
-    look_back_ms = look_back_min * _MS_PER_MINUTE
-    effective = 0
-    taken = position = 0
-    while position < len(times):
-        effective += 1
-        taken = position
-        # At least one further, so that a look-back of zero counts every distinct time and ends.
-        position = max(int(np.searchsorted(times, times[taken] + look_back_ms, side="left")), taken + 1)
+    minutes = np.unique(times // _MS_PER_MINUTE)
+    taken = _independent(minutes, look_back_min)
+    held = np.zeros(int(minutes[-1] - minutes[0]) + 1, dtype=np.bool_)
+    held[minutes - minutes[0]] = True
     return Occurrences(
-        count=count,
-        effective=effective,
-        first_ms=int(times[0]),
-        last_ms=int(times[-1]),
-        last_effective_ms=int(times[taken]),
+        count=1 + int(np.count_nonzero(np.diff(minutes) >= separation_min)),
+        effective=len(taken),
+        first_ms=int(times.min()),
+        last_ms=int(times.max()),
+        last_effective_ms=taken[-1] * _MS_PER_MINUTE,
+        minutes=np.packbits(held).tobytes(),
     )
+
+
+def _minute(time_ms: int) -> int:
+    return time_ms // _MS_PER_MINUTE
+
+
+def _held_minutes(window: Occurrences) -> Ints:
+    """Clock minutes since 1970 of one window's occurrences, ascending."""
+    bits = np.unpackbits(np.frombuffer(window.minutes, dtype=np.uint8))
+    first = 0 if window.first_ms is None else _minute(window.first_ms)
+    return first + np.flatnonzero(bits).astype(np.int64)
+
+
+def _independent(minutes: Ints, look_back_min: float, *, after: int | None = None) -> list[int]:
+    """The earliest minutes, one by one, that lie at least a look-back after the one taken before (`after` at first)."""
+    position = 0 if after is None else int(np.searchsorted(minutes, after + look_back_min, side="left"))
+    taken: list[int] = []
+    while position < len(minutes):
+        taken.append(int(minutes[position]))
+        # At least one further, so that a look-back of zero counts every distinct minute and ends.
+        position = max(int(np.searchsorted(minutes, taken[-1] + look_back_min, side="left")), position + 1)
+    return taken
 
 
 def occurrences_by_label(

@@ -11,12 +11,11 @@ probabilities and median durations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 
 from memory.errors import InvalidRecordError
+from memory.learning.settings import TransitionSettings as TransitionSettings
 from memory.records import REGIMES
 from memory.tables import Ints, StateTable
 
@@ -24,30 +23,6 @@ OPEN, GAP, UNKNOWN = -1, -2, -1
 """What follows a spell (nothing yet; a gap), and the regime before one where it is not known."""
 
 REGIME_COUNT = len(REGIMES)
-
-
-@dataclass(frozen=True, slots=True)
-class TransitionSettings:
-    """Settings of the transition statistics.
-
-    Attributes
-    ----------
-    step_s
-        Seconds between two decisions. Pairs of states farther apart (up to the gap) count as a jump where the regime
-        differs, but not as a step.
-    gap_s
-        Time without a state after which a spell has ended, censored.
-    alpha
-        Dirichlet pseudo-count of each possible next regime (1 = Laplace, 0.5 = Jeffreys): no transition that was not
-        seen yet is impossible.
-    backoff_strength
-        Pseudo-counts that the first-order chain is worth when the path of two jumps is known (MacKay & Peto 1995).
-    """
-
-    step_s: float = 60.0
-    gap_s: float = 300.0
-    alpha: float = 0.5
-    backoff_strength: float = 10.0
 
 
 DEFAULT_SETTINGS = TransitionSettings()

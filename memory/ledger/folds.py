@@ -56,6 +56,7 @@ class FoldRepository:
         changed: Mapping[str, bytes],
         removed: Collection[str] = (),
         counts: Mapping[str, Any] | None = None,
+        stamp: str | None = None,
     ) -> Checkpoint:
         """Keeps what a window changed in a fold's state; the same again is a no-op.
 
@@ -73,6 +74,9 @@ class FoldRepository:
             Items that are new or other than in the base, and names of those that are gone.
         counts
             Figures for people and reports (new, confirmed, faded, thresholds ...); finite JSON values.
+        stamp
+            What to leave with the checkpoint beside its state, such as the stamp of the projection in Redis. Another
+            stamp for the same state replaces the former and drops nothing.
 
         Raises
         ------
@@ -100,6 +104,7 @@ class FoldRepository:
             values = {"input_digest": input_digest, "state_digest": state_digest, "counts": dict(counts or {})}
             existing = session.scalars(_at(line, kind).where(FoldCheckpoint.window == window)).one_or_none()
             if existing is not None and all(getattr(existing, name) == value for name, value in values.items()):
+                existing.stamp = stamp
                 return _record(existing)
             session.execute(
                 sa.delete(FoldCheckpoint).where(
@@ -108,7 +113,14 @@ class FoldRepository:
             )
             full = before is None or _deltas_since_full(session, before) >= FULL_CHECKPOINT_EVERY - 1
             saved = FoldCheckpoint(
-                line=line, kind=kind, window=window, full=full, items=len(digests), run_id=token.run_id, **values
+                line=line,
+                kind=kind,
+                window=window,
+                full=full,
+                items=len(digests),
+                run_id=token.run_id,
+                stamp=stamp,
+                **values,
             )
             session.add(saved)
             session.flush()
@@ -262,4 +274,5 @@ def _record(row: FoldCheckpoint) -> Checkpoint:
         state_digest=row.state_digest,
         items=row.items,
         counts=row.counts,
+        stamp=row.stamp,
     )

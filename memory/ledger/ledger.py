@@ -12,12 +12,16 @@ from memory.ledger.benchmarks import BenchmarkRepository
 from memory.ledger.database import Database
 from memory.ledger.fence import FenceRepository, guard
 from memory.ledger.folds import FoldRepository
+from memory.ledger.integrity import damaged
 from memory.ledger.keepalive import KeepAlive
-from memory.ledger.knowledge_digest import knowledge_digest
+from memory.ledger.knowledge_digest import digest_rows, knowledge_digest
+from memory.ledger.knowledge_rows import Damage, KnowledgeDigest
+from memory.ledger.lineage import EventRepository, RefoldRepository
 from memory.ledger.lines import LineRepository
 from memory.ledger.migrate import migrate, schema_revision
 from memory.ledger.projections import ProjectionRepository
-from memory.ledger.rows import FencingToken, KnowledgeDigest
+from memory.ledger.removals import RemovalRepository
+from memory.ledger.rows import FencingToken
 from memory.ledger.runs import RunRepository
 from memory.ledger.scorecards import AccessRepository, ScorecardRepository
 from memory.ledger.staging import StagingRepository
@@ -34,7 +38,7 @@ class Ledger:
 
     Attributes
     ----------
-    runs, fence, lines, staging, windows, folds, projections, scorecards, access, benchmarks
+    runs, fence, lines, staging, windows, folds, refolds, projections, events, scorecards, access, removals, benchmarks
         What the ledger keeps, by concern.
     """
 
@@ -46,9 +50,12 @@ class Ledger:
         self.staging = StagingRepository(database)
         self.windows = WindowRepository(database)
         self.folds = FoldRepository(database)
+        self.refolds = RefoldRepository(database)
         self.projections = ProjectionRepository(database)
+        self.events = EventRepository(database)
         self.scorecards = ScorecardRepository(database)
         self.access = AccessRepository(database)
+        self.removals = RemovalRepository(database)
         self.benchmarks = BenchmarkRepository(database)
 
     @classmethod
@@ -106,12 +113,31 @@ class Ledger:
         with self.transaction(token):
             self.folds.truncate_from(token, line, window)
             self.projections.truncate_from(token, line, window)
+            self.events.truncate_from(token, line, window)
             self.scorecards.truncate_from(token, line, window)
 
     def digest(self, namespace: str, lines: Sequence[str] | None = None) -> KnowledgeDigest:
         """SHA-256 over all knowledge of a namespace, or of some lines (see `knowledge_digest` for what is covered)."""
         with self._database.transaction() as session:
             return knowledge_digest(session, namespace, lines)
+
+    def digest_rows(self, line: str, part: str) -> Sequence[str]:
+        """The rows of one part of a line that enter its digest, as canonical JSON, in order: to see what differs.
+
+        Parameters
+        ----------
+        part
+            One of `memory.ledger.knowledge_digest.PARTS`.
+        """
+        with self._database.transaction() as session:
+            return digest_rows(session, line, part)
+
+    def damaged(self, line: str) -> Iterator[Damage]:
+        """Rows of a line that do not agree with their own digests: whoever changed them was not this software.
+
+        Cost: Postgres hashes all payloads of the line; projected rows are read in pages.
+        """
+        return damaged(self._database, line)
 
     @property
     def schema_revision(self) -> str | None:

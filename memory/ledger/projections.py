@@ -6,7 +6,7 @@ holds as of a window is the last version of each item up to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -18,6 +18,18 @@ from memory.errors import ConflictingRecordError
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
 from memory.ledger.hashing import digest_of, sha256_hex
+from memory.ledger.knowledge_rows import (
+    AliasRow,
+    CorrelationRow,
+    PatternRow,
+    Projection,
+    ProjectionRow,
+    PruneDecision,
+    RegimeRow,
+    StrategyRow,
+    TransitionRow,
+    VersionRow,
+)
 from memory.ledger.models import (
     CorrelationVersion,
     PatternAlias,
@@ -28,18 +40,7 @@ from memory.ledger.models import (
     StrategyVersion,
     TransitionVersion,
 )
-from memory.ledger.rows import (
-    AliasRow,
-    CorrelationRow,
-    FencingToken,
-    PatternRow,
-    Projection,
-    ProjectionRow,
-    PruneDecision,
-    RegimeRow,
-    StrategyRow,
-    TransitionRow,
-)
+from memory.ledger.rows import FencingToken
 from memory.window import Window
 
 MERGED, REFOUNDED = "MERGED", "REFOUNDED"
@@ -51,6 +52,11 @@ MODELS: dict[type[ProjectionRow], type[ProjectionVersion]] = {
     CorrelationRow: CorrelationVersion,
 }
 """Table of each kind of projected row."""
+
+VERSION_PAGE_BYTES = 8 << 20
+"""Payloads that `versions` reads at a time; one item with more than that is still read at once."""
+VERSION_ROW_BYTES = 200
+"""What a version takes beside its payload, about: so that many small ones are read in pages too."""
 
 _Row = TypeVar("_Row", bound=ProjectionRow)
 
@@ -103,14 +109,40 @@ class ProjectionRepository:
         """All rows of a kind (such as `PatternRow`) as they stood after a window, or stand now; by id."""
         with self._database.transaction() as session:
             rows = session.scalars(_as_of(MODELS[kind], line, window)).all()
-            return sorted((_row(kind, row) for row in rows if not row.removed), key=lambda row: row.item_id)
+            return sorted((projected_row(kind, row) for row in rows if not row.removed), key=lambda row: row.item_id)
 
     def history(self, kind: type[_Row], line: str, item_id: str) -> Sequence[tuple[Window, _Row | None]]:
         """The versions of one item in order of time; None where it vanished."""
         model = MODELS[kind]
         query = sa.select(model).where(model.line == line, model.item_id == item_id).order_by(model.window)
         with self._database.transaction() as session:
-            return [(row.window, None if row.removed else _row(kind, row)) for row in session.scalars(query)]
+            return [(row.window, None if row.removed else projected_row(kind, row)) for row in session.scalars(query)]
+
+    def versions(self, kind: type[ProjectionRow], line: str, first: Window | None = None) -> Iterator[VersionRow]:
+        """All versions of all items of a kind: item by item in order of their ids, each in order of time.
+
+        Parameters
+        ----------
+        first
+            Only versions of this window and later ones.
+
+        Memory: some megabytes, however many versions there are. Each page is a transaction of its own: whoever needs
+        all of one moment holds the namespace, or asks within a transaction.
+        """
+        model = MODELS[kind]
+        chosen = [model.line == line] if first is None else [model.line == line, model.window >= first]
+        sizes = sa.select(
+            model.item_id, sa.func.count() * VERSION_ROW_BYTES + sa.func.sum(sa.func.coalesce(_payload_bytes(model), 0))
+        )
+        with self._database.transaction() as session:
+            items = session.execute(sizes.where(*chosen).group_by(model.item_id)).all()
+        # Sorted here: the order of texts in Postgres depends on the database's collation.
+        for page in _pages(sorted((item_id, int(size)) for item_id, size in items)):
+            rows = sa.select(model.item_id, model.window, model.removed, model.payload)
+            with self._database.transaction() as session:
+                found = session.execute(rows.where(*chosen, model.item_id.in_(page))).all()
+            for item_id, window, removed, payload in sorted(found, key=lambda row: (row.item_id, row.window)):
+                yield VersionRow(item_id=item_id, window=window, removed=removed, payload=payload)
 
     def patterns(
         self,
@@ -191,6 +223,24 @@ class ProjectionRepository:
         return sorted(rows, key=lambda row: row.memory_id)
 
 
+def _payload_bytes(model: type[ProjectionVersion]) -> sa.ColumnElement[int]:
+    return sa.func.octet_length(model.payload)
+
+
+def _pages(items: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
+    """Ids in groups of about `VERSION_PAGE_BYTES` altogether."""
+    page: list[str] = []
+    total = 0
+    for item_id, size in items:
+        if page and total + size > VERSION_PAGE_BYTES:
+            yield page
+            page, total = [], 0
+        page.append(item_id)
+        total += size
+    if page:
+        yield page
+
+
 def _as_of(model: type[ProjectionVersion], line: str, window: Window | None) -> sa.Select[ProjectionVersion]:
     query = sa.select(model).where(model.line == line)
     if window is not None:
@@ -208,7 +258,7 @@ def _replace_versions(
         .order_by(model.item_id, model.window.desc())
     )
     before = {item_id: digest for item_id, digest, removed in session.execute(earlier) if not removed}
-    digests = {row.item_id: _row_digest(row) for row in rows}
+    digests = {row.item_id: row_digest(row) for row in rows}
     if len(digests) != len(rows):
         raise ConflictingRecordError(
             f"two rows of {model.__tablename__} share an id.", remedy="Ids must be unique within line and kind."
@@ -240,11 +290,13 @@ def _columns(row: ProjectionRow) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _row_digest(row: ProjectionRow) -> str:
+def row_digest(row: ProjectionRow) -> str:
+    """SHA-256 of everything that a row says, its payload included."""
     return digest_of({**_columns(row), "payload": sha256_hex(row.payload)})
 
 
-def _row(kind: type[_Row], version: ProjectionVersion) -> _Row:
+def projected_row(kind: type[_Row], version: ProjectionVersion) -> _Row:
+    """A version as callers see it."""
     values: dict[str, Any] = {field.name: getattr(version, field.name) for field in fields(kind)}
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return kind(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -59,7 +59,16 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineRecord:
-    """A knowledge line; `activation` is its place in the succession of current lines, None before it was one."""
+    """A knowledge line.
+
+    Attributes
+    ----------
+    activation, current_from
+        Its place in the succession of current lines, None before it was one, and since when (None: always).
+    state
+        BUILDING (it re-consolidates, and nobody reads it), LIVE (each night is fed to it) or RETIRED (it stays as it
+        is, for questions as of then).
+    """
 
     line: str
     namespace: str
@@ -67,6 +76,7 @@ class LineRecord:
     algorithm_version: str
     activation: int | None
     current_from: datetime | None
+    state: str
     created_at: datetime
 
 
@@ -161,6 +171,29 @@ class WindowStatus:
     counts: dict[str, Any]
     stale_since: datetime | None
     stale_reason: str | None
+    sealed_since: datetime | None = None
+    sealed_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedSpanRow:
+    """What is archived of a window of one encoder, all sources together.
+
+    Attributes
+    ----------
+    rows
+        Experiences in the latest archive of each source.
+    recorded_cut
+        Latest time of recording that any line's current generation has seen; None where none is known.
+    consolidated
+        Whether a line has a current generation of the window.
+    """
+
+    window: Window
+    encoder_id: str
+    rows: int
+    recorded_cut: datetime | None
+    consolidated: bool
 
 
 # --- folds ---------------------------------------------------------------------------------------------------
@@ -168,7 +201,11 @@ class WindowStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A saved fold state, without its items. `state_digest` covers all items of the state."""
+    """A saved fold state, without its items.
+
+    `state_digest` covers all items of the state; `stamp` is what whoever saved it left there, such as the stamp of the
+    projection in Redis, and no part of the state.
+    """
 
     checkpoint_id: int
     line: str
@@ -179,6 +216,25 @@ class Checkpoint:
     state_digest: str
     items: int
     counts: dict[str, Any]
+    stamp: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefoldRecord:
+    """A folding again that has begun and not ended.
+
+    Attributes
+    ----------
+    first, last
+        The first window to be folded again, and the last one that was folded before.
+    payload
+        What was known then, in the caller's form.
+    """
+
+    line: str
+    first: Window
+    last: Window
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,157 +245,37 @@ class FoldItems:
     items: dict[str, bytes]
 
 
-# --- projections ---------------------------------------------------------------------------------------------
+# --- operations ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionRow:
-    """What all projected rows have: an id that is unique within line and kind, and the memory as bytes.
-
-    Payloads must hold neither namespace nor clock times nor run ids, or digests of equal knowledge differ.
-    """
-
-    item_id: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatternRow(ProjectionRow):
-    """A pattern; `item_id` is the pattern id, `published` whether agents see it."""
-
-    status: str
-    published: bool
-    source: str
-    regime: str
-    product_ids: Sequence[str]
-    support: int
-    states: int
-    windows_seen: int
-    first_seen: datetime
-    last_seen: datetime
-    broad: bool
-    demoted: bool
-    expected_return: float | None
-    best_action: str | None
-    description: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransitionRow(ProjectionRow):
-    """Transitions from one regime to another: jump-chain and per-step probability, steps of `step_s` seconds."""
-
-    product_id: str
-    from_regime: str
-    to_regime: str
-    count: float
-    probability: float | None
-    step_probability: float | None
-    step_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegimeRow(ProjectionRow):
-    """A regime of one product, or of all pooled."""
-
-    product_id: str
-    regime: str
-    states: int
-    share: float
-    typical_duration_s: float | None
-    spells: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrategyRow(ProjectionRow):
-    """How one agent does; returns are net fractions of notional, the Sharpe ratio is annualised."""
-
-    agent_id: str
-    source: str
-    applicable_regimes: Sequence[str]
-    sharpe_ratio: float | None
-    mean_return: float | None
-    win_rate: float | None
-    n: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorrelationRow(ProjectionRow):
-    """How two products move together at one lag (in bars; positive: the first leads), in one regime."""
-
-    product_a: str
-    product_b: str
-    regime: str
-    bar_minutes: int
-    lag: int
-    correlation: float
-    low: float | None
-    high: float | None
-    n: int
-    claimed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AliasRow:
-    """An id that leads to another pattern; reason MERGED (by the fold) or REFOUNDED (by a later fold)."""
-
-    alias_id: str
-    pattern_id: str
-    reason: str = "MERGED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneDecision:
-    """Whether a semantic memory is kept, by which rules, with the figures behind it (finite JSON values)."""
-
-    memory_id: str
-    memory_type: str
-    kept: bool
-    rules: Sequence[str]
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScorecardMetric:
-    """One figure of a scorecard.
+class RemovalRecord:
+    """A removal of episodic or shared memory by a rule of age, noted before the deed.
 
     Attributes
     ----------
-    metric
-        What is measured, such as `ic`, `slope`, `coverage`, `confirmation_rate`.
-    target
-        `return`, `volatility`, or empty where the figure has none.
-    predictor
-        Who predicted, such as `patterns`, `balls`, `neighbours`, `ridge`, `base`, `null`.
-    horizon_minutes
-        0 where the figure has none.
-    value, low, high
-        The figure and its 95 % interval.
+    before
+        Memory of before this time goes; None in what older software noted.
+    window
+        The window of the run that planned it.
+    planned
+        Records that it is about.
+    count
+        Records that are known to be gone; `planned` once it is done.
+    removed_at
+        When it was done; None while it is open.
     """
 
-    metric: str
-    target: str
-    predictor: str
-    horizon_minutes: int
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Projection:
-    """Everything that is projected from the folds after one window.
-
-    A kind left None is not touched; an empty sequence says that nothing of that kind is known any more.
-    """
-
-    patterns: Sequence[PatternRow] | None = None
-    aliases: Sequence[AliasRow] | None = None
-    transitions: Sequence[TransitionRow] | None = None
-    regimes: Sequence[RegimeRow] | None = None
-    strategies: Sequence[StrategyRow] | None = None
-    correlations: Sequence[CorrelationRow] | None = None
-    prune_decisions: Sequence[PruneDecision] | None = None
+    removal_id: int
+    run_id: str
+    memory_type: str
+    window: Window
+    before: datetime | None
+    rule: str
+    planned: int
+    count: int
+    planned_at: datetime
+    removed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,11 +301,3 @@ class BenchmarkRecord:
     lower_is_better: bool
     details: dict[str, Any]
     recorded_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class KnowledgeDigest:
-    """SHA-256 over all knowledge of a namespace or line, and over each part, so that a difference can be located."""
-
-    digest: str
-    parts: dict[str, str]

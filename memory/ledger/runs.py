@@ -14,7 +14,7 @@ from memory.errors import FencedOutError
 from memory.ledger.database import Database
 from memory.ledger.fence import FenceRepository
 from memory.ledger.host import host_name, is_gone
-from memory.ledger.models import Removal, Run
+from memory.ledger.models import Run
 from memory.ledger.rows import RunRecord
 from memory.window import Window
 
@@ -169,25 +169,19 @@ class RunRepository:
         """The latest run of a flow, or None."""
         return next(iter(self.list(namespace, flow=flow, status=status, limit=1)), None)
 
-    def record_removal(
-        self, namespace: str, run_id: str, *, memory_type: str, window: Window, rule: str, count: int
-    ) -> None:
-        """Notes that memories of a window were removed by a rule of age (EPISODIC, SHARED)."""
-        with self._database.transaction() as session:
-            session.execute(
-                sa.insert(Removal).values(
-                    namespace=namespace, run_id=run_id, memory_type=memory_type, window=window, rule=rule, count=count
-                )
-            )
+    def window_of_flow_run(self, flow_run_id: str) -> Window | None:
+        """The window that a flow run worked on when it began, or None where it is not known.
 
-    def removals(self, namespace: str, run_id: str | None = None) -> Sequence[tuple[str, Window, str, int]]:
-        """What was removed by age, as (memory type, window, rule, count), in order of removal."""
-        query = sa.select(Removal.memory_type, Removal.window, Removal.rule, Removal.count)
-        query = query.where(Removal.namespace == namespace)
-        if run_id is not None:
-            query = query.where(Removal.run_id == run_id)
+        A retry of a Prefect run keeps its id and works on the window of its first attempt, whatever day it has become.
+        """
+        query = (
+            sa.select(Run.window)
+            .where(Run.flow_run_id == flow_run_id, Run.window.is_not(None))
+            .order_by(Run.started_at)
+            .limit(1)
+        )
         with self._database.transaction() as session:
-            return [(row[0], row[1], row[2], row[3]) for row in session.execute(query.order_by(Removal.id))]
+            return session.scalars(query).one_or_none()
 
     def _update(self, run_id: str, **values: Any) -> None:
         with self._database.transaction() as session:

@@ -10,8 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
 from memory.ledger.hashing import sha256_hex
-from memory.ledger.models import AccessSnapshot, ScorecardEntry, ScorecardMetricEntry
-from memory.ledger.rows import FencingToken, ScorecardMetric
+from memory.ledger.knowledge_rows import ScorecardMetric
+from memory.ledger.models import AccessSnapshot, KnowledgeLine, ScorecardEntry, ScorecardMetricEntry
+from memory.ledger.rows import FencingToken
 from memory.window import Window
 
 
@@ -22,14 +23,29 @@ class ScorecardRepository:
         self._database = database
 
     def save(
-        self, token: FencingToken, line: str, window: Window, payload: bytes, metrics: Sequence[ScorecardMetric]
+        self,
+        token: FencingToken,
+        line: str,
+        window: Window,
+        payload: bytes,
+        metrics: Sequence[ScorecardMetric],
+        *,
+        input_digest: str | None = None,
     ) -> None:
-        """Keeps the scorecard of a window in place of an earlier one, in one transaction; figures may be NaN."""
+        """Keeps the scorecard of a window in place of an earlier one, in one transaction; figures may be NaN.
+
+        Parameters
+        ----------
+        input_digest
+            What it was computed from, for `find`; no part of the knowledge.
+        """
         with self._database.transaction() as session:
             guard(session, token, line)
             self._delete(line, ScorecardEntry.window == window)
             session.execute(
-                sa.insert(ScorecardEntry).values(line=line, window=window, digest=sha256_hex(payload), payload=payload)
+                sa.insert(ScorecardEntry).values(
+                    line=line, window=window, digest=sha256_hex(payload), payload=payload, input_digest=input_digest
+                )
             )
             if metrics:
                 session.execute(
@@ -56,6 +72,17 @@ class ScorecardRepository:
         with self._database.transaction() as session:
             return session.scalar(
                 sa.select(ScorecardEntry.payload).where(ScorecardEntry.line == line, ScorecardEntry.window == window)
+            )
+
+    def find(self, line: str, window: Window, input_digest: str) -> bytes | None:
+        """The scorecard of a window where it was computed from just this input, or None where there is work to do."""
+        with self._database.transaction() as session:
+            return session.scalar(
+                sa.select(ScorecardEntry.payload).where(
+                    ScorecardEntry.line == line,
+                    ScorecardEntry.window == window,
+                    ScorecardEntry.input_digest == input_digest,
+                )
             )
 
     def metrics(
@@ -115,16 +142,34 @@ class AccessRepository:
         self._database = database
 
     def save(self, token: FencingToken, line: str, window: Window, counts: Mapping[str, int]) -> dict[str, int]:
-        """Keeps the counts by memory id unless the window has some already; returns those that are kept."""
+        """Keeps the counts by memory id unless the window has some already; returns those that are kept.
+
+        All lines of a namespace share what was counted first: a line that comes later takes over the window's counts
+        from another one, whatever is counted by then.
+        """
         with self._database.transaction() as session:
             guard(session, token, line)
+            kept_before = self.of_namespace(token.namespace, window)
+            found = counts if kept_before is None else kept_before
             session.execute(
                 insert(AccessSnapshot)
-                .values(line=line, window=window, counts={key: int(count) for key, count in counts.items()})
+                .values(line=line, window=window, counts={key: int(count) for key, count in found.items()})
                 .on_conflict_do_nothing()
             )
             kept: dict[str, int] = session.get_one(AccessSnapshot, (line, window)).counts
             return kept
+
+    def of_namespace(self, namespace: str, window: Window) -> dict[str, int] | None:
+        """The counts by memory id that were kept first for a window, by whichever line, or None."""
+        query = (
+            sa.select(AccessSnapshot.counts)
+            .join(KnowledgeLine, KnowledgeLine.line == AccessSnapshot.line)
+            .where(KnowledgeLine.namespace == namespace, AccessSnapshot.window == window)
+            .order_by(AccessSnapshot.taken_at)
+            .limit(1)
+        )
+        with self._database.transaction() as session:
+            return session.scalar(query)
 
     def get(self, line: str, window: Window) -> dict[str, int] | None:
         """The counts by memory id that are kept for a window, or None."""

@@ -7,16 +7,15 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from memory.errors import IncompleteGenerationError
-from memory.ledger.archive import ArchivedFile, ArchiveReference
-from memory.ledger.database import Database
+from memory.ledger.archive import ArchiveReference
+from memory.ledger.archived_windows import ArchivedWindowRepository
 from memory.ledger.fence import guard
 from memory.ledger.hashing import digest_of
 from memory.ledger.models import (
-    ArchivedWindow,
     Generation,
     GenerationArchive,
     GenerationSummary,
@@ -34,64 +33,8 @@ from memory.ledger.staging import summary_record
 from memory.window import Window
 
 
-class WindowRepository:
-    """Generations of windows, what made them stale, and where their input is archived."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def save_archive(self, token: FencingToken, reference: ArchiveReference) -> int:
-        """Notes where a window's input was archived, and returns the reference's id; the same again is a no-op."""
-        values = {
-            "namespace": token.namespace,
-            "window": reference.window,
-            "encoder_id": reference.encoder_id,
-            "source": reference.source,
-            "content_digest": reference.content_digest,
-            "states_path": reference.states.path,
-            "states_sha256": reference.states.sha256,
-            "states_rows": reference.states.rows,
-            "states_bytes": reference.states.bytes,
-            "experiences_path": reference.experiences.path,
-            "experiences_sha256": reference.experiences.sha256,
-            "experiences_rows": reference.experiences.rows,
-            "experiences_bytes": reference.experiences.bytes,
-        }
-        with self._database.transaction() as session:
-            guard(session, token)
-            # Another version of the software may take the digest of the same files over other columns.
-            session.execute(
-                insert(ArchivedWindow)
-                .values(values)
-                .on_conflict_do_update(
-                    constraint="uq_archives_content", set_={"content_digest": reference.content_digest}
-                )
-            )
-            return session.scalars(
-                sa.select(ArchivedWindow.id).where(
-                    ArchivedWindow.namespace == token.namespace,
-                    ArchivedWindow.window == reference.window,
-                    ArchivedWindow.encoder_id == reference.encoder_id,
-                    ArchivedWindow.source == reference.source,
-                    ArchivedWindow.states_sha256 == reference.states.sha256,
-                    ArchivedWindow.experiences_sha256 == reference.experiences.sha256,
-                )
-            ).one()
-
-    def archives(self, namespace: str, window: Window, encoder_id: str) -> Sequence[ArchiveReference]:
-        """Latest archive of each source of a window, by source; empty where nothing was archived."""
-        query = (
-            sa.select(ArchivedWindow)
-            .where(
-                ArchivedWindow.namespace == namespace,
-                ArchivedWindow.window == window,
-                ArchivedWindow.encoder_id == encoder_id,
-            )
-            .ext(distinct_on(ArchivedWindow.source))
-            .order_by(ArchivedWindow.source, ArchivedWindow.id.desc())
-        )
-        with self._database.transaction() as session:
-            return [_archive_reference(row) for row in session.scalars(query)]
+class WindowRepository(ArchivedWindowRepository):
+    """Generations of windows, what made them stale or sealed, and where their input is archived."""
 
     def commit_generation(
         self,
@@ -107,8 +50,9 @@ class WindowRepository:
     ) -> GenerationRecord:
         """Makes a complete set of staged summaries the current generation of a window, in one transaction.
 
-        The same manifest again changes nothing but `recorded_cut` and the window's staleness. The manifest holds
-        the partitions with the digests of their summaries, the settings hash and the digests of the archived content.
+        The same manifest again changes nothing but `recorded_cut`, and whether the window is stale or sealed: after
+        this it is neither. The manifest holds the partitions with the digests of their summaries, the settings hash
+        and the digests of the archived content.
 
         Parameters
         ----------
@@ -186,8 +130,8 @@ class WindowRepository:
                     .on_conflict_do_nothing()
                 )
             state.current_generation_id = generation.id
-            state.stale_since = None
-            state.stale_reason = None
+            state.stale_since = state.stale_reason = None
+            state.sealed_since = state.sealed_reason = None
             session.flush()
             session.refresh(generation)
             return _generation_record(generation)
@@ -259,6 +203,25 @@ class WindowRepository:
             if state.stale_since is None:
                 state.stale_since = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
                 state.stale_reason = reason
+
+    def seal(self, token: FencingToken, line: str, window: Window, reason: str) -> None:
+        """Notes that a window's input is no longer to be had in full: its summaries stand; the first reason stays.
+
+        Folding goes by this note and not by what a file system says at the moment, so that it stays deterministic.
+        """
+        with self._database.transaction() as session:
+            guard(session, token, line)
+            state = _locked_state(session, line, window)
+            if state.sealed_since is None:
+                state.sealed_since = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+                state.sealed_reason = reason
+
+    def unseal(self, token: FencingToken, line: str, window: Window) -> None:
+        """Notes that a window's input is there again, such as after its archive was restored."""
+        with self._database.transaction() as session:
+            guard(session, token, line)
+            state = _locked_state(session, line, window)
+            state.sealed_since = state.sealed_reason = None
 
     def stale(self, line: str, limit: int | None = None) -> Sequence[WindowStatus]:
         """Windows that must be consolidated again, in order of time."""
@@ -345,18 +308,6 @@ def _status(state: WindowState, generation: Generation | None) -> WindowStatus:
         counts=generation.counts if generation else {},
         stale_since=state.stale_since,
         stale_reason=state.stale_reason,
-    )
-
-
-def _archive_reference(row: ArchivedWindow) -> ArchiveReference:
-    return ArchiveReference(
-        namespace=row.namespace,
-        window=row.window,
-        encoder_id=row.encoder_id,
-        source=row.source,
-        content_digest=row.content_digest,
-        states=ArchivedFile(row.states_path, row.states_sha256, row.states_rows, row.states_bytes),
-        experiences=ArchivedFile(
-            row.experiences_path, row.experiences_sha256, row.experiences_rows, row.experiences_bytes
-        ),
+        sealed_since=state.sealed_since,
+        sealed_reason=state.sealed_reason,
     )

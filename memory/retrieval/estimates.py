@@ -28,17 +28,20 @@ from memory.learning.estimation import (
 )
 from memory.learning.evidence import (
     ESTIMATE_HORIZONS,
+    BaseRates,
     Neighbours,
     OutcomeSample,
     PatternEvidence,
     base_rates,
     pattern_evidence,
+    published_base_rates,
 )
-from memory.records import MIXED, Vector, to_ms
+from memory.records import MIXED, RegimeMemory, SemanticType, Vector, to_ms
 from memory.retrieval.arguments import check_number, check_product, check_regime, check_state
 from memory.retrieval.base_sample import MS_PER_DAY, BaseSampler, SampleCache, trailing_volatilities, witnesses
 from memory.retrieval.context import QuestionContext
 from memory.retrieval.forward import MS_PER_MINUTE, ForwardReturns, Remembered
+from memory.retrieval.knowledge import choose_regime
 from memory.retrieval.patterns import PatternSearch
 from memory.store.codec import pack_vector, unpack_body
 from memory.store.indexes import IndexSchema, SearchTarget
@@ -129,8 +132,10 @@ class EstimateSearch:
     async def _answer(self, question: _Question, schema: IndexSchema) -> Estimate:
         as_of_ms = await self._present_ms(schema) if question.as_of is None else to_ms(question.as_of)
         samples = await self._sampler.before(as_of_ms, schema)
-        states, pattern = await asyncio.gather(
-            self._nearest(question, witnesses(samples), as_of_ms, schema), self._pattern(question)
+        states, pattern, published = await asyncio.gather(
+            self._nearest(question, witnesses(samples), as_of_ms, schema),
+            self._pattern(question),
+            self._published(question, schema.encoder_id),
         )
         if question.as_of is None:
             states = _without_itself(states)
@@ -142,7 +147,7 @@ class EstimateSearch:
             question.action,
             question.horizon,
             _neighbours(states, returns[:, 0], trailing),
-            base_rates(sample, question.regime, question.horizon),
+            published or base_rates(sample, question.regime, question.horizon),
             pattern,
             trailing_volatility=question.trailing_volatility,
             round_trip_cost=self._round_trip_cost(states),
@@ -226,6 +231,17 @@ class EstimateSearch:
         if not found or found[0].memory.demoted:
             return None
         return pattern_evidence(found[0].memory, found[0].distance, question.horizon)
+
+    async def _published(self, question: _Question, encoder_id: str) -> BaseRates | None:
+        """Base rates of the regime that the nightly job knew at that time; None where it knew none."""
+        if question.regime is None:
+            return None
+        as_of_ms = None if question.as_of is None else to_ms(question.as_of)
+        known = await self._context.semantic.snapshots.known(encoder_id, (SemanticType.REGIME,), as_of_ms)
+        chosen = choose_regime(known[SemanticType.REGIME], question.regime, question.product_id, None)
+        if chosen is None or not isinstance(chosen.memory, RegimeMemory):
+            return None
+        return published_base_rates(chosen.memory.base_rates, question.horizon)
 
     def _round_trip_cost(self, states: list[Remembered]) -> float:
         """Costs of both sides, with half the spread each: the median of the states' spreads, none where unknown."""

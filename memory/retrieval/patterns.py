@@ -18,6 +18,10 @@ from memory.store.snapshots import StoredVersion
 FILTER_CANDIDATES = 4
 """How many times `top_k` a post-filter is given at first."""
 
+CANDIDATES = 4
+"""Nearest patterns that are looked at first for one that reaches a state: the nearest does nearly always."""
+CANDIDATES_GROWTH = 4
+
 
 class PatternSearch:
     """Finds the patterns nearest to a state.
@@ -60,11 +64,20 @@ class PatternSearch:
         as_of: datetime | None,
         min_similarity: float,
     ) -> PatternHit | None:
-        """The nearest pattern where its cosine is at least `min_similarity`; counted where it is returned."""
-        hits = await self._search(state_vector, product_id, regime, as_of, 1)
-        hits = [hit for hit in hits if hit.score >= min_similarity]
-        self._count(hits, as_of)
-        return hits[0] if hits else None
+        """The nearest of the patterns that a state belongs to; counted where it is returned.
+
+        It belongs to those whose cosine is at least `min_similarity` and that reach as far: each as far as nine in ten
+        of its own states lie (`PatternMemory.reach`).
+        """
+        count = CANDIDATES
+        while True:
+            hits = await self._search(state_vector, product_id, regime, as_of, count)
+            near = [hit for hit in hits if hit.score >= min_similarity]
+            own = [hit for hit in near if hit.distance <= hit.memory.reach][:1]
+            if own or len(near) < count or count >= self._context.max_top_k:
+                self._count(own, as_of)
+                return own[0] if own else None
+            count = min(CANDIDATES_GROWTH * count, self._context.max_top_k)
 
     # --- internals -------------------------------------------------------------------------------------------
 
@@ -89,7 +102,7 @@ class PatternSearch:
                 condition = pattern_filter(SemanticType.PATTERN, line, product_id, regime, as_of_ms)
                 return self._command(encoder_id, condition, vector, rows)
 
-            return await context.semantic.snapshots.found(encoder_id, search)
+            return await context.semantic.snapshots.found(encoder_id, as_of_ms, search)
 
         # One more than wanted: where it is as far away as the last one wanted, there may be others that come before it.
         rows = top_k + 1

@@ -205,8 +205,8 @@ class MemoryRetrievalService:
 
         Raises
         ------
-        InvalidQueryError, EncoderError, StoreUnavailableError
-            As `retrieve_similar_experiences`.
+        InvalidQueryError, EncoderError, StoreUnavailableError, PastExpiredError
+            As `retrieve_similar_experiences`; the last where what was known as of that time has left Redis.
         """
         as_of = self._context.bounded(as_of)
         product_id, regime = check_pattern_scope(product_id, regime)
@@ -222,21 +222,21 @@ class MemoryRetrievalService:
         as_of: datetime | None = None,
         min_similarity: float | None = None,
     ) -> PatternHit | None:
-        """The pattern that this state is an occurrence of; None where none is near enough.
+        """The pattern that this state is an occurrence of: the nearest whose `reach` it lies in; None for none.
 
         Parameters
         ----------
         state_vector, product_id, regime, as_of
             As in `retrieve_patterns`.
         min_similarity
-            Least cosine with the pattern's place; by default COINSWARM_PATTERN_SIMILARITY, 0.88. Over the patterns of
-            three nights of the sample, nine tenths of a pattern's own states lie within 0.886 of its place in the
-            median pattern, within 0.86 to 0.91 in the middle half of them.
+            Least cosine with the pattern's place, whatever its reach; by default COINSWARM_PATTERN_SIMILARITY, 0.88.
+            Over the patterns of three nights of the sample, nine tenths of a pattern's own states lie within 0.886 of
+            its place in the median pattern, within 0.86 to 0.91 in the middle half of them.
 
         Raises
         ------
-        InvalidQueryError, EncoderError, StoreUnavailableError
-            As `retrieve_similar_experiences`.
+        InvalidQueryError, EncoderError, StoreUnavailableError, PastExpiredError
+            As `retrieve_similar_experiences`; the last where what was known as of that time has left Redis.
         """
         as_of = self._context.bounded(as_of)
         product_id, regime = check_pattern_scope(product_id, regime)
@@ -287,8 +287,8 @@ class MemoryRetrievalService:
 
         Raises
         ------
-        InvalidQueryError, EncoderError, StoreUnavailableError
-            As `retrieve_similar_experiences`.
+        InvalidQueryError, EncoderError, StoreUnavailableError, PastExpiredError
+            As `retrieve_similar_experiences`; the last where what was known as of that time has left Redis.
         """
         as_of = self._context.bounded(as_of)
         return await self._estimates.estimate(
@@ -330,8 +330,8 @@ class MemoryRetrievalService:
 
         Raises
         ------
-        InvalidQueryError, EncoderError, StoreUnavailableError
-            As `retrieve_similar_experiences`.
+        InvalidQueryError, EncoderError, StoreUnavailableError, PastExpiredError
+            As `retrieve_similar_experiences`; the last where what was known as of that time has left Redis.
         """
         as_of = self._context.bounded(as_of)
         current_regime = check_regime(current_regime, "current_regime")
@@ -362,8 +362,8 @@ class MemoryRetrievalService:
 
         Raises
         ------
-        InvalidQueryError, EncoderError, StoreUnavailableError
-            As `retrieve_similar_experiences`.
+        InvalidQueryError, EncoderError, StoreUnavailableError, PastExpiredError
+            As `retrieve_similar_experiences`; the last where what was known as of that time has left Redis.
         """
         as_of = self._context.bounded(as_of)
         bounds = check_bounds(product_id=product_id, as_of=as_of)
@@ -400,8 +400,8 @@ class MemoryRetrievalService:
 
         Raises
         ------
-        InvalidQueryError, EncoderError, StoreUnavailableError
-            As `retrieve_similar_experiences`.
+        InvalidQueryError, EncoderError, StoreUnavailableError, PastExpiredError
+            As `retrieve_similar_experiences`; the last where what was known as of that time has left Redis.
         """
         as_of = self._context.bounded(as_of)
         product = checked(validate_identifier, product_id, "product_id")

@@ -39,6 +39,16 @@ class EncoderRecord:
     definition: dict[str, Any]
 
 
+def pack_encoder(record: EncoderRecord) -> bytes:
+    """A registered encoder as it is kept: the same record gives the same bytes."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+def unpack_encoder(packed: bytes) -> EncoderRecord:
+    """The record that `pack_encoder` wrote."""
+    return msgspec.json.decode(packed, type=EncoderRecord)
+
+
 class EncoderRegistry:
     """Encoders by id. What was registered never changes, so it is read from the server once."""
 
@@ -71,7 +81,18 @@ class EncoderRegistry:
             dimension=dimension,
             definition=dict(definition),
         )
-        packed = msgspec.json.encode(record, order="deterministic")
+        return await self.restore(record)
+
+    async def restore(self, record: EncoderRecord) -> EncoderRecord:
+        """Make an encoder known again, as it was registered; the same again changes nothing.
+
+        Raises
+        ------
+        ConflictingRecordError
+            Another encoder has this id.
+        """
+        encoder_id = record.encoder_id
+        packed = pack_encoder(record)
         answers = await self._link.pipeline(
             [
                 ("SET", self._keys.encoder(encoder_id), packed, "NX"),
@@ -95,7 +116,7 @@ class EncoderRegistry:
             packed = await self._link.execute("GET", self._keys.encoder(encoder_id))
             if packed is None:
                 return None
-            record = self._known[encoder_id] = msgspec.json.decode(packed, type=EncoderRecord)
+            record = self._known[encoder_id] = unpack_encoder(packed)
         return record
 
     async def ids(self) -> list[str]:

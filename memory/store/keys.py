@@ -166,10 +166,22 @@ class Keys:
         """Key of a digest of a line's list of versions: it tells readers whether anything was published."""
         return f"{self.namespace}:semantic_stamp:{line}"
 
+    def semantic_staged(self, line: str) -> str:
+        """Key of the list of documents that a publication is about to make known; their names begin with it."""
+        return f"{self.namespace}:semantic_staged:{line}"
+
     @property
     def current_line(self) -> str:
         """Key of the current knowledge line of each encoder."""
         return f"{self.namespace}:current_line"
+
+    def line_history(self, encoder_id: str) -> str:
+        """Key of the succession of an encoder's knowledge lines: from when on (milliseconds) which line is read."""
+        return f"{self.namespace}:line_history:{encoder_id}"
+
+    def memory_aliases(self, line: str) -> str:
+        """Key of the ids that memories of a line had before, with the ids that they have."""
+        return f"{self.namespace}:memory_aliases:{line}"
 
     def semantic_index(self, encoder_id: str) -> str:
         """Name of the index of one encoder's patterns and regimes."""
@@ -179,6 +191,11 @@ class Keys:
     def semantic_alias(self) -> str:
         """Alias of the semantic index of the namespace's current encoder."""
         return f"{self.namespace}:semantic_memory_index"
+
+    @property
+    def access_prefix(self) -> str:
+        """Prefix of all counters of retrievals."""
+        return f"{self.namespace}:access:"
 
     def access(self, memory_id: str, day: datetime) -> str:
         """Key of the number of times that a memory was retrieved on a UTC day."""

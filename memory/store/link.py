@@ -37,6 +37,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from memory.embedded.checks import RedisFacts, judge_redis, parse_version, search_version
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.store.durability import DISK_TIMEOUT_S, wait_for_disk
 from memory.store.wire_pool import SHAREABLE, WirePool
 
 FIRST_RETRY_DELAY_S = 0.02
@@ -288,6 +289,24 @@ class RedisLink:
             )
 
         return await self._attempt(run, timeout_s=timeout_s)
+
+    async def on_disk(self, timeout_s: float = DISK_TIMEOUT_S) -> bool:
+        """Return once all that was written before is in the append-only file on the server's disk: up to a second.
+
+        A server that is killed comes back with all of it. Whether it was killed and restarted in between is for the
+        caller to see, by reading what it wrote.
+
+        Returns
+        -------
+        bool
+            False where the server keeps no such file, or the user may not ask for it: then nothing is promised.
+
+        Raises
+        ------
+        StoreUnavailableError
+            It was not written within `timeout_s` seconds, or the server cannot be reached.
+        """
+        return await wait_for_disk(self, timeout_s)
 
     async def _load_scripts(self) -> None:
         for script in self._scripts.values():

@@ -1,39 +1,53 @@
-"""Publishing: how what was learned becomes what is known, in one step, by the newest run only."""
+"""Publishing: how what was learned becomes what is known, in one step, by the newest run only.
+
+Documents are written beforehand, where nobody sees them (`memory.store.staging`); the step itself moves them to their
+places, closes and removes versions, and writes the list of versions with its stamp (`memory.store.manifest`). A reader
+sees what was known before the step or what is known after it, never anything in between.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-import msgspec
-
-from memory.errors import InvalidRecordError
-from memory.records import SemanticMemory, SemanticType
+from memory.errors import InvalidRecordError, StoreUnavailableError
+from memory.records import SemanticType
 from memory.store.codec import ms_rounded_up
 from memory.store.encoders import EncoderRegistry
 from memory.store.fence import Fence
+from memory.store.held import Held, hold, time_fields
 from memory.store.indexes import Indexes
-from memory.store.keys import CONCEPT_VECTOR, Keys, semantic_tags, vector_field
+from memory.store.keys import Keys
 from memory.store.link import Command, Read, RedisLink
-from memory.store.semantic_codec import PackedSemantic, pack_semantic
-from memory.store.versions import History, MemoryKey, Snapshot, Version, VersionKey, Versions, republish
-from memory.validation import validate_choice, validate_semantic, validate_timestamp
+from memory.store.manifest import Stamp, hash_commands, manifest_commands, stamp_of
+from memory.store.publications import (
+    Content,
+    Publication,
+    SemanticVersion,
+    changes_by_memory,
+    check_reachable,
+    checked_kinds,
+    snapshots_of,
+)
+from memory.store.staging import (
+    UNLINK_SIZE,
+    Document,
+    Staging,
+    document,
+    document_key,
+    in_parts,
+    remove_leftovers,
+    unlink_commands,
+    validity,
+)
+from memory.store.versions import History, MemoryKey, Version, VersionKey, Versions, expire, republish, revise
 
 PUBLISH_TIMEOUT_S = 120.0
-"""Deadline of one publication: years of versions may have to be written again after Redis was lost."""
-STAMP_BYTES = 16
-_VALIDITY = (b"valid_to", b"current")
-ALL_KINDS: tuple[SemanticType, ...] = tuple(SemanticType)
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """All memories (of the kinds that are published) as they are from a time on."""
-
-    valid_from: datetime
-    memories: Sequence[SemanticMemory]
+"""Deadline of the step of publication: years of versions may have to be listed again after Redis was lost."""
+PUBLISH_ATTEMPTS = 20
+"""How often publishing starts again because another task of the same run published meanwhile."""
+_ALIASES_A_COMMAND = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +59,16 @@ class PublishReport:
     current
         Memories that are current afterwards.
     added, removed
-        Versions that are new; versions that are gone because the snapshot that they came from was replaced.
+        Versions that are new; versions that are gone because the past that they came from was replaced.
     closed
         Versions whose validity ended (or ended at another time than before).
     unchanged
         Versions that stayed as they were.
+    expired
+        Versions that are gone because they ended longer ago than is kept.
+    stamp
+        What the line is stamped with (`SemanticStore.stamp`); whoever notes it can tell later whether Redis still holds
+        what was published.
     """
 
     current: int
@@ -57,6 +76,27 @@ class PublishReport:
     closed: int
     removed: int
     unchanged: int
+    expired: int = 0
+    stamp: str = ""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What Redis is to hold of a line."""
+
+    after: Versions
+    expired: dict[str, int]
+    times: dict[str, set[int]]
+    aliases: dict[str, str]
+    encoder_id: str | None = None
+    adopt: bool = True
+    gone: set[VersionKey] = field(default_factory=set)
+    """Versions that have expired."""
+    stamp: Stamp = field(default_factory=lambda: Stamp(""))
+
+
+class _PublishedMeanwhileError(Exception):
+    """Another task of the run that holds the token has published."""
 
 
 class Publisher:
@@ -68,6 +108,70 @@ class Publisher:
         self._indexes = indexes
         self._encoders = encoders
         self._fence = fence
+
+    # --- what a ledger holds -----------------------------------------------------------------------------------
+
+    async def publish_versions(
+        self,
+        versions: Iterable[SemanticVersion],
+        line: str,
+        kinds: Collection[SemanticType],
+        token: int,
+        since: datetime | None,
+        horizon: datetime | None,
+        aliases: Mapping[str, str] | None,
+        *,
+        adopt: bool,
+    ) -> PublishReport:
+        """Publish changes of memories; see `SemanticStore.publish_versions`."""
+        wanted = checked_kinds(kinds)
+        since_ms = None if since is None else ms_rounded_up(since)
+        horizon_ms = None if horizon is None else ms_rounded_up(horizon)
+        held = await hold(self._link, self._keys, self._fence, line, token, whole=since_ms is None)
+        if since_ms is not None:
+            check_reachable(since_ms, held.expired, wanted, line)
+        plan = _Plan(
+            after={},
+            expired={kind: until for kind, until in held.expired.items() if kind not in wanted or since_ms is not None},
+            times={
+                kind: {time for time in times if kind not in wanted or (since_ms is not None and time < since_ms)}
+                for kind, times in held.times.items()
+            },
+            aliases=held.aliases if aliases is None else dict(aliases),
+            adopt=adopt,
+        )
+        staging = Staging(self._link, self._keys, self._fence, line, token, live=held.live)
+        untouched: dict[MemoryKey, dict[int, Version]] = {}
+        for key, version in held.versions.items():
+            if key.kind not in wanted:
+                plan.after[key] = version
+            elif since_ms is not None and key.valid_from_ms < since_ms:
+                untouched.setdefault((key.kind, key.memory_id), {})[key.valid_from_ms] = version
+        for own in changes_by_memory(versions, line, wanted, since_ms):
+            await self._prepare_index(plan, own.contents.values())
+            revised = revise(untouched.pop(own.memory, {}), own.changes, since_ms=since_ms)
+            for key, version in _keep(plan, own.memory, revised, horizon_ms):
+                content = own.contents.get(key.valid_from_ms)
+                if content is None:
+                    continue  # It began before what is replaced.
+                fields = document(content.packed, line, content.encoder_id, key.valid_from_ms, version.valid_to_ms)
+                stored = held.versions.get(key)
+                if stored is None or stored.digest != version.digest:
+                    await staging.add(key, fields)
+                elif since_ms is None:
+                    await staging.add_where_different(key, fields)
+        for memory_key, kept in untouched.items():
+            _keep(plan, memory_key, revise(kept, (), since_ms=since_ms), horizon_ms)
+        _expire_others(plan, wanted, horizon_ms)
+        await staging.finish()
+        try:
+            return await self._step(line, token, held, plan, staging)
+        except _PublishedMeanwhileError:
+            raise StoreUnavailableError(
+                f"another task of this run published {line} meanwhile.", remedy="Publish again."
+            ) from None
+
+    # --- snapshots ---------------------------------------------------------------------------------------------
 
     async def publish(
         self,
@@ -83,187 +187,180 @@ class Publisher:
 
         With `replaces`, every publication from `replaces_from_ms` on (all where None) is replaced by those given.
         """
-        wanted = {SemanticType(validate_choice(kind, "kinds", ALL_KINDS)) for kind in kinds}
-        contents, snapshots = _snapshots(publications, line, wanted)
-        encoder_id = next((content.encoder_id for content in contents.values()), None)
-        if encoder_id is not None:
-            await self._indexes.ensure_semantic(encoder_id, await self._encoders.dimension(encoder_id))
-        packed = {essence: content.packed for essence, content in contents.items()}
-        manifest, times = self._keys.semantic_manifest(line), self._keys.semantic_publications(line)
-        stamp_key = self._keys.semantic_stamp(line)
+        wanted = checked_kinds(kinds)
+        contents, snapshots = snapshots_of(publications, line, wanted)
         replace_from_ms = (-(2**62) if replaces_from_ms is None else replaces_from_ms) if replaces else None
-
-        async def prepare(read: Read) -> tuple[list[Command], PublishReport]:
-            commands = await self._fence.check(read, token)
-            stored = decode_manifest(await read("HGETALL", manifest))
-            published = [name.decode() for name in await read("HKEYS", times)]
-            before: Versions = {}
-            after: Versions = {}
+        for _ in range(PUBLISH_ATTEMPTS):
+            held = await hold(
+                self._link, self._keys, self._fence, line, token, whole=replaces and replaces_from_ms is None
+            )
+            plan = _Plan(after={}, expired=dict(held.expired), times=dict(held.times), aliases=held.aliases)
+            await self._prepare_index(plan, contents.values())
+            if replaces and replaces_from_ms is None:
+                plan.expired = {kind: until for kind, until in held.expired.items() if kind not in wanted}
+            else:
+                touched = [time for times in snapshots.values() for time in times]
+                touched += [] if replace_from_ms is None else [replace_from_ms]
+                check_reachable(min(touched, default=2**62), held.expired, wanted, line)
+            plan.after = {key: version for key, version in held.versions.items() if key.kind not in wanted}
             for kind in sorted(wanted):
-                own = {key: version for key, version in stored.items() if key.kind == kind}
-                own_times = sorted(int(name.partition(":")[2]) for name in published if name.partition(":")[0] == kind)
-                result = republish(History(own, tuple(own_times)), snapshots[kind], replace_from_ms=replace_from_ms)
-                before.update(own)
-                after.update(result.versions)
-                commands += _time_commands(times, kind, set(own_times), set(result.times))
-            report = await self._changes(read, commands, before, after, packed, line, encoder_id)
-            if encoder_id is not None:
-                commands.append(("HSETNX", self._keys.current_line, encoder_id, line))
-            stamp = _stamp({**{key: version for key, version in stored.items() if key.kind not in wanted}, **after})
-            if stamp != await read("GET", stamp_key):
-                commands.append(("SET", stamp_key, stamp))
-            return commands, report
+                own = held.of_kinds({kind})
+                ends = {version.valid_to_ms for version in own.values() if version.valid_to_ms is not None}
+                times = {*held.times.get(kind, ()), *(key.valid_from_ms for key in own), *ends}
+                result = republish(History(own, tuple(sorted(times))), snapshots[kind], replace_from_ms=replace_from_ms)
+                plan.after.update(result.versions)
+                plan.times[kind] = set(result.times)
+            staging = Staging(self._link, self._keys, self._fence, line, token, live=held.live)
+            await self._stage_contents(staging, held, plan.after, contents, line)
+            try:
+                return await self._step(line, token, held, plan, staging)
+            except _PublishedMeanwhileError:
+                continue
+        raise StoreUnavailableError(
+            f"{line} was published {PUBLISH_ATTEMPTS} times by others while it was being published.",
+            remedy="Let the other task finish, then publish again.",
+        )
 
-        return await self._link.transaction([self._keys.fence, manifest, times], prepare, timeout_s=PUBLISH_TIMEOUT_S)
-
-    async def _changes(
+    async def _stage_contents(
         self,
-        read: Read,
-        commands: list[Command],
-        before: Versions,
+        staging: Staging,
+        held: Held,
         after: Versions,
-        packed: Mapping[tuple[MemoryKey, bytes], PackedSemantic],
+        contents: Mapping[tuple[MemoryKey, bytes], Content],
         line: str,
-        encoder_id: str | None,
-    ) -> PublishReport:
-        """Append the commands that lead from some versions to others."""
-        manifest = self._keys.semantic_manifest(line)
-        removed = [key for key in before if key not in after]
-        added = [key for key in after if key not in before]
-        closed = 0
-        sources = {((key.kind, key.memory_id), version.digest): key for key, version in before.items()}
-        for key in added:
-            version = after[key]
-            essence = ((key.kind, key.memory_id), version.digest)
-            if essence in packed and encoder_id is not None:
-                fields = _document(packed[essence], line, encoder_id)
-            else:  # The content was published at another time before: it moves with its version.
-                old = sources[essence]
-                answer = await read("HGETALL", self._key(old, line))
-                fields = {name.decode(): value for name, value in answer.items() if name not in _VALIDITY}
-            fields["valid_from"] = key.valid_from_ms
-            if version.valid_to_ms is None:
-                fields["current"] = 1
-            else:
-                fields["valid_to"] = version.valid_to_ms
-            flat = [part for pair in fields.items() for part in pair]
-            commands.append(("HSET", self._key(key, line), *flat))
+    ) -> None:
+        sources = {((key.kind, key.memory_id), version.digest): key for key, version in held.versions.items()}
         for key, version in after.items():
-            old_version = before.get(key)
-            if old_version == version:
+            stored = held.versions.get(key)
+            if stored is not None and stored.digest == version.digest:
                 continue
-            commands.append(("HSET", manifest, _field(key), _value(version)))
-            if old_version is None:
+            essence = ((key.kind, key.memory_id), version.digest)
+            content = contents.get(essence)
+            if content is not None:
+                await staging.add(
+                    key, document(content.packed, line, content.encoder_id, key.valid_from_ms, version.valid_to_ms)
+                )
                 continue
-            if old_version.digest != version.digest and encoder_id is not None:
-                content = _document(packed[((key.kind, key.memory_id), version.digest)], line, encoder_id)
-                commands.append(("HSET", self._key(key, line), *[part for pair in content.items() for part in pair]))
-            if old_version.valid_to_ms == version.valid_to_ms:
+            # The content was published at another time before: it moves with its version.
+            fields: Document = await self._link.execute("HGETALL", document_key(self._keys, sources[essence], line))
+            fields = {name: value for name, value in fields.items() if name not in (b"valid_to", b"current")}
+            fields |= {b"valid_from": str(key.valid_from_ms).encode(), **validity(version.valid_to_ms)}
+            await staging.add(key, fields)
+        await staging.finish()
+
+    # --- the step ----------------------------------------------------------------------------------------------
+
+    async def _prepare_index(self, plan: _Plan, contents: Iterable[Content]) -> None:
+        """Note the encoder of what is published, and see to its index; InvalidRecordError where there are two."""
+        for content in contents:
+            if plan.encoder_id is None:
+                plan.encoder_id = content.encoder_id
+                await self._indexes.ensure_semantic(
+                    content.encoder_id, await self._encoders.dimension(content.encoder_id)
+                )
+            elif plan.encoder_id != content.encoder_id:
+                raise InvalidRecordError(
+                    f"memories of the encoders {plan.encoder_id} and {content.encoder_id} are published as one line.",
+                    remedy="A knowledge line has one encoder: publish each line by itself.",
+                    field="encoder_id",
+                )
+
+    async def _step(self, line: str, token: int, held: Held, plan: _Plan, staging: Staging) -> PublishReport:
+        """Make what is planned what is known."""
+        keys = self._keys
+        plan.stamp = stamp_of(plan.after, max(plan.expired.values(), default=None))
+        stamp_key = keys.semantic_stamp(line)
+        expired = self._unseen(held.versions, plan, line)
+        commands = staging.commands()
+        commands += self._document_commands(held.versions, plan.after, staging.written, expired, line)
+        commands += [("SADD", staging.list_key, *part) for part in in_parts(sorted(expired), UNLINK_SIZE)]
+        if held.versions != plan.after or held.stamp != plan.stamp.encode():
+            commands += manifest_commands(keys, line, held.versions, plan.after, plan.stamp)
+        times = time_fields(held.times, held.expired), time_fields(plan.times, plan.expired)
+        commands += hash_commands(keys.semantic_publications(line), *times)
+        commands += hash_commands(keys.memory_aliases(line), held.aliases, plan.aliases)
+        if plan.encoder_id is not None and plan.adopt:
+            commands.append(("HSETNX", keys.current_line, plan.encoder_id, line))
+
+        async def prepare(read: Read) -> tuple[list[Command], None]:
+            await self._fence.check(read, token)
+            stamp = await read("GET", stamp_key)
+            moved = bool(staging.written) and not await read("SISMEMBER", staging.list_key, staging.mark)
+            if stamp == plan.stamp.encode() and (moved or stamp != held.stamp):
+                return [], None  # The step was taken, and its answer lost.
+            if stamp != held.stamp or moved:
+                raise _PublishedMeanwhileError
+            return commands, None
+
+        watched = [keys.fence, keys.semantic_manifest(line), stamp_key, staging.list_key]
+        await self._link.transaction(watched, prepare, timeout_s=PUBLISH_TIMEOUT_S)
+        if expired:  # Nobody sees them: they go while others are served, or with the next publication.
+            await remove_leftovers(self._link, keys, self._fence, line, token, plan.after)
+        return _report(held.versions, plan)
+
+    def _unseen(self, before: Versions, plan: _Plan, line: str) -> set[str]:
+        """Documents of versions that no question could find any more, since they ended before the past that is kept."""
+        ends = {key: before[key].valid_to_ms for key in plan.gone if key in before}
+        return {
+            document_key(self._keys, key, line)
+            for key, end in ends.items()
+            if end is not None and end <= plan.expired[key.kind]
+        }
+
+    def _document_commands(
+        self, before: Versions, after: Versions, written: Collection[VersionKey], unseen: Collection[str], line: str
+    ) -> list[Command]:
+        """What ends, opens and removes documents that are stored already."""
+        commands: list[Command] = []
+        for key, version in after.items():
+            old = before.get(key)
+            if old is None or key in written or old.valid_to_ms == version.valid_to_ms:
                 continue
-            closed += 1
+            name = document_key(self._keys, key, line)
             if version.valid_to_ms is None:
-                commands.append(("HDEL", self._key(key, line), "valid_to"))
-                commands.append(("HSET", self._key(key, line), "current", 1))
+                commands += [("HDEL", name, "valid_to"), ("HSET", name, "current", 1)]
             else:
-                commands.append(("HDEL", self._key(key, line), "current"))
-                commands.append(("HSET", self._key(key, line), "valid_to", version.valid_to_ms))
-        for key in removed:
-            commands += [("UNLINK", self._key(key, line)), ("HDEL", manifest, _field(key))]
-        return PublishReport(
-            current=sum(version.valid_to_ms is None for version in after.values()),
-            added=len(added),
-            closed=closed,
-            removed=len(removed),
-            unchanged=sum(before.get(key) == version for key, version in after.items()),
-        )
-
-    def _key(self, key: VersionKey, line: str) -> str:
-        return self._keys.semantic(key.kind, key.memory_id, key.valid_from_ms, line)
+                commands += [("HDEL", name, "current"), ("HSET", name, "valid_to", version.valid_to_ms)]
+        removed = {document_key(self._keys, key, line) for key in before if key not in after}
+        return commands + unlink_commands(sorted(removed.difference(unseen)))
 
 
-def decode_manifest(answer: Mapping[bytes, bytes]) -> Versions:
-    """All versions of a line, as its manifest lists them."""
-    versions: Versions = {}
-    for name, value in answer.items():
-        kind, memory_id, valid_from_ms = name.decode().split(":")
-        digest, valid_to_ms = msgspec.msgpack.decode(value, type=tuple[bytes, int | None])
-        versions[VersionKey(kind, memory_id, int(valid_from_ms))] = Version(digest, valid_to_ms)
-    return versions
+def _keep(
+    plan: _Plan, memory: MemoryKey, revised: Mapping[int, Version], horizon_ms: int | None
+) -> Iterable[tuple[VersionKey, Version]]:
+    """Enter the versions of a memory into the plan; those that have not expired are returned."""
+    own = {VersionKey(*memory, begin): version for begin, version in revised.items()}
+    kept, expired_until = expire(own, horizon_ms)
+    plan.after.update(kept)
+    plan.gone.update(own.keys() - kept.keys())
+    if expired_until is not None:
+        plan.expired[memory[0]] = max(expired_until, plan.expired.get(memory[0], expired_until))
+    return kept.items()
 
 
-def _stamp(versions: Versions) -> bytes:
-    """Digest of all versions of a line: readers that keep a copy of what it lists compare it (`snapshots`)."""
-    digest = hashlib.blake2b(digest_size=STAMP_BYTES)
-    for key in sorted(versions):
-        digest.update(_field(key).encode() + b"\x00" + _value(versions[key]))
-    return digest.hexdigest().encode()
+def _expire_others(plan: _Plan, wanted: Collection[SemanticType], horizon_ms: int | None) -> None:
+    """Let versions of the kinds that are not published expire too: the line has one past."""
+    others: dict[MemoryKey, dict[int, Version]] = {}
+    for key, version in plan.after.items():
+        if key.kind not in wanted:
+            others.setdefault((key.kind, key.memory_id), {})[key.valid_from_ms] = version
+    for memory, versions in others.items():
+        for begin in versions:
+            del plan.after[VersionKey(*memory, begin)]
+        _keep(plan, memory, versions, horizon_ms)
 
 
-def _field(key: VersionKey) -> str:
-    return f"{key.kind}:{key.memory_id}:{key.valid_from_ms}"
-
-
-def _value(version: Version) -> bytes:
-    return msgspec.msgpack.encode((version.digest, version.valid_to_ms))
-
-
-def _time_commands(key: str, kind: str, before: set[int], after: set[int]) -> list[Command]:
-    commands: list[Command] = [("HSET", key, f"{kind}:{time}", 1) for time in sorted(after - before)]
-    commands += [("HDEL", key, f"{kind}:{time}") for time in sorted(before - after)]
-    return commands
-
-
-def _document(packed: PackedSemantic, line: str, encoder_id: str) -> dict[str, str | int | bytes]:
-    fields: dict[str, str | int | bytes] = {
-        "body": packed.body,
-        "scope": semantic_tags(packed.kind, line, packed.product_ids, packed.regime),
-    }
-    if packed.vector is not None:
-        fields[vector_field(CONCEPT_VECTOR, encoder_id)] = packed.vector
-    return fields
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    packed: PackedSemantic
-    encoder_id: str
-
-
-def _snapshots(
-    publications: Sequence[Publication], line: str, kinds: Collection[SemanticType]
-) -> tuple[dict[tuple[MemoryKey, bytes], _Prepared], dict[str, dict[int, Snapshot]]]:
-    """Validated content by id and digest, and the snapshots of each kind by time."""
-    contents: dict[tuple[MemoryKey, bytes], _Prepared] = {}
-    snapshots: dict[str, dict[int, Snapshot]] = {kind.value: {} for kind in kinds}
-    for publication in publications:
-        # A version is seen from its millisecond on: rounded up, never earlier than it was known.
-        time_ms = ms_rounded_up(validate_timestamp(publication.valid_from, "valid_from"))
-        found: dict[str, dict[MemoryKey, bytes]] = {kind.value: {} for kind in kinds}
-        for memory in publication.memories:
-            validate_semantic(memory)
-            packed = pack_semantic(memory)
-            key = (packed.kind.value, packed.memory_id)
-            if packed.kind not in kinds:
-                raise _misplaced(memory, "kinds", f"is a {packed.kind}, which this publication is not about")
-            if memory.line != line:
-                raise _misplaced(memory, "line", f"belongs to line {memory.line!r}, not to {line!r}")
-            if key in found[packed.kind]:
-                raise _misplaced(memory, "memory_id", "occurs twice")
-            found[packed.kind][key] = packed.digest
-            contents[(key, packed.digest)] = _Prepared(packed, memory.encoder_id)
-        for kind, snapshot in found.items():
-            snapshots[kind][time_ms] = snapshot
-    encoders = {content.encoder_id for content in contents.values()}
-    if len(encoders) > 1:
-        raise InvalidRecordError(
-            f"memories of the encoders {', '.join(sorted(encoders))} are published as one line.",
-            remedy="A knowledge line has one encoder: publish each line by itself.",
-            field="encoder_id",
-        )
-    return contents, snapshots
-
-
-def _misplaced(memory: SemanticMemory, field: str, problem: str) -> InvalidRecordError:
-    return InvalidRecordError(
-        f"semantic memory {memory.memory_id} {problem}.", remedy="Nothing was published.", field=field
+def _report(before: Versions, plan: _Plan) -> PublishReport:
+    after = plan.after
+    both = [key for key in after if key in before]
+    gone = [key for key in before if key not in after]
+    expired = sum(key in plan.gone for key in gone)
+    return PublishReport(
+        current=sum(version.valid_to_ms is None for version in after.values()),
+        added=len(after) - len(both),
+        closed=sum(before[key].valid_to_ms != after[key].valid_to_ms for key in both),
+        removed=len(gone) - expired,
+        unchanged=sum(before[key] == after[key] for key in both),
+        expired=expired,
+        stamp=plan.stamp.encode().decode(),
     )

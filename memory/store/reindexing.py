@@ -379,7 +379,8 @@ class Reindexer:
             watched.append(self._family.key("todo", owner))
 
         async def prepare(read: Read) -> tuple[list[Command], bool]:
-            raised: list[Command] = [] if self._token is None else await self._fence.check(read, self._token)
+            if self._token is not None:
+                await self._fence.check(read, self._token)
             if in_use is not None:
                 packed = await read("GET", self._family.key("schema", in_use.encoder_id))
                 if packed is None or msgspec.json.decode(packed, type=IndexSchema).name != in_use.name:
@@ -390,6 +391,6 @@ class Reindexer:
             if only_where_drained and job is not None and int(await read("SCARD", self._family.key("todo", owner))):
                 return [], False
             noted = [] if job is None else [("SET", self._family.key("job", owner), msgspec.json.encode(asdict(job)))]
-            return [*raised, *noted, *commands], True
+            return [*noted, *commands], True
 
         return await self._link.transaction(watched, prepare)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
-
-import msgspec
 
 from memory.asof import bounded, check_lock, check_time
 from memory.errors import InvalidQueryError, InvalidRecordError
-from memory.records import SemanticMemory, SemanticType, to_ms
+from memory.records import SemanticMemory, SemanticType, from_ms, to_ms
+from memory.store import lines
 from memory.store.access import ACCESS_DAYS, AccessCount, AccessCounters
 from memory.store.codec import ms_rounded_up
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
-from memory.store.publishing import ALL_KINDS, Publication, Publisher, PublishReport, decode_manifest
+from memory.store.manifest import horizon_of
+from memory.store.publications import ALL_KINDS, Publication, SemanticVersion, expected_contents
+from memory.store.publishing import Publisher, PublishReport
+from memory.store.semantic_contents import SemanticContents
 from memory.store.snapshots import READ_SIZE, Snapshots, unpack_document, valid_at
+from memory.store.staging import Document, document_key
 from memory.store.versions import VersionKey, Versions
 from memory.validation import validate_choice, validate_identifier
 
-__all__ = ["Publication", "PublishReport", "SemanticStore", "unpack_document"]
+__all__ = [
+    "Publication",
+    "PublishReport",
+    "SemanticStore",
+    "SemanticVersion",
+    "expected_contents",
+    "unpack_document",
+]
 
 
 class SemanticStore:
@@ -64,6 +72,7 @@ class SemanticStore:
         self._fence = fence
         self._access = access
         self._locked_to = locked_to
+        self._contents = SemanticContents(link, keys)
         self.snapshots = snapshots or Snapshots(link, keys)
 
     def at(self, as_of: datetime) -> SemanticStore:
@@ -93,6 +102,7 @@ class SemanticStore:
     ) -> PublishReport:
         """Make `memories` all that is known from a time on, in one step.
 
+        A snapshot, which nothing expires with: the nightly job publishes changes (`publish_versions`).
         Memories that are gone or whose content changed end at `valid_from`; new content begins there; unchanged
         content keeps its version. Later publications stay as they are. Publishing the same again changes nothing.
 
@@ -138,9 +148,140 @@ class SemanticStore:
         replaces_from_ms = None if since is None else ms_rounded_up(since)
         return await self._open_publisher().publish(publications, line, kinds, token, replaces_from_ms, replaces=True)
 
+    async def publish_versions(
+        self,
+        versions: Iterable[SemanticVersion],
+        *,
+        line: str,
+        kinds: Collection[SemanticType],
+        token: int,
+        since: datetime | None,
+        horizon: datetime | None,
+        aliases: Mapping[str, str] | None = None,
+        adopt: bool = True,
+    ) -> PublishReport:
+        """Replace what happened to memories from a time on, in one step; the past that has expired goes with it.
+
+        The same changes lead to the same memory, in how many publications and in which order they come. Whatever a
+        publication that was killed has left is removed.
+
+        Parameters
+        ----------
+        versions
+            What happened from `since` on: memory by memory, each in order of time (`SemanticVersion`); of several
+            changes at one time the last counts. Held in memory one memory at a time.
+        line
+            Knowledge line that they belong to; memories of other lines are not touched.
+        kinds
+            Kinds that `versions` is about; memories of other kinds only expire.
+        token
+            Fencing token of the run, which it has announced (`Fence.raise_to`).
+        since
+            From when on the past is replaced. None for all of it: then documents that are missing or damaged are
+            written again, and those that no list names are removed.
+        horizon
+            Versions that ended then or earlier go; None keeps all that is given. Those that stay keep the time that
+            they began.
+        aliases
+            Ids that memories of the line had before, with those that they have: all that there are. None leaves them.
+        adopt
+            Make this the line that is read for its encoder where there is none yet.
+
+        Raises
+        ------
+        InvalidRecordError
+            A memory is malformed, of another line or kind; changes are out of order; or `since` lies in the past that
+            has expired (`horizon` of this store), so that `since=None` is needed. Nothing is published.
+        FencedOutError
+            A newer run has begun, or Redis was emptied since this one did. Nothing is published.
+        StoreUnavailableError
+            Redis went away: publishing again completes it.
+
+        Notes
+        -----
+        Documents are written before the step, 100 at a time; the step itself takes the server some 0.1 ms for each
+        version that is new or ends, during which nobody else is served.
+        """
+        return await self._open_publisher().publish_versions(
+            versions, line, kinds, token, since, horizon, aliases, adopt=adopt
+        )
+
+    # --- lines -----------------------------------------------------------------------------------------------
+
     async def set_current_line(self, line: str, encoder_id: str, *, token: int) -> None:
-        """Make a knowledge line the one that is read for an encoder, in one step."""
-        await self._fence.write([("HSET", self._keys.current_line, encoder_id, line)], token)
+        """Make a knowledge line the one that is read for an encoder, as of any time, in one step; see `take_over`."""
+        commands = [("HSET", self._keys.current_line, encoder_id, line), ("DEL", self._keys.line_history(encoder_id))]
+        await self._fence.write(commands, token)
+
+    async def take_over(
+        self, line: str, encoder_id: str, *, current_from: datetime, token: int, make_current: bool = True
+    ) -> None:
+        """Let a line take over from the one that is read for an encoder, in one step.
+
+        From `current_from` on it answers, also questions as of such a time; as of an earlier one the line before it
+        still does. Taking over again changes nothing.
+
+        Parameters
+        ----------
+        make_current
+            Make the encoder the namespace's current one in the same step.
+
+        Raises
+        ------
+        FencedOutError
+            A newer run has begun. Nothing changes.
+        """
+        await lines.take_over(
+            self._link,
+            self._keys,
+            self._indexes,
+            self._fence,
+            line,
+            encoder_id,
+            current_from=current_from,
+            token=token,
+            make_current=make_current,
+        )
+
+    async def drop_line(self, line: str, token: int) -> int:
+        """Remove a line and all its versions, and return how many those were.
+
+        It is not read any more from the first step on; then its documents go, in batches. Dropping it again completes
+        what was interrupted.
+        """
+        return await lines.drop_line(self._link, self._keys, self._fence, line, token)
+
+    async def line_at(self, as_of: datetime, encoder_id: str | None = None) -> str | None:
+        """The knowledge line that answers questions as of a time; None where there is none."""
+        encoder_id = encoder_id or await self._indexes.current_encoder()
+        return None if encoder_id is None else await self.snapshots.line(encoder_id, to_ms(self._bounded(as_of)))
+
+    async def lines(self) -> list[str]:
+        """All lines that Redis lists versions of, read or not; sorted. Looks at every key of the server."""
+        return await self._contents.lines()
+
+    async def succession(self, encoder_id: str) -> list[tuple[datetime | None, str]]:
+        """Lines that were read for an encoder, and from when on; None is always. Empty where none ever took over."""
+        found = lines.Succession.decode(await self._link.execute("HGETALL", self._keys.line_history(encoder_id)))
+        return list(zip((None, *map(from_ms, found.since_ms)), found.lines, strict=False))
+
+    async def aliases(self, line: str) -> dict[str, str]:
+        """Ids that memories of a line had before, with those that they have; sorted."""
+        answer = await self._link.execute("HGETALL", self._keys.memory_aliases(line))
+        return {old.decode(): new.decode() for old, new in sorted(answer.items())}
+
+    async def stamp(self, line: str) -> str | None:
+        """What the last publication of a line stamped it with (`PublishReport.stamp`); None where there is none.
+
+        It says what the line lists, so it tells whether Redis still holds what was published.
+        """
+        stamp = await self._link.execute("GET", self._keys.semantic_stamp(line))
+        return None if stamp is None else stamp.decode()
+
+    async def horizon(self, line: str) -> datetime | None:
+        """When the last version that has expired ended: earlier times cannot be asked about; None for no such end."""
+        horizon_ms = horizon_of(await self._link.execute("GET", self._keys.semantic_stamp(line)))
+        return None if horizon_ms is None else from_ms(horizon_ms)
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -165,6 +306,8 @@ class SemanticStore:
         ------
         InvalidQueryError
             The kind is not known, or the question is not bounded inside a replay.
+        PastExpiredError
+            What was known at the time that is asked about has left Redis.
         """
         return await self._read(kind, line, bounded(None, self._locked_to))
 
@@ -175,9 +318,9 @@ class SemanticStore:
         return await self._read(kind, line, self._bounded(as_of))
 
     async def versions(self, memory_id: str, *, line: str | None = None) -> list[SemanticMemory]:
-        """All versions of one memory, oldest first; with `mem.at(t)`, those that were known then."""
+        """All versions of one memory that are kept, oldest first; with `mem.at(t)`, those that were known then."""
         as_of = bounded(None, self._locked_to)
-        line, stored = await self._versions_of(memory_id, line)
+        line, stored = await self._versions_of(memory_id, line, as_of)
         if as_of is not None:
             stored = {key: version for key, version in stored.items() if key.valid_from_ms <= to_ms(as_of)}
         return await self._load(stored, line, as_of)
@@ -185,39 +328,40 @@ class SemanticStore:
     async def get(self, memory_id: str, *, line: str | None = None) -> SemanticMemory | None:
         """The current version of one memory (with `mem.at(t)` the one valid then); None where there is none."""
         as_of = bounded(None, self._locked_to)
-        line, stored = await self._versions_of(memory_id, line)
+        line, stored = await self._versions_of(memory_id, line, as_of)
         found = await self._load(valid_at(stored, None if as_of is None else to_ms(as_of)), line, as_of)
         return found[-1] if found else None
 
     async def counts(self, *, line: str | None = None) -> dict[str, int]:
         """Number of memories of each kind that are known now; with `mem.at(t)`, that were known then."""
         as_of = bounded(None, self._locked_to)
-        line = line or await self.current_line()
-        versions = {} if line is None else await self.snapshots.versions(line)
-        versions = valid_at(versions, None if as_of is None else to_ms(as_of))
+        line = await self._line(line, as_of)
+        as_of_ms = None if as_of is None else to_ms(as_of)
+        versions = {} if line is None else await self.snapshots.versions(line, as_of_ms=as_of_ms)
+        versions = valid_at(versions, as_of_ms)
         return {kind.value: sum(key.kind == kind for key in versions) for kind in ALL_KINDS}
 
-    async def digest(self, *, line: str | None = None) -> str:
-        """SHA-256 over every field of every version of a line, in order; access counters are no part of it.
+    # --- as it lies there --------------------------------------------------------------------------------------
 
-        The same knowledge gives the same digest in any namespace's Redis, whatever led to it: of the line's name, the
-        namespace counts for nothing.
+    async def digest(self, *, line: str | None = None) -> str:
+        """SHA-256 over all semantic memory, or over one line: every field but access counters.
+
+        All of it is every line, the stamps and aliases, which line is and was read for each encoder, and the registered
+        encoders. The same knowledge gives the same digest in any namespace's Redis, whatever led to it: of the lines'
+        names, the namespace counts for nothing. Reads everything, and trusts nothing that this process has seen before.
         """
-        line = line or await self.current_line()
-        digest = hashlib.sha256()
-        if line is None:
-            return digest.hexdigest()
-        # Read as it lies there, whatever this process has seen before: a digest is a check.
-        versions = decode_manifest(await self._link.execute("HGETALL", self._keys.semantic_manifest(line)))
-        ordered = sorted(versions)
-        for start in range(0, len(ordered), READ_SIZE):
-            keys = ordered[start : start + READ_SIZE]
-            documents = await self._link.pipeline([("HGETALL", self._document_key(key, line)) for key in keys])
-            for key, document in zip(keys, documents, strict=True):
-                content = _without_namespace(document, line)
-                part = msgspec.msgpack.encode((tuple(key), versions[key].valid_to_ms, sorted(content.items())))
-                digest.update(len(part).to_bytes(8, "big") + part)
-        return digest.hexdigest()
+        return await (self._contents.digest() if line is None else self._contents.line_digest(line))
+
+    def contents(self, line: str) -> AsyncIterator[tuple[VersionKey, Document]]:
+        """The stored fields of every version that a line lists, in order; no fields where the document is missing.
+
+        The counterpart of `expected_contents`, for comparison. 200 documents a round trip.
+        """
+        return self._contents.documents(line)
+
+    async def orphans(self, line: str) -> list[VersionKey]:
+        """Versions of a line that lie in Redis but are not listed; sorted. Looks at every key of the server."""
+        return await self._contents.orphans(line)
 
     # --- access ----------------------------------------------------------------------------------------------
 
@@ -245,34 +389,43 @@ class SemanticStore:
         bounded(time, self._locked_to)
         return time
 
-    def _document_key(self, key: VersionKey, line: str) -> str:
-        return self._keys.semantic(key.kind, key.memory_id, key.valid_from_ms, line)
+    async def _line(self, line: str | None, as_of: datetime | None) -> str | None:
+        """The line that was named, or the one that answers questions of that time."""
+        if line is not None or as_of is None:
+            return line or await self.current_line()
+        return await self.line_at(as_of)
 
-    async def _versions_of(self, memory_id: str, line: str | None) -> tuple[str, Versions]:
+    async def _versions_of(self, memory_id: str, line: str | None, as_of: datetime | None) -> tuple[str, Versions]:
+        """All versions of a memory; an id that it had before leads to it too."""
         try:
             validate_identifier(memory_id, "memory_id")
         except InvalidRecordError as error:
             raise InvalidQueryError(error.message, remedy=error.remedy, argument="memory_id") from error
-        line = line or await self.current_line()
+        line = await self._line(line, as_of)
         if line is None:
             return "", {}
-        stored = await self.snapshots.versions(line)
-        return line, {key: version for key, version in stored.items() if key.memory_id == memory_id}
+        stored = await self.snapshots.versions(line, as_of_ms=None if as_of is None else to_ms(as_of))
+        own = {key: version for key, version in stored.items() if key.memory_id == memory_id}
+        if not own:
+            name = await self._link.execute("HGET", self._keys.memory_aliases(line), memory_id)
+            own = {key: version for key, version in stored.items() if name and key.memory_id == name.decode()}
+        return line, own
 
     async def _read(self, kind: SemanticType | None, line: str | None, as_of: datetime | None) -> list[SemanticMemory]:
         kinds = ALL_KINDS if kind is None else (_checked_kind(kind),)
-        line = line or await self.current_line()
+        line = await self._line(line, as_of)
         if line is None:
             return []
-        versions = await self.snapshots.versions(line, kinds)
-        return await self._load(valid_at(versions, None if as_of is None else to_ms(as_of)), line, as_of)
+        as_of_ms = None if as_of is None else to_ms(as_of)
+        versions = await self.snapshots.versions(line, kinds, as_of_ms=as_of_ms)
+        return await self._load(valid_at(versions, as_of_ms), line, as_of)
 
     async def _load(self, versions: Versions, line: str, as_of: datetime | None) -> list[SemanticMemory]:
         ordered = sorted(versions)
         memories: list[SemanticMemory] = []
         for start in range(0, len(ordered), READ_SIZE):
             keys = ordered[start : start + READ_SIZE]
-            documents = await self._link.pipeline([("HGETALL", self._document_key(key, line)) for key in keys])
+            documents = await self._link.pipeline([("HGETALL", document_key(self._keys, key, line)) for key in keys])
             for key, document in zip(keys, documents, strict=True):
                 if not document:
                     continue  # Published anew since the list was read.
@@ -281,19 +434,6 @@ class SemanticStore:
                     memory.valid_to = None
                 memories.append(memory)
         return memories
-
-
-# --- documents -----------------------------------------------------------------------------------------------
-
-
-def _without_namespace(document: Mapping[bytes, bytes], line: str) -> dict[bytes, bytes]:
-    """A stored hash as it would be in a namespace without a name."""
-    bare = line.partition("/")[2]
-    content = dict(document)
-    body: dict[str, Any] = msgspec.msgpack.decode(content[b"body"])
-    content[b"body"] = msgspec.msgpack.encode({**body, "line": body["line"].removeprefix(line.removesuffix(bare))})
-    content[b"scope"] = content[b"scope"].replace(line.encode(), bare.encode())
-    return content
 
 
 def _checked_kind(kind: SemanticType) -> SemanticType:

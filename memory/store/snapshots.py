@@ -1,9 +1,10 @@
 """What was known at a time, kept in the process: read from Redis once, checked each time, never stale.
 
 A publication writes the list of a line's versions (the manifest) and, in the same step, a digest of it (the stamp).
-Whoever asks reads two small things in one round trip: which line is current, and its stamp. Where both are what they
-were, everything read before still holds; where they are not, the list and then the memories are read anew, only those
-of the kinds asked for, and only those valid at the time asked for.
+Whoever asks reads small things in one round trip: which line is (or, as of a time, was) current, and its stamp. Where
+they are what they were, everything read before still holds; where they are not, the list and then the memories are read
+anew, only those of the kinds asked for, and only those valid at the time asked for. The stamp also says until when the
+past has expired: a question as of an earlier time is refused, whatever this process still holds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from redis.exceptions import ResponseError
 from memory.errors import StoreUnavailableError
 from memory.records import SEMANTIC_CLASSES, SemanticMemory, SemanticType
 from memory.store.keys import CONCEPT_VECTOR, Keys
+from memory.store.lines import LineChoice
 from memory.store.link import Command, RedisLink, check_complete
-from memory.store.publishing import ALL_KINDS, decode_manifest
+from memory.store.manifest import check_past, decode_manifest
+from memory.store.publications import ALL_KINDS
 from memory.store.scan import lost_index
 from memory.store.semantic_codec import unpack_semantic
 from memory.store.versions import VersionKey, Versions
@@ -113,70 +116,79 @@ class Snapshots:
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._lines: dict[str, str] = {}
+        self._lines = LineChoice(keys)
         self._histories: dict[tuple[str, str], _History] = {}
         self._versions: dict[str, _Versions] = {}
         self._reading = asyncio.Lock()
-
-    def _line_seen(self, encoder_id: str, answer: bytes | None) -> str | None:
-        """Note the server's answer to ``HGET current_line encoder``, and return the line."""
-        if answer is None:
-            self._lines.pop(encoder_id, None)
-            return None
-        line = self._lines[encoder_id] = answer.decode()
-        return line
 
     # --- what is known ---------------------------------------------------------------------------------------
 
     async def known(
         self, encoder_id: str, kinds: Collection[SemanticType], as_of_ms: int | None
     ) -> dict[SemanticType, tuple[StoredVersion, ...]]:
-        """What an encoder's current line knows (or knew at a time) of some kinds, by id; empty without a line."""
+        """What an encoder's line knows (or knew at a time) of some kinds, by id; empty without a line.
+
+        Raises
+        ------
+        PastExpiredError
+            What was known at that time has left Redis.
+        """
         for _ in range(ATTEMPTS):
-            line, stamp = await self._check(encoder_id)
+            line, stamp = await self._check(encoder_id, as_of_ms)
             if line is None:
                 return dict.fromkeys(kinds, ())
+            check_past(stamp, as_of_ms, line)
             found = await self._of_line(line, kinds, as_of_ms, stamp)
             if found is not None:
                 return found
         raise _unsettled(encoder_id)
 
-    async def found(self, encoder_id: str, search: Callable[[str], Command]) -> list[tuple[float, StoredVersion]]:
-        """What a search of an encoder's current line finds, with the distances; empty without a line.
+    async def found(
+        self, encoder_id: str, as_of_ms: int | None, search: Callable[[str], Command]
+    ) -> list[tuple[float, StoredVersion]]:
+        """What a search of an encoder's line finds, with the distances; empty without a line.
 
         Parameters
         ----------
         encoder_id
             Whose line it is.
+        as_of_ms
+            Time that is asked about, milliseconds since 1970; None for what is known now.
         search
             Gives the command for a line: an FT.SEARCH of semantic memories that returns ``distance`` alone.
 
         Returns
         -------
         In the server's order. One round trip where all that is found was read before.
+
+        Raises
+        ------
+        PastExpiredError
+            What was known at that time has left Redis.
         """
-        which_line = ("HGET", self._keys.current_line, encoder_id)
+        which_line = self._lines.commands(encoder_id, as_of_ms)
         for _ in range(ATTEMPTS):
-            line = self._lines.get(encoder_id)
+            line = self._lines.expected(encoder_id, as_of_ms)
             if line is None:
-                line = self._line_seen(encoder_id, await self._link.execute(*which_line))
+                line = self._lines.choose(encoder_id, as_of_ms, await self._link.pipeline(which_line))
                 if line is None:
                     return []
             which_stamp = ("GET", self._keys.semantic_stamp(line))
             try:
-                answers = await self._link.pipeline([which_line, which_stamp, search(line), which_stamp])
+                answers = await self._link.pipeline([*which_line, which_stamp, search(line), which_stamp])
             except ResponseError as error:
                 # Where the memory was emptied since it was last asked, there is neither an index nor a line.
                 # Nor is there an index before something was published that it holds.
-                if self._line_seen(encoder_id, await self._link.execute(*which_line)) != line:
+                if self._lines.choose(encoder_id, as_of_ms, await self._link.pipeline(which_line)) != line:
                     continue
                 if not await self._link.execute("EXISTS", self._keys.semantic_manifest(line)):
                     return []
                 remedy = "Build it again: mem.indexes.ensure_semantic(encoder_id); what is stored is safe."
                 raise lost_index(error, self._keys.semantic_index(encoder_id), remedy) from error
-            current, stamp, answer, stamp_after = answers
-            if self._line_seen(encoder_id, current) != line or stamp != stamp_after:
+            *which, stamp, answer, stamp_after = answers
+            if self._lines.choose(encoder_id, as_of_ms, which) != line or stamp != stamp_after:
                 continue
+            check_past(stamp, as_of_ms, line)
             rows = check_complete(answer)[b"results"]
             distances = {_version_key(row[b"id"]): float(row[b"extra_attributes"][b"distance"]) for row in rows}
             versions = await self._read(line, list(distances), stamp)
@@ -184,29 +196,44 @@ class Snapshots:
                 return [(distances[version.key], version) for version in versions]
         raise _unsettled(encoder_id)
 
-    async def versions(self, line: str, kinds: Collection[SemanticType] = ALL_KINDS) -> Versions:
-        """All versions of some kinds of a line."""
+    async def line(self, encoder_id: str, as_of_ms: int | None) -> str | None:
+        """The line that is read for an encoder, or was read at a time; None where there is none."""
+        answers = await self._link.pipeline(self._lines.commands(encoder_id, as_of_ms))
+        return self._lines.choose(encoder_id, as_of_ms, answers)
+
+    async def versions(
+        self, line: str, kinds: Collection[SemanticType] = ALL_KINDS, *, as_of_ms: int | None = None
+    ) -> Versions:
+        """All versions of some kinds of a line that are kept.
+
+        Raises
+        ------
+        PastExpiredError
+            What was known at `as_of_ms` has left Redis.
+        """
         for _ in range(ATTEMPTS):
             stamp = await self._link.execute("GET", self._keys.semantic_stamp(line))
+            check_past(stamp, as_of_ms, line)
             histories = await self._histories_of(line, kinds, stamp)
             if histories is not None:
                 return {key: version for history in histories.values() for key, version in history.versions.items()}
         raise _unsettled(line)
 
-    async def _check(self, encoder_id: str) -> tuple[str | None, bytes | None]:
-        """The current line and its stamp; one round trip where the line is the expected one."""
-        line = self._lines.get(encoder_id)
+    async def _check(self, encoder_id: str, as_of_ms: int | None) -> tuple[str | None, bytes | None]:
+        """The line to ask and its stamp; one round trip where the line is the expected one."""
+        which_line = self._lines.commands(encoder_id, as_of_ms)
+        expected = self._lines.expected(encoder_id, as_of_ms)
         while True:
-            commands: list[tuple[str, ...]] = [("HGET", self._keys.current_line, encoder_id)]
-            if line is not None:
-                commands.append(("GET", self._keys.semantic_stamp(line)))
+            commands = list(which_line)
+            if expected is not None:
+                commands.append(("GET", self._keys.semantic_stamp(expected)))
             answers = await self._link.pipeline(commands)
-            current = self._line_seen(encoder_id, answers[0])
-            if current is None:
+            line = self._lines.choose(encoder_id, as_of_ms, answers)
+            if line is None:
                 return None, None
-            if current == line:
-                return line, answers[1]
-            line = current
+            if line == expected:
+                return line, answers[-1]
+            expected = line
 
     async def _of_line(
         self, line: str, kinds: Collection[SemanticType], as_of_ms: int | None, stamp: bytes | None

@@ -9,7 +9,7 @@ the first place.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 MemoryKey = tuple[str, str]
@@ -50,6 +50,59 @@ def snapshot_at(versions: Mapping[VersionKey, Version], time_ms: int) -> dict[Me
         for key, version in versions.items()
         if key.valid_from_ms <= time_ms and (version.valid_to_ms is None or version.valid_to_ms > time_ms)
     }
+
+
+Change = tuple[int, bytes | None]
+"""From a time on (milliseconds since 1970) a memory has some content; None where it is not known any more."""
+
+
+def revise(kept: Mapping[int, Version], changes: Sequence[Change], *, since_ms: int | None) -> dict[int, Version]:
+    """The versions of one memory, by the time that they begin, after all that happened from a time on was replaced.
+
+    Parameters
+    ----------
+    kept
+        Its versions so far, those that begin at `since_ms` or later left out: they are replaced.
+    changes
+        What happens from `since_ms` on, in order of time; of several at one time the last counts.
+    since_ms
+        From when on the past is replaced; None for all of it (`kept` is empty then).
+    """
+    result: dict[int, Version] = {}
+    begin: int | None = None
+    content: bytes | None = None
+    for time, version in kept.items():
+        if since_ms is not None and (version.valid_to_ms is None or version.valid_to_ms >= since_ms):
+            begin, content = time, version.digest  # What ended it is replaced: it goes on.
+        else:
+            result[time] = version
+    for position, (time, digest) in enumerate(changes):
+        overtaken = position + 1 < len(changes) and changes[position + 1][0] == time
+        if overtaken or digest == content:
+            continue
+        if begin is not None and content is not None:
+            result[begin] = Version(content, time)
+        begin, content = time, digest
+    if begin is not None and content is not None:
+        result[begin] = Version(content, None)
+    return result
+
+
+def expire(versions: Mapping[VersionKey, Version], horizon_ms: int | None) -> tuple[Versions, int | None]:
+    """The versions that are valid at some time after a horizon, and when the last of the others ended; None for none.
+
+    Versions that stay keep the time that they began, however long ago.
+    """
+    if horizon_ms is None:
+        return dict(versions), None
+    kept: Versions = {}
+    expired_until: int | None = None
+    for key, version in versions.items():
+        if version.valid_to_ms is not None and version.valid_to_ms <= horizon_ms:
+            expired_until = version.valid_to_ms if expired_until is None else max(expired_until, version.valid_to_ms)
+        else:
+            kept[key] = version
+    return kept, expired_until
 
 
 def republish(history: History, snapshots: Mapping[int, Snapshot], *, replace_from_ms: int | None = None) -> History:

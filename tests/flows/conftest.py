@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,3 +110,120 @@ def undisturbed(
     (line,) = counts.values()
     assert line["patterns"] > line["patterns_new"] > 0  # both days left their mark in what is compared
     return nights.digests(namespace, servers)
+
+
+SMALL_HOURS = 12
+"""Of each day of the small world: 720 states, which are enough for a handful of patterns."""
+
+
+@dataclass(frozen=True)
+class SmallWorld:
+    """Two short nights that were consolidated, with transitions, in a namespace and home of their own.
+
+    Attributes
+    ----------
+    days
+        The days; `end` is when the last of them ended.
+    redis_digests
+        Digest of all semantic memory after each of them.
+    """
+
+    namespace: str
+    home: Path
+    days: tuple[dt.date, ...]
+    end: dt.datetime
+    redis_digests: tuple[str, ...]
+    servers: Any
+
+    async def redis_digest(self, namespace: str) -> str:
+        """Digest of all semantic memory of a namespace."""
+        async with memory.connect(redis_url=self.servers.redis_url, namespace=namespace) as mem:
+            return await mem.semantic.digest()
+
+    async def line_digest(self, line: str) -> str:
+        """Digest of one line in Redis."""
+        async with memory.connect(redis_url=self.servers.redis_url, namespace=self.namespace) as mem:
+            return await mem.semantic.digest(line=line)
+
+    def digests(self) -> tuple[str, str]:
+        """Digests of all knowledge in the ledger and in Redis."""
+        with Ledger.open(self.servers.database_url) as ledger:
+            return ledger.digest(self.namespace).digest, asyncio.run(self.redis_digest(self.namespace))
+
+
+def small_experiences(days: Sequence[dt.date]) -> list[EpisodicMemory]:
+    """What two agents live through in the first hours of some days, in one product."""
+    market, agents = Market.sample("binance", [PRODUCT]), [a for a in baseline_agents(0) if a.agent_id in OBSERVERS]
+    midnights = [dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC) for day in days]
+    return [
+        experience
+        for start in midnights
+        for experience in simulate(market, start, start + dt.timedelta(days=1), agents, default_encoder()).experiences()
+        if experience.timestamp < start + dt.timedelta(hours=SMALL_HOURS)
+    ]
+
+
+async def record_small(namespace: str, redis_url: str, days: Sequence[dt.date]) -> None:
+    """Put what the two agents live through into a namespace, as a recording does."""
+    async with memory.connect(redis_url=redis_url, namespace=namespace) as mem:
+        await register_encoder(mem, default_encoder())
+        experiences = small_experiences(days)
+        report = await mem.episodic.add_many(experiences)
+        assert len(report.stored) == len(experiences)
+
+
+@pytest.fixture(scope="session")
+def consolidated_small(servers: Any, prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+    """The small world; use `small_world`, which is where its home and namespace are configured."""
+    from flows.consolidate_memories import Parameters, consolidate_memories
+    from flows.update_transitions import Parameters as TransitionParameters
+    from flows.update_transitions import update_transitions
+
+    assert prefect_server
+    namespace, home = f"t-small-{uuid.uuid4().hex[:8]}", tmp_path_factory.mktemp("small")
+    days = (FIRST, SECOND)
+    world = SmallWorld(
+        namespace, home, days, dt.datetime.combine(days[-1], dt.time(), tzinfo=dt.UTC) + dt.timedelta(1), (), servers
+    )
+    asyncio.run(record_small(namespace, servers.redis_url, days))
+    digests = []
+    with pytest.MonkeyPatch.context() as patch:
+        _configure(patch, world)
+        for day in days:
+            consolidate_memories(Parameters(namespace=namespace, date=day))
+            update_transitions(TransitionParameters(namespace=namespace, date=day))
+            digests.append(asyncio.run(world.redis_digest(namespace)))
+    return replace(world, redis_digests=tuple(digests))
+
+
+@pytest.fixture
+def small_world(consolidated_small: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> SmallWorld:
+    """Two short nights that were consolidated; a test that changes something undoes it."""
+    _configure(monkeypatch, consolidated_small)
+    return consolidated_small
+
+
+@pytest.fixture
+def small_world_digests(consolidated_small: SmallWorld, servers: Any) -> Callable[[], tuple[str, str]]:
+    """Digests of the small world's one line, in the ledger and in Redis."""
+
+    def read() -> tuple[str, str]:
+        with Ledger.open(servers.database_url) as ledger:
+            (record,) = ledger.lines.list(consolidated_small.namespace)
+            digest = ledger.digest(consolidated_small.namespace, [record.line]).digest
+        return digest, asyncio.run(consolidated_small.line_digest(record.line))
+
+    return read
+
+
+@pytest.fixture
+def record(servers: Any) -> Callable[[str, Sequence[dt.date]], None]:
+    """Records short days, as those of the small world, into a namespace."""
+    return lambda namespace, days: asyncio.run(record_small(namespace, servers.redis_url, days))
+
+
+def _configure(patch: pytest.MonkeyPatch, world: SmallWorld) -> None:
+    patch.setenv("COINSWARM_HOME", str(world.home))
+    patch.setenv("COINSWARM_REDIS_URL", world.servers.redis_url)
+    patch.setenv("COINSWARM_DATABASE_URL", world.servers.database_url)
+    patch.setenv("COINSWARM_NAMESPACE", world.namespace)

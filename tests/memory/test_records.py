@@ -203,6 +203,8 @@ def test_semantic_memories_know_their_kind() -> None:
         ({"encoder_id": ""}, "encoder_id"),
         ({"valid_from": datetime(2021, 6, 17)}, "valid_from"),
         ({"valid_to": DAY - timedelta(days=1)}, "valid_to"),
+        ({"q_value": 1.5}, "q_value"),
+        ({"q_value": float("nan")}, "q_value"),
     ],
 )
 def test_a_bad_field_of_a_semantic_memory_is_named(change: dict[str, Any], field: str) -> None:

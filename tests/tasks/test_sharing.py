@@ -13,7 +13,7 @@ from memory import Action, EpisodicMemory, MemoryConnection, Side
 from memory.window import Window
 from tasks.pruning import forget_shared
 from tasks.recording import replay_market
-from tasks.runs import TaskContext
+from tasks.runs import LedgerRun, TaskContext
 from tasks.workspace import Workspace, open_workspace
 
 WINDOW = Window.of_date(dt.date(2021, 6, 17))
@@ -24,6 +24,15 @@ DAY = dt.timedelta(days=1)
 def workspace(configured: str) -> Iterator[Workspace]:
     with open_workspace(configured) as opened:
         yield opened
+
+
+def held_by_a_run(workspace: Workspace) -> TaskContext:
+    """The context of a run that holds the namespace."""
+    ledger = workspace.ledger
+    run_id = ledger.runs.start("prune_memories", workspace.namespace, {}, lease_s=60)
+    token = ledger.fence.acquire(workspace.namespace, run_id, flow="prune_memories", lease_s=60)
+    workspace.raise_fence(token)
+    return TaskContext.of(LedgerRun(workspace, run_id, WINDOW, token))
 
 
 def experience(days_before: int) -> EpisodicMemory:
@@ -54,15 +63,39 @@ def test_shared_experiences_go_thirty_days_after_their_decision_and_the_ledger_s
         return await mem.shared.count()
 
     workspace.with_memory(share)
-    ledger = workspace.ledger
-    run_id = ledger.runs.start("prune_memories", workspace.namespace, {}, lease_s=60)
-    token = ledger.fence.acquire(workspace.namespace, run_id, flow="prune_memories", lease_s=60)
-    context = TaskContext(workspace.namespace, run_id, token.value, WINDOW.name)
+    context = held_by_a_run(workspace)
+    removals = workspace.ledger.removals
     assert forget_shared.fn(context, dry_run=True) == {"forgotten_shared": 2}
-    assert (workspace.with_memory(left), ledger.runs.removals(workspace.namespace)) == (5, [])
+    assert (workspace.with_memory(left), removals.list(workspace.namespace)) == (5, [])
     assert forget_shared.fn(context, dry_run=False) == {"forgotten_shared": 2}
     assert workspace.with_memory(left) == 3
-    assert ledger.runs.removals(workspace.namespace, run_id) == [("SHARED", WINDOW, "older than 30 days", 2)]
+    (removal,) = removals.list(workspace.namespace, context.run_id)
+    assert (removal.memory_type, removal.window, removal.rule) == ("SHARED", WINDOW, "older than 30 days")
+    assert (removal.before, removal.count) == (WINDOW.end - 30 * DAY, 2)
+    assert removal.removed_at is not None
+
+
+def test_a_removal_that_died_half_way_is_completed_by_the_next_run_with_its_whole_count(workspace: Workspace) -> None:
+    context = held_by_a_run(workspace)
+    before = WINDOW.end - 30 * DAY
+
+    async def share(mem: MemoryConnection) -> None:
+        await mem.shared.add_shared_experiences([experience(days) for days in (29, 31, 33)])
+
+    async def left(mem: MemoryConnection) -> int:
+        return await mem.shared.count()
+
+    workspace.with_memory(share)
+    # Another run planned three, and died when it had removed one of them.
+    planned = workspace.ledger.removals.plan(
+        context.fencing_token, memory_type="SHARED", window=WINDOW, before=before, rule="older than 30 days", count=3
+    )
+    assert forget_shared.fn(context, dry_run=True) == {"forgotten_shared": 2}
+    assert workspace.ledger.removals.open(workspace.namespace) == [planned]
+    assert forget_shared.fn(context, dry_run=False) == {"forgotten_shared": 2}
+    assert workspace.ledger.removals.open(workspace.namespace) == []
+    (removal,) = workspace.ledger.removals.list(workspace.namespace)
+    assert (removal.count, workspace.with_memory(left)) == (3, 1)
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class FoldCheckpoint(Base):
     counts: Mapped[JsonObject]
     run_id: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    stamp: Mapped[str | None]
 
 
 class FoldItem(Base):
@@ -165,6 +166,42 @@ class PatternAlias(Base):
     pattern_id: Mapped[str]
 
 
+class PatternEvent(Base):
+    """Something that happened to a pattern after a window: its lineage, in the order in which the fold decided it."""
+
+    __tablename__ = "pattern_events"
+    __table_args__ = (
+        sa.Index(None, "line", "pattern_id"),
+        sa.Index(None, "line", "other_id", postgresql_where=sa.text("other_id IS NOT NULL")),
+    )
+
+    line: Mapped[str] = mapped_column(sa.ForeignKey("knowledge_lines.line"), primary_key=True)
+    window: Mapped[Window] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str]
+    pattern_id: Mapped[str]
+    other_id: Mapped[str | None]
+    label: Mapped[int | None]
+    states: Mapped[int | None]
+    cosine: Mapped[float | None]
+    threshold: Mapped[float | None]
+    rule: Mapped[str | None]
+    details: Mapped[JsonObject]
+
+
+class Refold(Base):
+    """A folding again that has begun and not ended: what was known before it, so that old names are not lost."""
+
+    __tablename__ = "refolds"
+
+    line: Mapped[str] = mapped_column(sa.ForeignKey("knowledge_lines.line"), primary_key=True)
+    first: Mapped[Window]
+    last: Mapped[Window]
+    payload: Mapped[bytes]
+    run_id: Mapped[str]
+    begun_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
 class AccessSnapshot(Base):
     """How often each memory was read in the 30 days before a window's end; written once, an input of pruning."""
 
@@ -199,6 +236,7 @@ class ScorecardEntry(Base):
     window: Mapped[Window] = mapped_column(primary_key=True)
     digest: Mapped[str]
     payload: Mapped[bytes]
+    input_digest: Mapped[str | None]
 
 
 class ScorecardMetricEntry(Base):

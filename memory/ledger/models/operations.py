@@ -26,6 +26,7 @@ class Run(Base):
         sa.CheckConstraint("status IN ('RUNNING', 'SUCCEEDED', 'FAILED', 'DEAD')", name="status"),
         sa.Index(None, "namespace", "started_at"),
         sa.Index(None, "namespace", "flow", "window"),
+        sa.Index(None, "flow_run_id", postgresql_where=sa.text("flow_run_id IS NOT NULL")),
     )
 
     run_id: Mapped[str] = mapped_column(primary_key=True)
@@ -81,10 +82,13 @@ class BenchmarkResult(Base):
 
 
 class Removal(Base):
-    """Episodic or shared memory that was removed by a rule of age."""
+    """Episodic or shared memory that a rule of age removes: planned before the deed, with `removed_at` after it."""
 
     __tablename__ = "removals"
-    __table_args__ = (sa.Index(None, "namespace", "removed_at"),)
+    __table_args__ = (
+        sa.UniqueConstraint("namespace", "memory_type", "before", "rule", name="uq_removals_plan"),
+        sa.Index(None, "namespace", "removed_at"),
+    )
 
     id: Mapped[int] = mapped_column(sa.Identity(), primary_key=True)
     namespace: Mapped[str]
@@ -92,5 +96,8 @@ class Removal(Base):
     memory_type: Mapped[str]
     window: Mapped[Window]
     rule: Mapped[str]
+    before: Mapped[datetime | None]
+    planned: Mapped[int]
     count: Mapped[int]
-    removed_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    planned_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    removed_at: Mapped[datetime | None]

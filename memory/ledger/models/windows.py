@@ -35,6 +35,7 @@ class KnowledgeLine(Base):
         sa.UniqueConstraint("namespace", "encoder_id", "algorithm_version"),
         # Two lines of a namespace can never take the same place in the order of succession.
         sa.UniqueConstraint("namespace", "activation"),
+        sa.CheckConstraint("state IN ('BUILDING', 'LIVE', 'RETIRED')", name="state"),
     )
 
     line: Mapped[str] = mapped_column(primary_key=True)
@@ -44,6 +45,7 @@ class KnowledgeLine(Base):
     activation: Mapped[int | None]
     current_from: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    state: Mapped[str]
 
 
 class ArchivedWindow(Base):
@@ -77,10 +79,13 @@ class ArchivedWindow(Base):
     experiences_rows: Mapped[int]
     experiences_bytes: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    format: Mapped[int]
+    known_at_max: Mapped[datetime | None]
+    derived_from: Mapped[str | None]
 
 
 class WindowState(Base):
-    """A window of a line: which generation is current, and whether late records made it stale."""
+    """A window of a line: which generation is current, whether late records made it stale, whether it is sealed."""
 
     __tablename__ = "windows"
     __table_args__ = (
@@ -95,6 +100,8 @@ class WindowState(Base):
     current_generation_id: Mapped[int | None]
     stale_since: Mapped[datetime | None]
     stale_reason: Mapped[str | None]
+    sealed_since: Mapped[datetime | None]
+    sealed_reason: Mapped[str | None]
 
 
 class StagedSummary(Base):

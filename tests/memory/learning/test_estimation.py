@@ -39,13 +39,14 @@ from memory.learning.evidence import (
     base_rates,
     following_volatility,
     pattern_evidence,
+    published_base_rates,
     scaled_returns,
     student_t,
 )
 from memory.learning.outcomes import ACTIONS, SCALED, VOLATILITY, compute_outcomes
 from memory.learning.predictions import HORIZONS
 from memory.learning.settings import DEFAULT_SETTINGS
-from memory.records import Interval
+from memory.records import BaseRate, BlockFigure, Interval
 from memory.retrieval import forward
 
 MINUTE_MS = 60_000
@@ -164,6 +165,42 @@ def test_base_rate_of_a_regime_hardly_seen_is_that_of_all_states() -> None:
 def test_there_is_no_base_rate_of_a_few_half_hours() -> None:
     assert base_rates(sample(evidence.MIN_BLOCKS - 1), None, 15) is None
     assert base_rates(sample(evidence.MIN_BLOCKS), None, 15) is not None
+
+
+def figure(mean: BlockMean, **changes: Any) -> BlockFigure:
+    values = {name: getattr(mean, name) for name in ("n", "blocks", "mean", "spread", "variance", "concentration")}
+    return BlockFigure(**{**values, **changes})
+
+
+def published(rates: BaseRates, **changes: Any) -> BaseRate:
+    """Base rates as the nightly job publishes them."""
+    assert rates.scaled is not None
+    assert rates.volatility is not None
+    values: dict[str, Any] = {
+        "horizon_minutes": 15,
+        "gross": figure(rates.gross),
+        "scaled": figure(rates.scaled),
+        "volatility": figure(rates.volatility),
+        "magnitude_p90": rates.reach[0.90],
+        "magnitude_p95": rates.reach[0.95],
+    }
+    return BaseRate(**{**values, **changes})
+
+
+def test_published_base_rates_stand_for_those_of_a_sample() -> None:
+    rates = base()
+    assert published_base_rates((published(rates), published(rates, horizon_minutes=5)), 15) == rates
+    assert published_base_rates((published(rates),), 60) is None
+    assert published_base_rates((), 15) is None
+
+
+def test_published_base_rates_of_few_blocks_count_for_nothing() -> None:
+    rates = base()
+    few = {"blocks": evidence.MIN_BLOCKS - 1}
+    assert rates.scaled is not None
+    assert published_base_rates((published(rates, gross=figure(rates.gross, **few)),), 15) is None
+    for lacking in ({"scaled": figure(rates.scaled, **few)}, {"scaled": None}, {"magnitude_p90": None}):
+        assert published_base_rates((published(rates, **lacking),), 15) == BaseRates(rates.gross)
 
 
 def test_a_pattern_without_intervals_is_no_evidence(projected: Any) -> None:

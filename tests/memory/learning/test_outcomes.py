@@ -133,3 +133,9 @@ def test_without_trailing_volatility_returns_are_known_and_the_rest_is_not() -> 
     measures = compute_outcomes(states, LearningSettings()).measures[0, 0]
     assert np.isfinite(measures[: SHORT_NET + 1]).all()
     assert np.isnan(measures[[SCALED, VOLATILITY]]).all()
+
+
+@pytest.mark.parametrize("price", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_price_that_is_none_gives_no_return(price: float) -> None:
+    returns = forward_returns(table([[0, 1, 2]], [[100.0, price, 101.0]]), max_gap_minutes=5)
+    assert np.isnan(returns).all()

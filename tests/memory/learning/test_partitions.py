@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.learning.partitions import assign_partitions, partition_seed
+from memory.errors import InvalidRecordError
+from memory.learning.partitions import assign_partitions, home_of, partition_seed
 from memory.records import MIXED, REGIMES
 
 
@@ -29,6 +31,24 @@ def test_no_states_have_no_partitions() -> None:
 
 def test_short_labels_are_not_truncated_to_their_width() -> None:
     assert assign_partitions(np.array(["A", "B"])).tolist() == [MIXED, MIXED]
+
+
+@given(counts=st.dictionaries(st.sampled_from(REGIMES), st.integers(0, 200), min_size=1))
+def test_home_is_the_regime_of_nine_states_in_ten_or_none(counts: dict[str, int]) -> None:
+    states = sum(counts.values())
+    if not states:
+        with pytest.raises(InvalidRecordError, match="holds no state"):
+            home_of(counts)
+        return
+    home = home_of(counts)
+    dominant = [regime for regime, held in counts.items() if 10 * held >= 9 * states]
+    assert home == (dominant[0] if dominant else MIXED)
+    assert home_of(dict(sorted(counts.items(), reverse=True))) == home
+
+
+@pytest.mark.parametrize(("others", "home"), [(0, "CRISIS"), (1, "CRISIS"), (2, MIXED)])
+def test_one_stranger_in_ten_does_not_take_a_set_out_of_its_regime(others: int, home: str) -> None:
+    assert home_of({"CRISIS": 10 - others, "QUIET": others}) == home
 
 
 def test_seeds_are_stable_over_processes_and_releases() -> None:

@@ -11,9 +11,10 @@ from memory.learning.fold import fold_window
 from memory.learning.knowledge import FoldState
 from memory.learning.outcomes import ACTIONS, SCALED, VOLATILITY
 from memory.learning.predictions import HORIZONS
-from memory.learning.projection import build_predictions, figures_of, judged_actions, project_patterns
+from memory.learning.projection import build_predictions, figures_of, judged_actions, project_patterns, reach_of
 from memory.learning.settings import LearningSettings
-from memory.records import PatternMemory, from_ms
+from memory.learning.sketches import FeatureSketch, bin_numbers
+from memory.records import LARGEST_COSINE_DISTANCE, PatternMemory, from_ms
 from memory.validation import validate_semantic
 
 SETTINGS = LearningSettings(clear_known=3, clear_group=1, clear_ratio=0.9)
@@ -145,6 +146,35 @@ def test_nine_members_in_ten_lie_within_the_reach_of_their_pattern(market, windo
     for row in range(6):
         members = truth == np.argmax(market.centres @ predictions.vectors[row])
         assert (cosines[members, row] >= predictions.cosine_floor[row]).mean() == pytest.approx(0.9, abs=0.05)
+
+
+def test_memories_say_how_far_they_reach(market, window) -> None:
+    state = folded(market, window, 0)
+    floors = dict(
+        zip(
+            *[getattr(build_predictions(state, source="replay"), name) for name in ("pattern_ids", "cosine_floor")],
+            strict=True,
+        )
+    )
+    for memory in project(state, window):
+        assert memory.reach == pytest.approx(1 - floors[memory.pattern_id])
+        assert 0 < memory.reach < 0.1
+
+
+def test_a_reach_is_never_beyond_the_opposite_vector(market, window) -> None:
+    state = folded(market, window, 0)
+    far = FeatureSketch(("cosine_distance",), bin_numbers([2.0]).astype(np.int32), np.array([5], dtype=np.int64))
+    pattern = msgspec.structs.replace(next(iter(state.patterns.values())), cosine_distance=far)
+    assert far.quantiles(0.5)[0, 0] != 2.0
+    assert reach_of(pattern) <= LARGEST_COSINE_DISTANCE
+
+
+def test_memories_name_what_they_split_from(market, window) -> None:
+    state = folded(market, window, 0)
+    first, second = sorted(state.patterns)[:2]
+    patterns = {**state.patterns, first: msgspec.structs.replace(state.patterns[first], split_from=second)}
+    said = {memory.pattern_id: memory.split_from for memory in project(replace(state, patterns=patterns), window)}
+    assert said == {name: second if name == first else None for name in patterns}
 
 
 def test_nothing_known_predicts_nothing(market, window) -> None:

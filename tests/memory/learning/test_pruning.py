@@ -8,7 +8,7 @@ import pytest
 
 from memory.learning.fold import fold_window
 from memory.learning.knowledge import FoldState
-from memory.learning.pruning import ACCESSED, GRACE, RULES, SHARPE, UNJUDGED, decide_pruning
+from memory.learning.pruning import ACCESSED, GRACE, RULES, SHARPE, UNJUDGED, decide_pruning, preview_pruning
 from memory.learning.settings import LearningSettings
 from memory.records import to_ms
 
@@ -105,3 +105,30 @@ def test_a_window_without_states_has_no_outlook_on_sets(state, window) -> None:
     outlook = fold_window(state, window(1), [], settings=SETTINGS).prune_outlook
     assert (outlook.clusters_pass, outlook.random_pass, outlook.random_sets) == (None, None, 0)
     assert outlook.patterns == 6
+
+
+def test_a_preview_decides_what_the_fold_then_does_and_changes_nothing(state, market, window) -> None:
+    bad = with_sharpe(state, 0.0)
+    names = sorted(bad.patterns)
+    access = {names[0]: 200, names[1]: 200}
+    before = bad.items()
+    preview = preview_pruning(bad, to_ms(window(1).end), access, BARE)
+    assert bad.items() == before
+    assert preview.kept == tuple(names[:2])
+    assert preview.pruned == tuple(names[2:])
+    step = fold_window(replace(bad, checkpoint=None), window(1), [], settings=BARE, access=access)
+    gone = {name for name, pattern in step.state.patterns.items() if pattern.pruned_ms is not None}
+    assert gone == set(preview.pruned)
+    assert [(item.pattern_id, item.kept, item.rules) for item in step.prune_decisions] == [
+        (item.pattern_id, item.kept, item.rules) for item in preview.decisions
+    ]
+
+
+def test_decisions_show_the_share_of_random_sets_that_would_pass(market, window) -> None:
+    step = fold_window(FoldState(), window(0), [market.summary(0)], settings=SETTINGS)
+    share = step.prune_outlook.random_pass
+    preview = preview_pruning(step.state, to_ms(window(1).end), {}, SETTINGS, step.prune_outlook)
+    assert share is not None
+    assert preview.random_share == share
+    assert {decision.random_share for decision in preview.decisions} == {share}
+    assert {decision.random_share for decision in step.prune_decisions} == {share}

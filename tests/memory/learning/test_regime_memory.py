@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import stats
 
 from memory.errors import InvalidRecordError
 from memory.learning import serial
 from memory.learning.context import ProjectionContext
+from memory.learning.evidence import OutcomeSample, base_rates
+from memory.learning.outcomes import forward_returns
+from memory.learning.predictions import HORIZONS
 from memory.learning.regime_memory import (
     RegimeSummary,
     fold_regimes,
     project_regimes,
     summarise_regimes,
 )
+from memory.learning.settings import LearningSettings
+from memory.learning.sketches import RELATIVE_ERROR
 from memory.learning.transitions import fold_transitions, summarise_transitions
 from memory.records import REGIMES, RegimeMemory, to_ms
-from memory.tables import StateTable
+from memory.store.semantic_codec import pack_semantic, unpack_semantic
+from memory.tables import TRAILING_VOLATILITY, StateTable
 from memory.validation import validate_semantic
 from memory.window import Window
 
@@ -37,19 +43,20 @@ def states_of(seed: int, count: int, window: Window = FIRST, products: tuple[str
     vectors = rng.standard_normal((total, DIMENSION)).astype(np.float32)
     features = rng.standard_normal((total, 2))
     features[::3, 1] = np.nan
+    price = 100 * np.exp(np.cumsum(rng.standard_normal((len(products), count)) * 1e-3, axis=1)).reshape(-1)
     times = np.tile(to_ms(window.start) + np.arange(count, dtype=np.int64) * 60_000, len(products))
     return StateTable(
         encoder_id="enc",
         source="replay",
-        feature_names=("slope", "burst"),
+        feature_names=("slope", "burst", TRAILING_VOLATILITY),
         products=products,
         product=np.repeat(np.arange(len(products)), count),
         timestamp_ms=times,
         known_at_ms=times + 60_000,
         recorded_at_ms=times,
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
-        features=features,
-        price=np.ones(total),
+        features=np.column_stack([features, rng.uniform(5e-4, 2e-3, total)]),
+        price=price,
         spread=np.full(total, np.nan),
         regime=rng.integers(0, 3, total),
     )
@@ -63,22 +70,6 @@ def project(*tables: StateTable) -> list[RegimeMemory]:
     assert state is not None
     assert transitions is not None
     return project_regimes(state, transitions, CONTEXT)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 30), st.integers(0, 30))
-def test_windows_merged_equal_all_states_at_once(seed: int, cut: int, rest: int):
-    table = states_of(seed, cut + rest)
-    early = table.timestamp_ms < to_ms(FIRST.start) + cut * 60_000
-    parts = [summarise_regimes(table.take(mask), FIRST) for mask in (early, ~early)]
-    merged, whole = fold_regimes(fold_regimes(None, parts[0]), parts[1]), summarise_regimes(table, FIRST)
-    assert len(merged.cells) == len(whole.cells)
-    for ours, theirs in zip(merged.cells, whole.cells, strict=True):
-        assert (ours.product, ours.regime, ours.states) == (theirs.product, theirs.regime, theirs.states)
-        assert np.allclose(ours.vector_sum, theirs.vector_sum, rtol=0, atol=1e-9)
-        assert np.allclose(ours.feature_sum, theirs.feature_sum, rtol=0, atol=1e-9)
-        assert np.array_equal(ours.feature_count, theirs.feature_count)
-        assert serial.encode(ours.sketch) == serial.encode(theirs.sketch)
 
 
 def test_pooled_memories_stand_for_all_products():
@@ -134,6 +125,93 @@ def test_a_product_that_is_new_in_a_window_joins():
     assert {memory.created_at for memory in memories if memory.product_id == "B"} == {SECOND.end}
 
 
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_base_rates_are_those_of_all_states_and_their_outcomes_by_the_estimates_own_arithmetic(horizon: int):
+    tables = [states_of(11, 1440), states_of(12, 1440, SECOND)]
+    pooled = [memory for memory in project(*tables) if memory.product_id == "ALL"]
+    learning = LearningSettings()
+    sample = OutcomeSample.joined(
+        [
+            OutcomeSample(
+                table.timestamp_ms,
+                table.regime,
+                forward_returns(table, max_gap_minutes=learning.max_gap_minutes),
+                table.feature(TRAILING_VOLATILITY),
+            )
+            for table in tables
+        ]
+    )
+    assert [memory.regime_name for memory in pooled] == list(REGIMES[:3])
+    for memory in pooled:
+        expected = base_rates(sample, memory.regime_name, horizon)
+        (rate,) = [item for item in memory.base_rates if item.horizon_minutes == horizon]
+        assert expected is not None
+        for ours, theirs in ((rate.gross, expected.gross), (rate.scaled, expected.scaled)):
+            assert ours is not None
+            assert theirs is not None
+            assert (ours.n, ours.blocks) == (theirs.n, theirs.blocks)
+            for name in ("mean", "spread", "variance", "concentration"):
+                assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-9, abs=1e-15)
+        assert rate.volatility is not None
+        assert expected.volatility is not None
+        assert rate.volatility.mean == pytest.approx(expected.volatility.mean)
+        assert rate.magnitude_p90 == pytest.approx(expected.reach[0.90], rel=RELATIVE_ERROR + 0.01)
+        assert rate.magnitude_p95 == pytest.approx(expected.reach[0.95], rel=RELATIVE_ERROR + 0.01)
+
+
+def test_the_interval_of_a_base_rate_counts_blocks_and_needs_eight():
+    long, short = project(states_of(13, 1440)), project(states_of(13, 200))
+    for memory in long:
+        gross = memory.base_rates[0].gross
+        assert gross.interval is not None
+        assert gross.variance is not None
+        reach = stats.t.ppf(0.975, gross.blocks - 1) * gross.variance**0.5
+        assert gross.interval.low == pytest.approx(gross.mean - reach)
+    assert all(memory.base_rates[0].gross.interval is None for memory in short)
+
+
+def test_a_regime_without_known_outcomes_has_no_base_rates():
+    table = states_of(14, 1)
+    assert all(memory.base_rates == () for memory in project(table))
+    unknown = replace(states_of(15, 60), price=np.full(120, np.nan))
+    assert all(memory.base_rates == () for memory in project(unknown))
+
+
+def test_without_a_trailing_volatility_there_are_returns_only():
+    table = states_of(16, 300)
+    features = table.features.copy()
+    features[:, 2] = np.nan
+    for memory in project(replace(table, features=features)):
+        for rate in memory.base_rates:
+            assert rate.gross.n > 0
+            assert (rate.scaled, rate.volatility, rate.magnitude_p90, rate.magnitude_p95) == (None, None, None, None)
+
+
+def test_base_rates_survive_the_store_and_are_refused_where_they_cannot_be():
+    memory = project(states_of(17, 300))[0]
+    packed = pack_semantic(memory)
+    read = unpack_semantic(packed.kind, packed.body, packed.vector, 0, None)
+    assert isinstance(read, RegimeMemory)
+    assert read.base_rates == memory.base_rates != ()
+    for wrong in (
+        memory.base_rates * 2,
+        (replace(memory.base_rates[0], gross=replace(memory.base_rates[0].gross, mean=float("nan"))),),
+        (replace(memory.base_rates[0], gross=replace(memory.base_rates[0].gross, blocks=0)),),
+        (replace(memory.base_rates[0], magnitude_p95=-1.0),),
+    ):
+        with pytest.raises(InvalidRecordError, match=r"base rate|base_rates|magnitude_p95") as caught:
+            validate_semantic(replace(memory, base_rates=wrong))
+        assert caught.value.field == "base_rates"
+
+
+def test_summaries_of_other_blocks_are_not_mixed():
+    table = states_of(1, 40)
+    with pytest.raises(InvalidRecordError, match="never mixed"):
+        fold_regimes(
+            summarise_regimes(table, FIRST), summarise_regimes(table, SECOND, LearningSettings(block_minutes=60))
+        )
+
+
 def test_no_memory_without_a_spell_at_its_side():
     summary = summarise_regimes(states_of(9, 10), FIRST)
     transitions = summarise_transitions(states_of(9, 10, products=("A",)))
@@ -142,7 +220,9 @@ def test_no_memory_without_a_spell_at_its_side():
 
 
 def test_nothing_gives_nothing():
-    assert project(states_of(1, 0)) == []
+    nothing = states_of(1, 0)
+    assert project(nothing) == []
+    assert project(replace(nothing, products=())) == []
 
 
 def test_durations_are_in_seconds():

@@ -130,9 +130,11 @@ def test_null_balls_are_those_of_the_null(market, window) -> None:
     table, truth = market.states(0)
     sizes = [cluster.states for cluster in summary.clusters]
     seed = partition_seed(window(0).name, "enc", "replay", "QUIET")
-    np.testing.assert_array_equal(summary.ball_means, null_ball_means(table.vectors, sizes, seed, labels=truth))
-    assert summary.ball_sums.n.shape == (summary.ball_means.shape[0] * len(sizes), 3)
-    assert (summary.ball_sums.n[:, GROSS] <= np.tile(sizes, summary.ball_means.shape[0])).all()
+    (null,) = summary.nulls
+    assert (null.home, null.labels.tolist()) == ("QUIET", list(range(6)))
+    np.testing.assert_array_equal(null.ball_means, null_ball_means(table.vectors, sizes, seed, labels=truth))
+    assert summary.ball_sums.n.shape == (null.ball_means.shape[0] * len(sizes), 3)
+    assert (summary.ball_sums.n[:, GROSS] <= np.tile(sizes, null.ball_means.shape[0])).all()
 
 
 def test_realised_outcomes_are_joined_by_product_and_time(market, window) -> None:
@@ -158,7 +160,8 @@ def test_a_partition_without_clusters_has_a_base_rate_and_no_null(market, window
     table, _ = market.states(0)
     summary = summarise(market, window, labels=np.full(len(table), -1), broad=[])
     assert summary.clusters == ()
-    assert summary.ball_means.size == 0
+    assert summary.nulls == ()
+    assert len(summary.ball_sums.n) == 0
     assert summary.base.blocks.n[0, GROSS] > 0
 
 
@@ -179,6 +182,27 @@ def test_settings_are_named_in_the_summary(market, window) -> None:
 def test_what_does_not_fit_is_refused(market, window, changes, message: str) -> None:
     with pytest.raises(InvalidRecordError, match=message):
         summarise(market, window, **changes)
+
+
+def test_states_of_another_regime_are_refused_but_in_the_pooled_partition(market, window) -> None:
+    with pytest.raises(InvalidRecordError, match="the partition CRISIS of 2021-06-17 holds states of QUIET"):
+        summarise(market, window, regime="CRISIS")
+    pooled = summarise(market, window, regime="MIXED")
+    assert {cluster.home for cluster in pooled.clusters} == {"QUIET"}
+    assert [cluster.founding_id for cluster in pooled.clusters] == [
+        cluster.founding_id for cluster in summarise(market, window).clusters
+    ]
+
+
+def test_the_largest_run_is_the_occurrence_that_holds_most_states(market, window) -> None:
+    table, truth = market.states(0)
+    summary = summarise(market, window)
+    for label, cluster in enumerate(summary.clusters):
+        times = np.sort(table.timestamp_ms[truth == label])
+        cuts = np.flatnonzero(np.diff(times) >= SETTINGS.separation_minutes * 60_000) + 1
+        runs = np.split(times, cuts)
+        assert len(runs) == cluster.occurrences.count
+        assert cluster.largest_run == max(map(len, runs))
 
 
 def test_states_of_another_window_are_refused(market, window) -> None:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.learning.support import NO_OCCURRENCES, occurrences, occurrences_by_label
+from memory.learning import serial
+from memory.learning.support import (
+    NO_OCCURRENCES,
+    Occurrences,
+    merged_occurrences,
+    occurrences,
+    occurrences_by_label,
+)
 
 MINUTE_MS = 60_000
 minutes_of_a_day = st.lists(st.integers(0, 1_439), max_size=40)
@@ -56,15 +63,32 @@ def test_effective_never_exceeds_count_where_the_look_back_is_longer(minutes: li
     assert counted.effective <= counted.count
 
 
-@given(days=st.lists(minutes_of_a_day, min_size=2, max_size=4))
-def test_merging_days_counts_like_all_days_at_once(days: list[list[int]]) -> None:
-    shifted = [[minute + 1_440 * day for minute in minutes] for day, minutes in enumerate(days)]
-    merged = NO_OCCURRENCES
-    for minutes in shifted:
-        merged = merged.merged_with(occurrences(to_ms(minutes)))
-    together = occurrences(to_ms(list(itertools.chain(*shifted))))
-    assert (merged.count, merged.first_ms, merged.last_ms) == (together.count, together.first_ms, together.last_ms)
-    assert together.effective - (len(days) - 1) <= merged.effective <= together.effective
+@given(
+    days=st.lists(st.lists(st.integers(0, 86_399_999), max_size=30), min_size=2, max_size=5),
+    separation=st.sampled_from([1.0, 60.0, 90.5, 400.0]),
+    look_back=st.sampled_from([1.0, 240.0, 333.3, 3_000.0]),
+)
+def test_merging_days_counts_exactly_like_all_days_at_once(
+    days: list[list[int]], separation: float, look_back: float
+) -> None:
+    shifted = [[time + 86_400_000 * day for time in times] for day, times in enumerate(days)]
+    apart = {"separation_min": separation, "look_back_min": look_back}
+    merged = merged_occurrences([occurrences(times, **apart) for times in shifted], **apart)
+    together = occurrences(list(itertools.chain(*shifted)), **apart)
+    figures = ("count", "effective", "first_ms", "last_ms", "last_effective_ms")
+    assert [getattr(merged, name) for name in figures] == [getattr(together, name) for name in figures]
+
+
+def test_a_day_of_occurrences_takes_a_bit_a_minute_and_survives_being_stored() -> None:
+    whole_day = occurrences(to_ms(list(range(1_440))))
+    assert len(whole_day.minutes) == 180
+    assert serial.decode(serial.encode(whole_day), Occurrences) == whole_day
+
+
+def test_what_was_merged_cannot_come_later_since_its_minutes_are_gone() -> None:
+    merged = merged_occurrences([occurrences(to_ms([1_440])), occurrences(to_ms([2_880]))])
+    with pytest.raises(ValueError, match="one after the other"):
+        occurrences(to_ms([0])).merged_with(merged)
 
 
 def test_an_hour_between_two_sights_makes_two_occurrences_and_a_minute_less_one() -> None:

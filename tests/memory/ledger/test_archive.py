@@ -66,7 +66,7 @@ def test_arrays_that_were_read_can_be_written_to(
 def test_more_rows_than_one_row_group_come_back(
     archive: Archive, window: Window, make_window_data: MakeWindowData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memory.ledger.archive.ROW_GROUP_ROWS", 7)
+    monkeypatch.setattr("memory.ledger.archive_writer.ROW_GROUP_ROWS", 7)
     data = make_window_data(3, 50)
     assert_identical(archive.read(archive.write("default", window, data)), data)
 
@@ -90,7 +90,7 @@ def test_any_bits_of_a_float_survive(
         features=floats[:20].reshape(10, 2),
         price=floats[20:30],
         spread=floats[30:],
-        timestamp_ms=ints,
+        known_at_ms=ints,
         vectors=np.tile(bits.view(np.float32), 1).reshape(10, 8),
     )
     changed = WindowData(states, data.experiences)

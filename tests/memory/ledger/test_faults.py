@@ -19,6 +19,7 @@ from memory.errors import StoreUnavailableError
 from memory.ledger import (
     AliasRow,
     ClusterRow,
+    EventRow,
     FencingToken,
     Ledger,
     ManifestEntry,
@@ -30,6 +31,7 @@ from memory.ledger import (
 )
 from memory.window import Window
 
+EVENT = EventRow(kind="FOUNDED", pattern_id="p-1", label=2, states=40)
 DAY, NEXT = Window.of_date(date(2021, 6, 17)), Window.of_date(date(2021, 6, 18))
 
 
@@ -125,6 +127,10 @@ def everything_at_once(ledger: Ledger, token: FencingToken, line: str) -> None:
         score(ledger, token, line)
 
 
+def note_lineage(ledger: Ledger, token: FencingToken, line: str) -> None:
+    ledger.events.save(token, line, NEXT, [EventRow(kind="CONFIRMED", pattern_id="p-1"), EVENT])
+
+
 def truncate(ledger: Ledger, token: FencingToken, line: str) -> None:
     ledger.truncate_from(token, line, DAY)
 
@@ -135,9 +141,11 @@ def prepare(ledger: Ledger, token: FencingToken, line: str) -> None:
         token, line, "patterns", DAY, input_digest="g", base=None, changed={"a": b"1", "c": b"1"}
     )
     ledger.scorecards.save(token, line, DAY, b"card", [])
+    ledger.events.save(token, line, DAY, [EVENT])
+    ledger.events.save(token, line, NEXT, [EVENT])
 
 
-STEPS = (commit, save_checkpoint, project, score, everything_at_once, truncate)
+STEPS = (commit, save_checkpoint, project, score, note_lineage, everything_at_once, truncate)
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
@@ -166,6 +174,30 @@ def test_a_step_cut_at_any_statement_is_done_wholly_or_not_at_all(
     assert done != before
     step(ledger, token, line)
     assert ledger.digest(token.namespace) == done
+
+
+def test_what_was_known_is_noted_wherever_a_refold_is_cut(
+    ledger: Ledger, admin: sa.Engine, token: FencingToken, line: str
+) -> None:
+    """Either nothing was dropped yet, or the names from before are there to be kept."""
+    prepare(ledger, token, line)
+    before = ledger.digest(token.namespace)
+    cut = 0
+    while True:
+        cut += 1
+        with cut_at(ledger, admin, cut):
+            try:
+                with ledger.transaction(token):
+                    ledger.refolds.begin(token, line, first=DAY, last=NEXT, payload=b"names")
+                    ledger.truncate_from(token, line, DAY)
+            except StoreUnavailableError:
+                assert (ledger.digest(token.namespace), ledger.refolds.open(line)) == (before, None)
+                continue
+        break
+    begun = ledger.refolds.open(line)
+    assert begun is not None
+    assert begun.payload == b"names"
+    assert ledger.digest(token.namespace) != before
 
 
 def test_a_ledger_goes_on_after_its_connections_were_lost(

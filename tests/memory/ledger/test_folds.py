@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import date, timedelta
 
@@ -210,3 +211,14 @@ def test_the_fold_that_lags_most_decides(
 ) -> None:
     folded(ledger, token, line, {0: generation(0, b"1")})
     assert ledger.folds.first_stale(line, [KIND, "transitions"]) == day(0)
+
+
+def test_another_stamp_for_the_same_state_drops_nothing(ledger: Ledger, token: FencingToken, line: str) -> None:
+    first = save(ledger, token, line, 0, None, {"a": b"1"})
+    save(ledger, token, line, 1, first, {"a": b"2"})
+    assert first.stamp is None
+    stamped = ledger.folds.save_checkpoint(
+        token, line, KIND, day(0), input_digest="g", base=None, changed={"a": b"1"}, stamp="digest:5"
+    )
+    assert stamped == dataclasses.replace(first, stamp="digest:5")
+    assert [checkpoint.stamp for checkpoint in ledger.folds.checkpoints(line, KIND)] == ["digest:5", None]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memory.errors import ConflictingRecordError, InvalidRecordError, WindowError
+from memory.errors import ConflictingRecordError, FencedOutError, InvalidRecordError, LineError
 from memory.ledger import FencingToken, Ledger, line_id
 
 JULY = datetime(2021, 7, 1, tzinfo=UTC)
@@ -46,7 +46,7 @@ def test_the_old_line_stays_current_as_of_then(ledger: Ledger, token: FencingTok
 
 
 def test_activating_an_unknown_line_is_refused(ledger: Ledger, token: FencingToken) -> None:
-    with pytest.raises(WindowError, match=r"lines\.ensure"):
+    with pytest.raises(LineError, match=r"lines\.ensure"):
         ledger.lines.activate(token, f"{token.namespace}/nobody/1", current_from=JULY)
 
 
@@ -59,21 +59,77 @@ def test_ids_that_keys_cannot_hold_are_refused(ledger: Ledger, token: FencingTok
         ledger.lines.ensure(token, "a/b", "1")
 
 
-def test_an_encoder_comes_back_as_it_was_kept(ledger: Ledger, namespace: str) -> None:
+def test_an_encoder_comes_back_as_it_was_kept(ledger: Ledger, token: FencingToken) -> None:
     for _ in range(2):
-        ledger.lines.save_encoder(namespace, "e-1", b"\x00\xff", dimension=256, fitted_until=JULY, parameters={"k": 1})
-    kept = ledger.lines.encoder(namespace, "e-1")
+        ledger.lines.save_encoder(token, "e-1", b"\x00\xff", dimension=256, fitted_until=JULY, parameters={"k": 1})
+    kept = ledger.lines.encoder(token.namespace, "e-1")
     assert kept is not None
     assert (kept.payload, kept.fitted_until, kept.dimension, kept.parameters) == (b"\x00\xff", JULY, 256, {"k": 1})
-    assert ledger.lines.encoder(namespace, "e-2") is None
+    assert ledger.lines.encoder(token.namespace, "e-2") is None
+    assert ledger.lines.encoders(token.namespace) == [kept]
 
 
-def test_a_timestamp_without_a_time_zone_is_refused(ledger: Ledger, namespace: str) -> None:
+def test_a_timestamp_without_a_time_zone_is_refused(ledger: Ledger, token: FencingToken) -> None:
     with pytest.raises(InvalidRecordError, match="no time zone"):
-        ledger.lines.save_encoder(namespace, "e-1", b"", dimension=256, fitted_until=datetime(2021, 7, 1))
+        ledger.lines.save_encoder(token, "e-1", b"", dimension=256, fitted_until=datetime(2021, 7, 1))
 
 
-def test_another_encoder_under_a_kept_id_is_refused(ledger: Ledger, namespace: str) -> None:
-    ledger.lines.save_encoder(namespace, "e-1", b"one", dimension=256, fitted_until=None)
+@pytest.mark.parametrize(
+    ("payload", "dimension", "fitted_until"), [(b"two", 256, None), (b"one", 128, None), (b"one", 256, JULY)]
+)
+def test_another_encoder_under_a_kept_id_is_refused(
+    ledger: Ledger, token: FencingToken, payload: bytes, dimension: int, fitted_until: datetime | None
+) -> None:
+    ledger.lines.save_encoder(token, "e-1", b"one", dimension=256, fitted_until=None)
     with pytest.raises(ConflictingRecordError, match="an id of its own"):
-        ledger.lines.save_encoder(namespace, "e-1", b"two", dimension=256, fitted_until=None)
+        ledger.lines.save_encoder(token, "e-1", payload, dimension=dimension, fitted_until=fitted_until)
+
+
+def test_a_run_that_was_overtaken_keeps_no_encoder(ledger: Ledger, token: FencingToken) -> None:
+    ledger.fence.release(token)
+    with pytest.raises(FencedOutError):
+        ledger.lines.save_encoder(token, "e-1", b"one", dimension=256, fitted_until=None)
+    assert ledger.lines.encoders(token.namespace) == []
+
+
+# --- succession -----------------------------------------------------------------------------------------------
+
+
+def test_lines_succeed_each_other_in_the_order_of_their_activation(
+    ledger: Ledger, token: FencingToken, line: str
+) -> None:
+    new = ledger.lines.ensure(token, "a-newer-encoder", "1")
+    assert ledger.lines.succession(token.namespace) == [(line, None)]
+    ledger.lines.activate(token, new, current_from=JULY)
+    assert ledger.lines.succession(token.namespace) == [(line, None), (new, JULY)]
+
+
+def test_a_line_is_built_before_it_lives(ledger: Ledger, token: FencingToken, line: str) -> None:
+    new = ledger.lines.ensure(token, "encoder-2", "1")
+
+    def states() -> dict[str, str]:
+        return {record.line: record.state for record in ledger.lines.list(token.namespace)}
+
+    assert states() == {line: "LIVE", new: "BUILDING"}
+    ledger.lines.activate(token, new, current_from=JULY)
+    ledger.lines.set_state(token, line, "RETIRED")
+    assert states() == {line: "RETIRED", new: "LIVE"}
+
+
+def test_the_current_line_cannot_be_retired(ledger: Ledger, token: FencingToken, line: str) -> None:
+    with pytest.raises(LineError, match="is the current one and cannot become RETIRED"):
+        ledger.lines.set_state(token, line, "RETIRED")
+
+
+def test_a_line_that_was_replaced_does_not_come_back(ledger: Ledger, token: FencingToken, line: str) -> None:
+    """What it answered as of then would change."""
+    ledger.lines.activate(token, ledger.lines.ensure(token, "encoder-2", "1"), current_from=JULY)
+    with pytest.raises(LineError, match="was current before"):
+        ledger.lines.activate(token, line, current_from=datetime(2022, 1, 1, tzinfo=UTC))
+
+
+def test_a_line_cannot_be_current_before_its_predecessor(ledger: Ledger, token: FencingToken, line: str) -> None:
+    second, third = (ledger.lines.ensure(token, name, "1") for name in ("encoder-2", "encoder-3"))
+    ledger.lines.activate(token, second, current_from=JULY)
+    with pytest.raises(LineError, match=r"cannot be current from 2021-06-30.*is since 2021-07-01"):
+        ledger.lines.activate(token, third, current_from=datetime(2021, 6, 30, tzinfo=UTC))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from datetime import UTC, date, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from memory.ledger.database import Database
 from memory.ledger.migrate import alembic_config, migrate
 from memory.ledger.migrations import HEAD, VERSION_TABLE
 from memory.ledger.models import Base
+from memory.window import Window
 
 
 def test_first_open_makes_the_schema(database_url: str) -> None:
@@ -67,6 +69,54 @@ def test_head_is_the_newest_migration(database_url: str) -> None:
     with database.engine.connect() as connection:
         assert ScriptDirectory.from_config(alembic_config(connection)).get_heads() == [HEAD]
     database.dispose()
+
+
+def test_a_ledger_of_the_first_schema_keeps_its_rows(database_url: str) -> None:
+    """Rows of all tables that the second schema changes, as older software wrote them."""
+    database = Database.connect(database_url)
+    with database.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        for statement in ROWS_OF_THE_FIRST_SCHEMA:
+            connection.execute(sa.text(statement))
+    database.dispose()
+    window = Window.of_date(date(2021, 6, 17))
+    with Ledger.open(database_url) as ledger:
+        assert ledger.schema_revision == HEAD
+        assert [(row.line, row.state) for row in ledger.lines.list("n")] == [("n/e/1", "LIVE"), ("n/e/2", "BUILDING")]
+        (archived,) = ledger.windows.archives("n", window, "e")
+        assert (archived.format, archived.known_at_max, archived.derived_from) == (1, None, None)
+        (status,) = ledger.windows.list("n/e/1")
+        assert (status.stale_reason, status.sealed_since) == ("late", None)
+        (removal,) = ledger.removals.list("n")
+        assert (removal.count, removal.planned, removal.before) == (5, 5, None)
+        assert removal.removed_at == removal.planned_at == datetime(2021, 9, 1, tzinfo=UTC)
+        assert ledger.removals.open("n") == []
+        assert ledger.scorecards.get("n/e/1", window) == b"card"
+        (checkpoint,) = ledger.folds.checkpoints("n/e/1", "patterns")
+        assert (checkpoint.state_digest, checkpoint.stamp) == ("s", None)
+        engine = ledger._database.engine
+        with engine.begin() as connection:
+            command.downgrade(alembic_config(connection), "0001")
+        with engine.connect() as connection:
+            assert connection.execute(sa.text("SELECT count, removed_at FROM removals")).all() == [
+                (5, datetime(2021, 9, 1, tzinfo=UTC))
+            ]
+        assert migrate(engine)
+
+
+ROWS_OF_THE_FIRST_SCHEMA = (
+    "INSERT INTO knowledge_lines (line, namespace, encoder_id, algorithm_version, activation) "
+    "VALUES ('n/e/1', 'n', 'e', '1', 1), ('n/e/2', 'n', 'e', '2', NULL)",
+    "INSERT INTO windows (line, \"window\", stale_since, stale_reason) VALUES ('n/e/1', '2021-06-17', now(), 'late')",
+    'INSERT INTO archives (namespace, "window", encoder_id, source, content_digest, states_path, states_sha256, '
+    "states_rows, states_bytes, experiences_path, experiences_sha256, experiences_rows, experiences_bytes) "
+    "VALUES ('n', '2021-06-17', 'e', 'replay', 'c', 'p', 'h', 1, 2, 'q', 'i', 3, 4)",
+    "INSERT INTO scorecards (line, \"window\", digest, payload) VALUES ('n/e/1', '2021-06-17', 'd', 'card')",
+    'INSERT INTO fold_checkpoints (line, kind, "window", "full", input_digest, state_digest, items, counts, run_id) '
+    "VALUES ('n/e/1', 'patterns', '2021-06-17', true, 'g', 's', 0, '{}', 'r')",
+    'INSERT INTO removals (namespace, run_id, memory_type, "window", rule, count, removed_at) '
+    "VALUES ('n', 'r', 'EPISODIC', '2021-06-17', 'older than 90 days', 5, '2021-09-01+00')",
+)
 
 
 def test_migrations_can_be_taken_back(database_url: str) -> None:

@@ -23,6 +23,7 @@ from memory.ledger import (
     RegimeRow,
     StrategyRow,
     TransitionRow,
+    VersionRow,
 )
 from memory.ledger.models import PatternVersion
 from memory.window import Window
@@ -263,3 +264,35 @@ def test_prune_decisions_replace_earlier_ones_of_the_window(ledger: Ledger, toke
     assert ledger.projections.prune_decisions(line, day(0)) == [second]
     ledger.projections.save(token, line, day(0), Projection(prune_decisions=[]))
     assert ledger.projections.prune_decisions(line, day(0)) == []
+
+
+def test_versions_are_streamed_item_by_item_in_order_of_time(
+    ledger: Ledger, token: FencingToken, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids in the order of their code points, whatever the database's collation; in pages as small as one item."""
+    save_patterns(ledger, token, line, 0, pattern("b"), pattern("A"))
+    save_patterns(ledger, token, line, 1, pattern("b", b"changed"), pattern("A"), pattern("a"))
+    save_patterns(ledger, token, line, 2, pattern("A"), pattern("a"))
+    everything = [
+        VersionRow(item_id="A", window=day(0), removed=False, payload=b"p"),
+        VersionRow(item_id="a", window=day(1), removed=False, payload=b"p"),
+        VersionRow(item_id="b", window=day(0), removed=False, payload=b"p"),
+        VersionRow(item_id="b", window=day(1), removed=False, payload=b"changed"),
+        VersionRow(item_id="b", window=day(2), removed=True, payload=None),
+    ]
+    assert list(ledger.projections.versions(PatternRow, line)) == everything
+    later = [version for version in everything if version.window >= day(1)]
+    assert list(ledger.projections.versions(PatternRow, line, day(1))) == later
+    monkeypatch.setattr("memory.ledger.projections.VERSION_PAGE_BYTES", 1)
+    assert list(ledger.projections.versions(PatternRow, line)) == everything
+    assert list(ledger.projections.versions(RegimeRow, line)) == []
+
+
+def test_other_work_goes_on_while_versions_are_streamed(ledger: Ledger, token: FencingToken, line: str) -> None:
+    save_patterns(ledger, token, line, 0, pattern("p-1"), pattern("p-2"))
+    stream = ledger.projections.versions(PatternRow, line)
+    assert next(stream).item_id == "p-1"
+    with ledger.transaction(token):
+        ledger.projections.add_aliases(token, line, day(0), [AliasRow(alias_id="x", pattern_id="p-1")])
+    assert [version.item_id for version in stream] == ["p-2"]
+    assert len(ledger.projections.aliases(line)) == 1

@@ -123,9 +123,9 @@ def test_a_run_fails_with_whatever_text_its_error_had(ledger: Ledger, namespace:
     assert run.error == "file a\ufffdb? is bad"
 
 
-def test_removals_by_age_are_kept_with_their_rule(ledger: Ledger, namespace: str, window: Window) -> None:
-    run_id = start(ledger, namespace)
-    ledger.runs.record_removal(
-        namespace, run_id, memory_type="EPISODIC", window=window, rule="older than 90 days", count=5
-    )
-    assert ledger.runs.removals(namespace, run_id) == [("EPISODIC", window, "older than 90 days", 5)]
+def test_a_flow_run_keeps_the_window_of_its_first_attempt(ledger: Ledger, namespace: str, window: Window) -> None:
+    later = Window.containing(window.end)
+    for attempt in (None, window, later):
+        ledger.runs.start("nightly", namespace, {}, window=attempt, lease_s=60, flow_run_id=f"flow of {namespace}")
+    assert ledger.runs.window_of_flow_run(f"flow of {namespace}") == window
+    assert ledger.runs.window_of_flow_run(f"another of {namespace}") is None

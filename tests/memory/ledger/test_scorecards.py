@@ -66,6 +66,27 @@ def test_a_figure_that_could_not_be_computed_stays_nan(
     assert math.isnan(row.value)
 
 
+def test_a_scorecard_is_found_by_just_what_it_was_computed_from(
+    ledger: Ledger, token: FencingToken, line: str, window: Window
+) -> None:
+    ledger.scorecards.save(token, line, window, b"1", [], input_digest="state and archives")
+    assert ledger.scorecards.find(line, window, "state and archives") == b"1"
+    assert ledger.scorecards.find(line, window, "other") is None
+    ledger.scorecards.save(token, line, window, b"2", [])
+    assert ledger.scorecards.find(line, window, "state and archives") is None
+
+
+def test_a_line_that_comes_later_takes_over_what_was_counted_for_the_window(
+    ledger: Ledger, token: FencingToken, line: str, window: Window
+) -> None:
+    """Pruning decides by what was read before the window's end, whenever it is decided."""
+    assert ledger.access.of_namespace(token.namespace, window) is None
+    ledger.access.save(token, line, window, {"p-1": 101})
+    new = ledger.lines.ensure(token, "encoder-1", "2")
+    assert ledger.access.save(token, new, window, {"p-1": 7, "p-2": 1}) == {"p-1": 101}
+    assert ledger.access.of_namespace(token.namespace, window) == {"p-1": 101}
+
+
 def test_an_access_snapshot_is_written_once(ledger: Ledger, token: FencingToken, line: str, window: Window) -> None:
     assert ledger.access.get(line, window) is None
     assert ledger.access.save(token, line, window, {"p-1": 101}) == {"p-1": 101}

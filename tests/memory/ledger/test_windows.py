@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from memory.errors import ConflictingRecordError, FencedOutError, IncompleteGenerationError
-from memory.ledger import Archive, ClusterRow, FencingToken, GenerationRecord, Ledger, ManifestEntry, SummaryRecord
+from memory.ledger import (
+    Archive,
+    ArchivedSpanRow,
+    ClusterRow,
+    FencingToken,
+    GenerationRecord,
+    Ledger,
+    ManifestEntry,
+    SummaryRecord,
+)
 from memory.tables import WindowData
 from memory.window import Window
 
@@ -252,3 +261,81 @@ def test_the_digest_of_files_that_were_archived_before_is_brought_up_to_date(
     assert ledger.windows.save_archive(token, archived) == first
     (found,) = ledger.windows.archives(token.namespace, window, archived.encoder_id)
     assert found.content_digest == archived.content_digest
+
+
+def test_a_generation_keeps_naming_what_it_was_computed_from(
+    ledger: Ledger,
+    token: FencingToken,
+    line: str,
+    window: Window,
+    tmp_path: Path,
+    make_window_data: Callable[..., WindowData],
+) -> None:
+    """Between archiving a window again and committing what came out, folds go by the former archive."""
+    archive = Archive(f"file://{tmp_path}")
+    live = archive.write(token.namespace, window, make_window_data(source="live"))
+    first, second = (archive.write(token.namespace, window, make_window_data(seed)) for seed in (1, 2))
+    assert ledger.windows.archives_of(line, window) == []
+    commit(ledger, token, line, window, b"1", archives=[first, live])
+    ledger.windows.save_archive(token, second)
+    assert ledger.windows.archives_of(line, window) == [live, first]
+    assert ledger.windows.archives(token.namespace, window, "encoder-1") == [live, second]
+    commit(ledger, token, line, window, b"2", archives=[second, live])
+    assert ledger.windows.archives_of(line, window) == [live, second]
+
+
+def test_an_archive_comes_back_with_all_that_is_known_of_it(
+    ledger: Ledger, token: FencingToken, window: Window, make_window_data: Callable[..., WindowData], tmp_path: Path
+) -> None:
+    archived = Archive(f"file://{tmp_path}").write(
+        token.namespace, window, make_window_data(), derived_from="encoder-0"
+    )
+    ledger.windows.save_archive(token, archived)
+    assert ledger.windows.archives(token.namespace, window, "encoder-1") == [archived]
+    assert archived.known_at_max is not None
+
+
+def test_spans_tell_of_each_window_and_encoder_what_is_archived(
+    ledger: Ledger,
+    token: FencingToken,
+    line: str,
+    window: Window,
+    tmp_path: Path,
+    make_window_data: Callable[..., WindowData],
+) -> None:
+    """Rows of the latest archive of each source; the latest cut of any line; archived or consolidated too."""
+    archive = Archive(f"file://{tmp_path}")
+    later = Window.containing(window.end)
+    replay, more = (archive.write(token.namespace, window, make_window_data(states=states)) for states in (20, 30))
+    live = archive.write(token.namespace, window, make_window_data(states=10, source="live"))
+    commit(ledger, token, line, window, b"1", archives=[replay, live], recorded_cut=NOON)
+    ledger.windows.save_archive(token, more)
+    ledger.windows.save_archive(token, archive.write(token.namespace, later, make_window_data(states=5)))
+    other = ledger.lines.ensure(token, "encoder-1", "2")
+    commit(ledger, token, other, window, b"1", archives=[more, live], recorded_cut=NOON.replace(hour=13))
+    first = ArchivedSpanRow(
+        window=window, encoder_id="encoder-1", rows=80, recorded_cut=NOON.replace(hour=13), consolidated=True
+    )
+    second = ArchivedSpanRow(window=later, encoder_id="encoder-1", rows=10, recorded_cut=None, consolidated=False)
+    assert ledger.windows.spans(token.namespace) == [first, second]
+    assert ledger.windows.spans(token.namespace, until=window.end) == [first]
+    assert ledger.windows.spans(f"{token.namespace}-other") == []
+
+
+def test_a_sealed_window_stays_so_until_it_is_consolidated_again(
+    ledger: Ledger, token: FencingToken, line: str, window: Window
+) -> None:
+    def status() -> tuple[bool, str | None]:
+        (found,) = ledger.windows.list(line)
+        return found.sealed_since is not None, found.sealed_reason
+
+    commit(ledger, token, line, window, b"1")
+    assert status() == (False, None)
+    for reason in ("its archive is lost", "another reason"):
+        ledger.windows.seal(token, line, window, reason)
+    assert status() == (True, "its archive is lost")
+    ledger.windows.unseal(token, line, window)
+    assert status() == (False, None)
+    ledger.windows.seal(token, line, window, "lost again")
+    commit(ledger, token, line, window, b"1")
+    assert status() == (False, None)

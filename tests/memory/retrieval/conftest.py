@@ -209,6 +209,7 @@ def publish(mem: MemoryConnection) -> Callable[..., Awaitable[Any]]:
 
     async def publish(memories: Any, night: int = 0) -> Any:
         valid_from = DAY + timedelta(days=night)
+        await mem.link.execute("SET", mem.keys.fence, 1)
         return await mem.semantic.publish(
             memories, line=LINE, kinds=tuple(SemanticType), token=1, valid_from=valid_from
         )

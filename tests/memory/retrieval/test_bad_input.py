@@ -266,6 +266,7 @@ async def opened(server: RedisProcess) -> AsyncIterator[Opened]:
         near = await stack.enter_async_context(memory.connect(settings=configured(16)))
         await mem.episodic.add_many([experience(minute) for minute in range(20)])
         await mem.shared.add_shared_experiences([experience(minute, quality=0.9) for minute in range(5)])
+        await mem.link.execute("SET", mem.keys.fence, 1)
         await mem.semantic.publish(
             [
                 pattern_memory(seed=3),

@@ -18,7 +18,7 @@ from memory.learning.estimates import Estimate
 from memory.learning.estimation import EMBARGO_MINUTES, NEIGHBOURS, REACH, estimate_state
 from memory.learning.evidence import ESTIMATE_HORIZONS, Neighbours, OutcomeSample, base_rates
 from memory.learning.outcomes import forward_returns
-from memory.records import REGIMES, Action, Interval, Outcome, Side, VolatilityOutcome, to_ms
+from memory.records import REGIMES, Action, BaseRate, BlockFigure, Interval, Outcome, Side, VolatilityOutcome, to_ms
 from memory.retrieval.base_sample import DaySample, sampled_minutes, witnesses
 from memory.tables import TRAILING_VOLATILITY, StateTable
 
@@ -353,6 +353,7 @@ async def learned(servers: Any, build: Any, namespace: str, **changes: Any) -> E
     async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
         known = [item for item in LIVES if item.known_at is not None and item.known_at <= AS_OF]
         await mem.episodic.add_many([item for item in known if item.agent_id == "maker"])
+        await mem.link.execute("SET", mem.keys.fence, 1)
         await mem.semantic.publish(
             [spoken(build, **changes)],
             line="ns/rff-1/1",
@@ -383,6 +384,37 @@ async def test_a_pattern_whose_predictions_failed_does_not_speak(servers: Any, b
     answer = await learned(servers, build, namespace, demoted=True)
     assert answer.pattern_id is None
     assert "pattern" not in {part.source for part in answer.parts}
+
+
+async def test_a_pattern_that_does_not_reach_the_state_does_not_speak(servers: Any, build: Any, namespace: str) -> None:
+    beside = QUESTION.state_vector + 0.3 * np.roll(QUESTION.state_vector, 1)
+    place = {"concept_vector": (beside / np.linalg.norm(beside)).astype(np.float32)}
+    assert (await learned(servers, build, namespace, **place)).pattern_id == "p-1"
+    assert (await learned(servers, build, f"{namespace}-b", **place, reach=0.001)).pattern_id is None
+
+
+async def test_base_rates_of_the_regime_are_those_published_by_then(full: MemoryConnection, build: Any) -> None:
+    figure = BlockFigure(n=4000, blocks=900, mean=0.025, spread=1e-6, variance=1e-9, concentration=1e-3)
+    rates = (BaseRate(horizon_minutes=15, gross=figure),)
+    now, before = AS_OF, AS_OF - timedelta(hours=1)
+    sampled = (await ask(full, as_of=now)).base_return
+    assert sampled is not None
+    assert abs(sampled) < 0.001
+    await full.link.execute("SET", full.keys.fence, 1)
+    try:
+        await full.semantic.publish(
+            [build["regime"](QUESTION.regime, base_rates=rates, encoder_id=ENCODER)],
+            line="ns/rff-1/1",
+            kinds=(memory.SemanticType.REGIME,),
+            token=1,
+            valid_from=now,
+        )
+        # An estimate draws what it begins from towards no return.
+        assert 0.005 < (await ask(full, as_of=now)).base_return <= 0.025  # type: ignore[operator]
+        assert (await ask(full, as_of=before)).base_return < 0.005  # type: ignore[operator]
+        assert (await ask(full, as_of=now, horizon=5)).base_return < 0.005  # type: ignore[operator]
+    finally:
+        await full.semantic.drop_line("ns/rff-1/1", 1)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------

@@ -293,6 +293,7 @@ async def learned(servers: Any) -> AsyncIterator[dict[tuple[str, str], MemoryCon
                 for line, mark in ((f"{base}/{encoder}/1", 0), (f"{base}/{encoder}/10", 100)):
                     of_line = {"line": line, "encoder_id": encoder}
                     value = mark + 10 * space + number
+                    await mem.link.execute("SET", mem.keys.fence, 1)
                     await mem.semantic.publish(
                         [
                             *(pattern_memory(name, 1, states=value, **of_line) for name in ("p-1", "p-10", "p")),

@@ -63,6 +63,28 @@ async def test_a_state_near_a_pattern_is_taken_for_it(
     assert (await find(vector(2), regime="CRISIS")) is not None
 
 
+async def test_a_state_is_taken_for_the_nearest_pattern_that_reaches_it(
+    mem: MemoryConnection, build: Any, publish: Any, vector: Any
+) -> None:
+    state = vector(0)
+    near = [
+        build["pattern"](f"p-{number}", concept_vector=between(state, vector(10 + number), 0.99), reach=0.005)
+        for number in range(6)  # More than are looked at first.
+    ]
+    wide = build["pattern"]("wide", concept_vector=between(state, vector(1), 0.92), reach=0.1)
+    find = mem.retrieval.find_similar_pattern
+    await publish(near)
+    assert await find(state) is None
+    assert await mem.access.all_counts(datetime.now(UTC) + NIGHT) == {}
+    await publish([*near, wide], night=1)
+    hit = await find(state)
+    assert hit is not None
+    assert hit.memory.memory_id == "wide"
+    assert await find(state, min_similarity=0.95) is None
+    counted = await mem.access.all_counts(datetime.now(UTC) + NIGHT)
+    assert counted == {"wide": 1}
+
+
 async def test_how_near_is_near_is_a_setting(mem: MemoryConnection, build: Any, publish: Any, vector: Any) -> None:
     await publish([build["pattern"]("p-1", seed=1)])
     state = between(vector(1), vector(2), 0.5)
@@ -145,10 +167,12 @@ async def test_each_question_is_one_round_trip_while_nothing_is_published(
         await getattr(locked.retrieval, ask.__name__)(*arguments)
     await mem.access.flush()
     for ask, arguments, commands in asked:
-        for repeated in (ask, getattr(mem.at(DAY).retrieval, ask.__name__)):
+        # As of a time, which line answered then is asked for in the same round trip.
+        past = (commands[0], "HGETALL", *commands[1:])
+        for repeated, expected in ((ask, commands), (getattr(mem.at(DAY).retrieval, ask.__name__), past)):
             trips.clear()
             await repeated(*arguments)
-            assert trips == [commands]
+            assert trips == [expected]
     await mem.access.flush()
 
 

@@ -473,6 +473,7 @@ def test_every_question_knows_what_was_published_until_then_and_no_more(servers:
             memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as writer,
             memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as reader,
         ):
+            await writer.link.execute("SET", writer.keys.fence, 1)
             for what, question in steps:
                 await (await change(writer, model, what, last))()
                 for mem in (reader, writer):
@@ -510,6 +511,7 @@ def test_while_something_is_published_answers_are_those_before_or_after_it(
             memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as writer,
             memory.connect(redis_url=servers.redis_url, namespace=name, encoder_id="rff-1") as reader,
         ):
+            await writer.link.execute("SET", writer.keys.fence, 1)
             await (await change(writer, before, first, last))()
             for what in changes:
                 after = replace(before, published={place: dict(times) for place, times in before.published.items()})

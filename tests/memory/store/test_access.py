@@ -154,3 +154,21 @@ async def test_a_user_who_may_not_write_is_answered_and_told_once(
         for _ in range(2):
             await mem.access.count_access(["p-1"], DAY)
     assert sum("not counted" in record.message for record in caplog.records) == 1
+
+
+async def test_all_counters_of_the_days_before_a_time_are_found_whatever_they_count(
+    servers: Any, mem: MemoryConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "READ_SIZE", 3)
+    await mem.access.count_access(["p-1", "gone-long-ago", "p-2"], DAY)
+    await mem.access.count_access(["p-1", "p-1"], DAY + NIGHT)
+    await mem.access.count_access(["too-old"], DAY - 2 * NIGHT)
+    await mem.access.count_access(["too-new"], DAY + 2 * NIGHT)
+    mem.access.note(["waiting"], DAY)
+    async with memory.connect(redis_url=servers.redis_url, namespace=f"{mem.namespace}x") as other:
+        await other.access.count_access(["theirs"], DAY)
+    counts = await mem.access.all_counts(DAY + 2 * NIGHT, days=3)
+    assert list(counts.items()) == [("gone-long-ago", 1), ("p-1", 3), ("p-2", 1), ("waiting", 1)]
+    single = await mem.access.counts(list(counts), DAY + 2 * NIGHT, days=3)
+    assert {name: single[name].count for name in counts} == counts
+    assert await mem.access.all_counts(DAY - 30 * NIGHT) == {}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import memory
-from memory.errors import InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
+from memory.errors import ConflictingRecordError, InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
+from memory.store.encoders import pack_encoder, unpack_encoder
 
 
 def quick(**values: Any) -> memory.Settings:
@@ -170,3 +173,17 @@ async def test_encoders_are_registered_once(mem: memory.MemoryConnection) -> Non
     assert await mem.encoders.get("rff-2") is None
     with pytest.raises(ConflictingRecordError, match="id of its own"):
         await mem.encoders.register("rff-1", fitted_until=until, definition={"seed": 2})
+
+
+async def test_an_encoder_comes_back_from_its_packed_record(servers: Any, mem: memory.MemoryConnection) -> None:
+    until = datetime(2021, 6, 1, tzinfo=UTC)
+    record = await mem.encoders.register("rff-1", fitted_until=until, definition={"seed": 1}, dimension=8)
+    packed = pack_encoder(record)
+    async with memory.connect(redis_url=servers.redis_url, namespace=f"{mem.namespace}-b") as other:
+        assert await other.encoders.restore(unpack_encoder(packed)) == record
+        assert await other.encoders.dimension("rff-1") == 8
+        assert await other.semantic.digest() == await mem.semantic.digest()
+        await other.encoders.register("rff-2", fitted_until=until, definition={})
+        assert await other.semantic.digest() != await mem.semantic.digest()
+        with pytest.raises(ConflictingRecordError, match="rff-1"):
+            await other.encoders.restore(dataclasses.replace(record, dimension=9))

@@ -247,8 +247,8 @@ async def test_forgetting_everything_by_accident_is_refused(mem: MemoryConnectio
 
 async def test_a_run_that_was_overtaken_removes_nothing(mem: MemoryConnection, make: Any) -> None:
     await mem.episodic.add(make(0))
-    await mem.fence.write([], 7)
-    await mem.fence.write([("SET", mem.keys.fence, 8)], 8)
+    await mem.fence.raise_to(7)
+    await mem.fence.raise_to(8)
     with pytest.raises(FencedOutError, match="token 7"):
         await mem.episodic.forget(agent_id="momentum", token=7)
     assert await mem.episodic.count() == 1

@@ -307,9 +307,10 @@ async def test_an_abandoned_change_leaves_no_trace(mem: MemoryConnection, make: 
 
 async def test_an_overtaken_run_changes_nothing_more(mem: MemoryConnection, make: Any) -> None:
     await mem.episodic.add_many(lived(make))
+    await mem.fence.raise_to(5)
     job = await reindexer(mem, token=5).begin(OLD, layout="single", algorithm="HNSW", vector_type="FLOAT32")
     assert job is not None
-    await mem.fence.write([], token=6)
+    await mem.fence.raise_to(6)
     with pytest.raises(FencedOutError):
         await reindexer(mem, token=5).swap(job)
     schema = await mem.indexes.current_schema(OLD)

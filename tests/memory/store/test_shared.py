@@ -353,7 +353,7 @@ async def test_pruning_removes_what_is_past_its_time_at_a_windows_end_and_a_dry_
 
 async def test_a_run_that_was_overtaken_prunes_nothing(mem: MemoryConnection, make: Any) -> None:
     await mem.shared.add_shared_experience(make(1), GOOD)
-    await mem.fence.write([], 7)
+    await mem.fence.raise_to(7)
     with pytest.raises(FencedOutError):
         await mem.shared.forget(until=DAY + timedelta(days=365), token=6)
     assert await mem.shared.count() == 1

@@ -26,6 +26,7 @@ KINDS = (SemanticType.REGIME, SemanticType.STRATEGY)
 
 
 async def publish(mem: MemoryConnection, memories: Any, night: int = 0) -> None:
+    await mem.link.execute("SET", mem.keys.fence, 1)
     await mem.semantic.publish(memories, line=LINE, kinds=tuple(SemanticType), token=1, valid_from=DAY + night * NIGHT)
 
 

@@ -8,11 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import pytest
 
 import memory
 from memory import MemoryConnection, Window
 from memory.records import REGIMES, to_ms
-from memory.store.windows import read_window_data
+from memory.store.windows import read_window_data, window_parts
 from memory.tables import WindowData
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
@@ -120,3 +121,85 @@ async def test_an_empty_window_holds_nothing(mem: MemoryConnection, make: Any) -
     assert await read_window_data(mem, WINDOW) == {}
     await mem.episodic.add(make(0))
     assert await read_window_data(mem, Window.of_date(date(2021, 6, 18))) == {}
+
+
+async def test_of_records_that_differ_the_first_by_id_speaks_for_the_state(mem: MemoryConnection, make: Any) -> None:
+    records = [
+        make(0, agent_id=agent, price=price, features={agent: price}, known_at=DAY + timedelta(seconds=60 + price))
+        for agent, price in (("momentum", 1.0), ("hold", 2.0), ("random", 3.0))
+    ]
+    await mem.episodic.add_many(records)
+    first = min(records, key=lambda record: record.memory_id)
+    states = (await read_window_data(mem, WINDOW))["rff-1", "replay"].states
+    assert states.origin.tolist() == [first.memory_id.encode()]
+    assert states.price.tolist() == [first.price]
+    assert states.feature_names == (first.agent_id,)
+    assert states.known_at_ms.tolist() == [to_ms(DAY + timedelta(seconds=61))]
+
+
+# --- part by part --------------------------------------------------------------------------------------------
+
+
+def rows_of(data: WindowData) -> tuple[list[Any], list[Any]]:
+    """States and experiences as rows that do not depend on what else is in their table."""
+    states, lived = data.states, data.experiences
+    state_rows = [
+        (
+            states.products[states.product[row]],
+            *(int(getattr(states, name)[row]) for name in ("timestamp_ms", "known_at_ms", "recorded_at_ms", "regime")),
+            states.vectors[row].tobytes(),
+            states.origin[row],
+            float(states.price[row]),
+            tuple(
+                sorted((name, value) for name in states.feature_names if (value := states.feature(name)[row]) == value)
+            ),
+        )
+        for row in range(len(states))
+    ]
+    lived_rows = [
+        (
+            lived.agents[lived.agent[row]],
+            lived.products[lived.product[row]],
+            lived.runs[lived.run[row]],
+            *(getattr(lived, field.name)[row].item() for field in dataclasses.fields(lived)
+              if field.name not in ("agent", "product", "run", "quality")
+              and isinstance(getattr(lived, field.name), np.ndarray)),
+        )
+        for row in range(len(lived))
+    ]  # fmt: skip
+    return state_rows, lived_rows
+
+
+@pytest.mark.parametrize("part_rows", [1, 10, 40, 10_000])
+async def test_parts_put_together_are_the_whole_window(mem: MemoryConnection, make: Any, part_rows: int) -> None:
+    night = [
+        make(
+            minute,
+            agent_id=agent,
+            product_id=product,
+            source=source,
+            features={"trend": float(minute), f"only_{product}": 1.0},
+        )
+        for source in ("live", "replay")
+        for agent in ("momentum", "hold")
+        for product in ("ETH-USDT", "BTC-USDT")
+        for minute in (0, 1, 59, 60, 61, 500, 1439)
+    ]
+    await mem.episodic.add_many([*night, make(3, encoder_id="rff-2"), make(1440)])
+    whole = await read_window_data(mem, WINDOW)
+    parts = [part async for part in window_parts(mem, WINDOW, part_rows=part_rows, page_size=5)]
+    places = [(part.states.encoder_id, part.states.source) for part in parts]
+    assert [place for number, place in enumerate(places) if place not in places[:number]] == list(whole)
+    assert len(parts) == {1: 17, 10: 9, 40: 5, 10_000: 5}[part_rows]
+    for place, data in whole.items():
+        own = [part for part, own_place in zip(parts, places, strict=True) if own_place == place]
+        states, lived = rows_of(data)
+        assert [row for part in own for row in rows_of(part)[0]] == states
+        assert sorted(row for part in own for row in rows_of(part)[1]) == sorted(lived)
+        assert all(len(set(part.states.product.tolist())) == 1 for part in own)
+
+
+async def test_an_empty_window_has_no_parts(mem: MemoryConnection, make: Any) -> None:
+    assert [part async for part in window_parts(mem, WINDOW)] == []
+    await mem.episodic.add(make(1440))
+    assert [part async for part in window_parts(mem, WINDOW)] == []

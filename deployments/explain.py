@@ -1,0 +1,117 @@
+"""`coinswarm explain PATTERN`: what happened to a pattern, night by night, and by which comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import rich.console
+from rich.table import Table
+
+from deployments.local import load_settings
+from memory.errors import InvalidQueryError
+from memory.ledger import EventRow, Ledger
+from memory.window import Window
+
+
+def explain(namespace: str | None, pattern: str) -> dict[str, Any]:
+    """The lineage of a pattern in each knowledge line that has it; an id that it had before leads to it too.
+
+    Raises
+    ------
+    InvalidQueryError
+        No line has ever had a pattern of that id.
+    """
+    from tasks.workspace import open_workspace
+
+    settings = load_settings(namespace)
+    with open_workspace(settings.namespace) as workspace:
+        found = [
+            lineage
+            for record in workspace.ledger.lines.list(settings.namespace)
+            if (lineage := _lineage(workspace.ledger, record.line, pattern)) is not None
+        ]
+    if not found:
+        raise InvalidQueryError(
+            f"namespace '{settings.namespace}' has never had a pattern '{pattern}'.",
+            remedy="'coinswarm patterns' lists the ids of those that stand.",
+            argument="pattern",
+        )
+    return {"asked": pattern, "lines": found}
+
+
+def _lineage(ledger: Ledger, line: str, pattern: str) -> dict[str, Any] | None:
+    from memory.ledger import PatternRow
+
+    own = ledger.projections.resolve(line, pattern)
+    leads = {alias.alias_id for alias in ledger.projections.aliases(line)}
+    before = sorted(name for name in leads if name != own and ledger.projections.resolve(line, name) == own)
+    history = ledger.projections.history(PatternRow, line, own)
+    events = _events(ledger, line, [own, *before])
+    if not history and not events:
+        return None
+    now = history[-1][1] if history else None
+    return {
+        "line": line,
+        "pattern": own,
+        "names_before": before,
+        "status": "not published" if not history else "gone" if now is None else now.status,
+        "support": None if now is None else now.support,
+        "windows_seen": None if now is None else now.windows_seen,
+        "description": None if now is None else now.description,
+        "events": [_event(ledger, line, window, event) for window, event in events],
+    }
+
+
+def _events(ledger: Ledger, line: str, names: Sequence[str]) -> list[tuple[Window, EventRow]]:
+    """Events that any of some names is part of, in order; each once."""
+    found: list[tuple[Window, EventRow]] = []
+    for name in names:
+        found += [event for event in ledger.events.of(line, name) if event not in found]
+    return sorted(found, key=lambda item: item[0])
+
+
+def _event(ledger: Ledger, line: str, window: Window, event: EventRow) -> dict[str, Any]:
+    from memory.learning.lineage import EVENTS, PRUNED
+
+    plain = {name: value for name, value in asdict(event).items() if value not in (None, {})}
+    shown = {"window": window.name, **plain, "says": EVENTS.get(event.kind, "")}
+    if event.kind == PRUNED:
+        decisions = ledger.projections.prune_decisions(line, window)
+        shown["decision"] = next((item.details for item in decisions if item.memory_id == event.pattern_id), {})
+    return shown
+
+
+def show_lineage(result: Mapping[str, Any], out: rich.console.Console) -> None:
+    """A pattern's nights as a table, for each line that has it."""
+    for line in result["lines"]:
+        known_as = f", before: {', '.join(line['names_before'])}" if line["names_before"] else ""
+        out.print(f"[bold]{line['pattern']}[/bold] in {line['line']}{known_as}", highlight=False, soft_wrap=True)
+        seen = f", {line['support']} occurrences in {line['windows_seen']} windows" if line["support"] else ""
+        out.print(f"{line['status']}{seen}", highlight=False)
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for title in ("window", "what", "pattern", "other", "states"):
+            table.add_column(title)
+        for title in ("cosine", "threshold"):
+            table.add_column(title, justify="right")
+        table.add_column("rule")
+        for event in line["events"]:
+            table.add_row(
+                event["window"],
+                event["kind"],
+                event["pattern_id"],
+                event.get("other_id", ""),
+                str(event.get("states", "")),
+                _cosine(event.get("cosine")),
+                _cosine(event.get("threshold")),
+                event.get("rule", ""),
+            )
+        out.print(table)
+        kinds = {event["kind"]: event["says"] for event in line["events"]}
+        for kind, says in sorted(kinds.items()):
+            out.print(f"{kind}: {says}", highlight=False, soft_wrap=True)
+
+
+def _cosine(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,19 @@
+"""What a recording may be told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from flows.parameters import MarketParameters, Source, WindowParameters
+
+
+class Parameters(WindowParameters, MarketParameters):
+    """What to record."""
+
+    source: Source = Field(
+        default="inbox",
+        description="inbox: what agents appended to their streams. market: a replay of candles through the agents.",
+    )
+    min_quality: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="Leave out experiences whose quality is below this; they are counted."
+    )

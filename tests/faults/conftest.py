@@ -1,0 +1,101 @@
+"""One night, one home with servers that may be struck, and what the night ends in when nothing disturbs it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+RIG = Path(__file__).parent / "rig"
+sys.path.insert(0, str(RIG))
+# The server that runs are forked from imports them by name.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RIG), os.environ.get("PYTHONPATH")]))
+
+from fault_rig import AGENTS, WORK, Calm, Night, Rig  # noqa: E402
+
+from agents.baselines import baseline_agents  # noqa: E402
+from agents.fitting import default_encoder  # noqa: E402
+from agents.market import Market  # noqa: E402
+from agents.simulation import simulate  # noqa: E402
+from memory import embedded  # noqa: E402
+
+FIRST = dt.date(2021, 6, 17)
+PRODUCT = "BTC-USDT"
+UNTIL = dt.time(8)
+"""Each day ends here: 480 states are enough for patterns, one of which comes back on the second day."""
+
+
+@pytest.fixture(scope="session")
+def night() -> Night:
+    """The first hours of two sample days."""
+    start = dt.datetime.combine(FIRST, dt.time(), tzinfo=dt.UTC)
+    market = Market.sample("binance", [PRODUCT])
+    simulated = simulate(market, start, start + dt.timedelta(days=2), baseline_agents(0), default_encoder())
+    everything = Night((FIRST, FIRST + dt.timedelta(days=1)), PRODUCT, tuple(simulated.experiences()))
+    return Night(everything.days, PRODUCT, tuple(everything.of(agents=AGENTS, until=UNTIL)))
+
+
+@pytest.fixture(scope="session")
+def shared_rig(night: Night) -> Iterator[Rig]:
+    """Servers of these tests alone: they are killed, emptied and starved."""
+    home = Path(tempfile.mkdtemp(prefix="coinswarm-faults-"))
+    (home / "runs").mkdir()
+    try:
+        with embedded.open_session(home, ("redis", "postgres", "prefect"), timeout_s=120) as session:
+            quiet = {
+                "PREFECT_LOGGING_TO_API_ENABLED": "false",
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                **embedded.prefect_environment(home, session.endpoints),
+            }
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in quiet.items():
+                    patch.setenv(name, value)
+                multiprocessing.get_context("forkserver").set_forkserver_preload(["fault_child"])
+                from multiprocessing import forkserver
+
+                forkserver.ensure_running()
+            yield Rig(home, session.endpoints, night, home / "runs")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    """The servers, up and as they ship but for one setting, and no run left over from another test.
+
+    Redis forces each write to its disk, where it otherwise waits up to a second for more: a second for each wait for
+    the disk is what most of these runs would take.
+    """
+    shared_rig.until_up()
+    shared_rig.configure_redis(appendonly="yes", appendfsync="always")
+    yield shared_rig
+    shared_rig.close_runs()
+
+
+@pytest.fixture(scope="session")
+def calm(shared_rig: Rig) -> Calm:
+    """A night that nothing disturbs."""
+    namespace = "t-calm"
+    shared_rig.until_up()
+    shared_rig.configure_redis(appendfsync="always")
+    shared_rig.fill(namespace)
+    digests, events, seconds = [], [], []
+    for flow, day in WORK:
+        begun = time.monotonic()
+        outcome = shared_rig.run(flow, namespace, day)
+        assert outcome.how == "done", outcome
+        seconds.append(time.monotonic() - begun)
+        events.append(outcome.events)
+        digests.append(shared_rig.digests(namespace))
+    assert len(set(digests)) == len(WORK)
+    assert outcome.names["redis"] > 1
+    return Calm(*digests, events=tuple(events), seconds=tuple(seconds))

@@ -1,0 +1,113 @@
+"""The process of one run: forked from a server that has everything imported, it watches itself and runs a flow."""
+
+from __future__ import annotations
+
+import datetime as dt
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import fault_moments
+import fault_removals
+from prefect import Task
+
+import flows.consolidate_memories
+import flows.prune_memories
+import flows.record_experiences
+import flows.update_transitions
+
+FLOWS: dict[str, Any] = {
+    "consolidate": flows.consolidate_memories,
+    "transitions": flows.update_transitions,
+    "prune": flows.prune_memories,
+    "record": flows.record_experiences,
+}
+NAMES = {
+    "consolidate": "consolidate_memories",
+    "transitions": "update_transitions",
+    "prune": "prune_memories",
+    "record": "record_experiences",
+}
+TASK_MODULES = ("consolidation", "folding", "publishing", "lateness", "pruning", "recording", "reporting")
+RETRY_DELAYS_S = [0.5, 2.0, 5.0]
+"""Between attempts of a task: servers of a test are back within a second or two."""
+LOADED_BY = os.getpid()
+"""The process that imported all this; a run that has another pid was forked."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run.
+
+    Attributes
+    ----------
+    flow, namespace, date
+        What to run, and on what.
+    moment, action
+        When to do what to itself: `kill`, `stop`, or `meet` (tell the parent, and wait for its word).
+    removed
+        Safeguards to run without.
+    environment
+        Variables to set before.
+    log
+        File for what it prints.
+    parameters
+        More parameters of the flow.
+    """
+
+    flow: str
+    namespace: str
+    date: dt.date
+    environment: dict[str, str]
+    log: str
+    moment: fault_moments.Moment | None = None
+    action: str = "kill"
+    removed: tuple[str, ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def main(job: Job, line: Connection) -> None:
+    """Run a job to its end, and tell how it ended; the process is gone afterwards."""
+    if threading.active_count() != 1 or os.getpid() == LOADED_BY:
+        raise RuntimeError("a run must be forked from a server of one thread that has everything imported")
+    descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.enable()
+    os.environ.update(job.environment)
+    fault_removals.remove(job.removed)
+    _retry_soon()
+    watch = fault_moments.Watch(job.moment, _action(job.action, line))
+    fault_moments.install(watch)
+    module = FLOWS[job.flow]
+    parameters = module.Parameters(namespace=job.namespace, date=job.date, **job.parameters)
+    line.send(("begun",))
+    try:
+        result = getattr(module, NAMES[job.flow])(parameters)
+    except Exception as error:  # noqa: BLE001 - whoever started the run judges it
+        line.send(("failed", type(error).__name__, str(error)))
+    else:
+        line.send(("done", result, watch.events, dict(watch.names)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # Prefect's threads and their queues are of no interest to anybody.
+
+
+def _action(name: str, line: Connection) -> Callable[[], None]:
+    def meet() -> None:
+        line.send(("met",))
+        line.recv()
+
+    return meet if name == "meet" else fault_moments.ACTIONS[name]
+
+
+def _retry_soon() -> None:
+    for name in TASK_MODULES:
+        for each in vars(sys.modules[f"tasks.{name}"]).values():
+            if isinstance(each, Task):
+                each.retry_delay_seconds = RETRY_DELAYS_S

@@ -1,0 +1,191 @@
+"""Moments of a run at which something is done to it: hooks that the process of the run puts into itself.
+
+A run passes *events*, each with a name:
+
+| event | when |
+| --- | --- |
+| `begin STEP`, `end STEP` | a step of the flow begins, has ended |
+| `sql STATEMENT` | before a statement is sent to the ledger |
+| `commit`, `committed` | before and after a transaction that has written is committed |
+| `redis COMMAND` | between the reading (WATCH) and the writing (EXEC) of a step in Redis; the command is the first it writes |
+| `redis executed` | after such a step |
+| `command COMMAND` | before each command that is sent on a connection that watches keys |
+| `file`, `filed` | before and after a file of the archive gets its name |
+| `clustered` | a partition was clustered |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The n-th event of a step whose name matches.
+
+    Attributes
+    ----------
+    step
+        Name of the step; None for any, the time before the first one included.
+    event
+        Pattern that the event's name begins with.
+    number
+        Which of the events that match, from 1.
+    """
+
+    step: str | None
+    event: str
+    number: int = 1
+
+    def __str__(self) -> str:
+        where = self.step or "the run"
+        return f"{where}: {self.event}" + (f" ({self.number})" if self.number > 1 else "")
+
+
+ACTIONS: dict[str, Callable[[], None]] = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+}
+"""What a run can do to itself as the kernel would; `meet` it does with whoever started it."""
+
+
+class Watch:
+    """Counts the events of this process, and acts when the moment has come: once."""
+
+    def __init__(self, moment: Moment | None, act: Callable[[], None]) -> None:
+        self._moment = moment
+        self._act = act
+        self._lock = threading.RLock()
+        self._step = ""
+        self._matched = 0
+        self.events = 0
+        self.names: Counter[str] = Counter()
+
+    def reach(self, event: str) -> None:
+        """An event: nobody goes on in this process while the moment lasts that it may be."""
+        with self._lock:
+            self.events += 1
+            kind, _, rest = event.partition(" ")
+            self.names[kind] += 1
+            if kind == "begin":
+                self._step = rest
+            moment = self._moment
+            if moment is None or moment.step not in (None, self._step) or not re.match(moment.event, event, re.DOTALL):
+                return
+            self._matched += 1
+            if self._matched == moment.number:
+                self._moment = None
+                self._act()
+
+
+def install(watch: Watch) -> None:
+    """Have this process tell a watch of its events, for as long as it lives."""
+    _watch_steps(watch)
+    _watch_ledger(watch)
+    _watch_redis(watch)
+    _watch_archive(watch)
+    _watch_clustering(watch)
+
+
+def _watch_steps(watch: Watch) -> None:
+    import logging
+
+    from tasks.progress import STEPS_LOGGER
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            name = record.getMessage().partition(":")[0]
+            watch.reach(f"end {name}" if getattr(record, "finished", False) else f"begin {name}")
+
+    logger = logging.getLogger(STEPS_LOGGER)
+    logger.addHandler(Listener())
+    logger.setLevel(logging.INFO)
+
+
+def _watch_ledger(watch: Watch) -> None:
+    import sqlalchemy as sa
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+    written = re.compile(r"(INSERT|UPDATE|DELETE)\b")
+
+    def before(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        watch.reach(f"sql {statement}")
+        if written.match(statement):
+            cursor.connection.has_written = True
+
+    commit = PGDialect_psycopg.do_commit
+
+    def announced(dialect: Any, connection: Any) -> None:
+        driver = getattr(connection, "dbapi_connection", connection)
+        wrote = getattr(driver, "has_written", False)
+        if wrote:
+            watch.reach("commit")
+            driver.has_written = False
+        commit(dialect, connection)
+        if wrote:
+            watch.reach("committed")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", before)
+    PGDialect_psycopg.do_commit = announced  # type: ignore[method-assign]
+
+
+def _watch_redis(watch: Watch) -> None:
+    from redis.asyncio.client import Pipeline
+
+    from memory.store.link import RedisLink
+
+    transaction, immediate = RedisLink.transaction, Pipeline.immediate_execute_command
+
+    async def announced(link: RedisLink, watched: Any, prepare: Callable[..., Awaitable[Any]], **options: Any) -> Any:
+        async def prepared(read: Any) -> Any:
+            commands, result = await prepare(read)
+            if commands:
+                watch.reach(f"redis {commands[0][0]}")
+            return commands, result
+
+        result = await transaction(link, watched, prepared, **options)
+        watch.reach("redis executed")
+        return result
+
+    async def sent(pipe: Any, *args: Any, **options: Any) -> Any:
+        watch.reach(f"command {args[0]}")
+        return await immediate(pipe, *args, **options)
+
+    RedisLink.transaction = announced  # type: ignore[method-assign,assignment]
+    Pipeline.immediate_execute_command = sent  # type: ignore[method-assign]
+
+
+def _watch_archive(watch: Watch) -> None:
+    from memory.ledger.archive_files import NewFile
+
+    commit = NewFile.commit
+
+    def announced(file: NewFile, rows: int) -> Any:
+        watch.reach("file")
+        result = commit(file, rows)
+        watch.reach("filed")
+        return result
+
+    NewFile.commit = announced  # type: ignore[method-assign]
+
+
+def _watch_clustering(watch: Watch) -> None:
+    from memory.learning.clustering import MarketStateClusterer
+
+    fit = MarketStateClusterer.fit
+
+    @wraps(fit)
+    def announced(*args: Any, **options: Any) -> Any:
+        fitted = fit(*args, **options)
+        watch.reach("clustered")
+        return fitted
+
+    MarketStateClusterer.fit = announced  # type: ignore[method-assign]

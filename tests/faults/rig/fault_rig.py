@@ -1,0 +1,363 @@
+"""What the tests hold in their hands: runs in processes of their own, servers that can be struck, and digests."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import fault_child
+import pytest
+import redis
+from fault_moments import Moment
+
+import memory
+from agents.fitting import default_encoder
+from memory import embedded
+from memory.ledger import Ledger
+from memory.records import EpisodicMemory
+from memory.window import Window
+from tasks.recording import register_encoder
+
+RUN_TIMEOUT_S = 90.0
+"""Longest time for a run of a tiny night, which takes some seconds."""
+LEASE_S = 2.0
+"""Lease of the runs: a stopped one is overtaken after so long."""
+SERVER_TIMEOUT_S = 30.0
+AGENTS = ("breakout", "random")
+"""Whose night it is."""
+WORK = (("consolidate", 0), ("consolidate", 1), ("transitions", 1))
+"""What is run, in order: flows, and the day of each."""
+
+
+@dataclass(frozen=True)
+class Calm:
+    """What the night ends in when nothing disturbs it.
+
+    Attributes
+    ----------
+    first, both, whole
+        Digests (ledger, Redis) after the first day was consolidated, after both were, after all of `WORK`.
+    events, seconds
+        How many events each run of `WORK` has, and how long it takes.
+    """
+
+    first: tuple[str, str]
+    both: tuple[str, str]
+    whole: tuple[str, str]
+    events: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Night:
+    """A few hours of two days as two agents lived through them, in one product."""
+
+    days: tuple[dt.date, dt.date]
+    product: str
+    lived: tuple[EpisodicMemory, ...]
+
+    def of(self, *, agents: tuple[str, ...] | None = None, until: dt.time | None = None) -> list[EpisodicMemory]:
+        """What some agents lived through, on each day until a time."""
+        return [
+            item
+            for item in self.lived
+            if (agents is None or item.agent_id in agents) and (until is None or item.timestamp.time() < until)
+        ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `done`, `failed` (with the error's type and text), or `killed`."""
+
+    how: str
+    error: str = ""
+    message: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    events: int = 0
+    names: dict[str, int] = field(default_factory=dict)
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(self, process: BaseProcess, line: Connection, log: Path) -> None:
+        self._process = process
+        self._line = line
+        self._log = log
+        self._said: Outcome | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def until_begun(self) -> None:
+        """Wait until it is about to call its flow."""
+        assert self._next() == ("begun",)
+
+    def until_met(self) -> None:
+        """Wait until its moment has come, at which it stays until `go`."""
+        assert self._next() == ("met",), self.story()
+
+    def go(self) -> None:
+        """Let it go on."""
+        self._line.send("go")
+
+    def until_stopped(self) -> None:
+        """Wait until it has stopped itself."""
+        self._until(lambda: self._state() in "tT", "stop")
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def end(self, timeout_s: float = RUN_TIMEOUT_S) -> Outcome:
+        """Wait for its end."""
+        said: tuple[Any, ...] | None = None
+        with suppress(EOFError):
+            said = self._next(timeout_s)
+        self._process.join(timeout_s)
+        if self._process.exitcode == -signal.SIGKILL:
+            return Outcome("killed")
+        assert said is not None, f"it ended with {self._process.exitcode}\n{self.story()}"
+        if said[0] == "done":
+            return Outcome("done", result=said[1], events=said[2], names=said[3])
+        assert said[0] == "failed", said
+        return Outcome("failed", said[1], said[2])
+
+    def close(self) -> None:
+        """End it, however it stands."""
+        self._process.kill()
+        self.signal(signal.SIGCONT)
+        self._process.join(SERVER_TIMEOUT_S)
+        self._line.close()
+
+    def story(self) -> str:
+        """The end of what it printed."""
+        return self._log.read_text(encoding="utf-8")[-4000:] if self._log.exists() else ""
+
+    def _next(self, timeout_s: float = RUN_TIMEOUT_S) -> tuple[Any, ...]:
+        if not self._line.poll(timeout_s):
+            raise AssertionError(f"the run said nothing for {timeout_s:g} s\n{self.story()}")
+        message: tuple[Any, ...] = self._line.recv()
+        return message
+
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+
+    def _until(self, holds: Callable[[], bool], what: str) -> None:
+        wait_for(holds, f"the run to {what}\n{self.story()}", RUN_TIMEOUT_S)
+
+
+class Rig:
+    """One home with servers of its own, and runs against them."""
+
+    def __init__(self, home: Path, endpoints: embedded.Endpoints, night: Night, folder: Path) -> None:
+        assert endpoints.redis_url is not None
+        assert endpoints.database_url is not None
+        self.home = home
+        self.redis_url = endpoints.redis_url
+        self.database_url = endpoints.database_url
+        self.night = night
+        self.folder = folder
+        self._context = multiprocessing.get_context("forkserver")
+        self._logs = itertools.count()
+        self._runs: list[Run] = []
+
+    # --- runs --------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        flow: str,
+        namespace: str,
+        day: int,
+        *,
+        moment: Moment | None = None,
+        action: str = "kill",
+        removed: tuple[str, ...] = (),
+        date: dt.date | None = None,
+        environment: dict[str, str] | None = None,
+        **parameters: Any,
+    ) -> Run:
+        """Begin a run of a flow on one of the two days (or another date)."""
+        log = self.folder / f"run-{next(self._logs)}.log"
+        ours, theirs = self._context.Pipe()
+        job = fault_child.Job(
+            flow=flow,
+            namespace=namespace,
+            date=date or self.night.days[day],
+            environment=self.environment(namespace) | (environment or {}),
+            log=str(log),
+            moment=moment,
+            action=action,
+            removed=removed,
+            parameters=parameters,
+        )
+        process = self._context.Process(target=fault_child.main, args=(job, theirs))
+        process.start()
+        theirs.close()
+        run = Run(process, ours, log)
+        self._runs.append(run)
+        run.until_begun()
+        return run
+
+    def run(self, flow: str, namespace: str, day: int, **options: Any) -> Outcome:
+        """A run from its beginning to its end."""
+        return self.start(flow, namespace, day, **options).end()
+
+    def close_runs(self) -> None:
+        """End all runs that were begun."""
+        while self._runs:
+            self._runs.pop().close()
+
+    def environment(self, namespace: str) -> dict[str, str]:
+        """Variables of a run: each namespace has a home, and in it an archive, of its own."""
+        return {
+            "COINSWARM_HOME": str(self.folder / namespace),
+            "COINSWARM_REDIS_URL": self.redis_url,
+            "COINSWARM_DATABASE_URL": self.database_url,
+            "COINSWARM_NAMESPACE": namespace,
+            "COINSWARM_LEASE_S": str(LEASE_S),
+            "COINSWARM_LOCK_WAIT_S": "30",
+        }
+
+    def archive_of(self, namespace: str) -> Path:
+        """Folder in which the windows of a namespace are archived."""
+        return self.folder / namespace / "archive"
+
+    # --- what is stored ----------------------------------------------------------------------------------------
+
+    def fill(self, namespace: str, items: list[EpisodicMemory] | None = None) -> None:
+        """Put experiences into a namespace, as a recording does: the whole night where none are given."""
+
+        async def add() -> None:
+            async with memory.connect(redis_url=self.redis_url, namespace=namespace) as mem:
+                await register_encoder(mem, default_encoder())
+                report = await mem.episodic.add_many(list(self.night.lived) if items is None else items)
+                assert len(report.stored) == len(self.night.lived if items is None else items)
+
+        asyncio.run(add())
+
+    def digests(self, namespace: str) -> tuple[str, str]:
+        """Digests of all knowledge in the ledger and in Redis."""
+
+        async def held() -> str:
+            async with memory.connect(redis_url=self.redis_url, namespace=namespace) as mem:
+                return await mem.semantic.digest()
+
+        with Ledger.open(self.database_url) as ledger:
+            return ledger.digest(namespace).digest, asyncio.run(held())
+
+    def ask(self, namespace: str, question: Callable[[memory.MemoryConnection], Any]) -> Any:
+        """The answer of a memory to a coroutine function."""
+
+        async def call() -> Any:
+            async with memory.connect(redis_url=self.redis_url, namespace=namespace) as mem:
+                return await question(mem)
+
+        return asyncio.run(call())
+
+    @contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        """The ledger."""
+        with Ledger.open(self.database_url) as opened:
+            yield opened
+
+    def progress(self, namespace: str, day: int) -> tuple[bool, bool, bool]:
+        """Whether a day has a generation, is folded, and is noted as published."""
+        window = Window.of_date(self.night.days[day])
+        with Ledger.open(self.database_url) as ledger:
+            lines = ledger.lines.list(namespace)
+            if not lines:
+                return False, False, False
+            line = lines[0].line
+            folds = [
+                {checkpoint.window for checkpoint in ledger.folds.checkpoints(line, kind)}
+                for kind in ("patterns", "published-knowledge")
+            ]
+            committed = ledger.windows.current_generation(line, window) is not None
+            return committed, window in folds[0], window in folds[1]
+
+    def known_to_redis(self, namespace: str) -> list[str]:
+        """Names of all keys that hold knowledge of a namespace."""
+        with redis.Redis.from_url(self.redis_url) as server:
+            return sorted(name.decode() for name in server.scan_iter(match=f"{namespace}:semantic*", count=5000))
+
+    # --- servers -----------------------------------------------------------------------------------------------
+
+    def pid_of(self, server: str) -> int:
+        """Process of `redis` or `postgres`."""
+        (pid,) = [found.pid for found in embedded.home_status(self.home).servers if found.name == server]
+        assert pid is not None
+        return pid
+
+    def kill(self, server: str) -> None:
+        """End a server as the kernel would; its supervisor starts it again. Returns when it answers again."""
+        before = self.pid_of(server)
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{before}").exists(), f"{server} to die")
+        self.until_up()
+
+    def strike(self, server: str) -> None:
+        """End a server as the kernel would, and return at once."""
+        os.kill(self.pid_of(server), signal.SIGKILL)
+
+    def until_up(self) -> None:
+        """Wait until both servers answer."""
+        wait_for(self._answer, "the servers to come back")
+
+    def configure_redis(self, **settings: str) -> None:
+        """Change settings of Redis; a restart of it forgets them."""
+        with redis.Redis.from_url(self.redis_url) as server:
+            for name, value in settings.items():
+                server.config_set(name, value)
+
+    def empty_redis(self, namespace: str) -> None:
+        """Take everything of a namespace out of Redis."""
+        with redis.Redis.from_url(self.redis_url) as server:
+            keys = list(server.scan_iter(match=f"{namespace}:*", count=5000))
+            assert keys
+            server.unlink(*keys)
+
+    def _answer(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.redis_url, socket_timeout=2) as server:
+                server.ping()
+            with Ledger.open(self.database_url) as ledger:
+                ledger.lines.list("t-nobody")
+        except (redis.RedisError, memory.CoinswarmError, OSError):
+            return False
+        return True
+
+
+def wait_for(holds: Callable[[], bool], what: str, timeout_s: float = SERVER_TIMEOUT_S) -> None:
+    """Wait until something holds; AssertionError where it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.01)
+
+
+@contextmanager
+def proof(removed: tuple[str, ...]) -> Iterator[None]:
+    """What the block asserts holds; with a safeguard removed it must not, or the test proves nothing."""
+    if not removed:
+        yield
+        return
+    with pytest.raises(AssertionError):
+        yield
