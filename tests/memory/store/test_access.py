@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -154,3 +155,18 @@ async def test_a_user_who_may_not_write_is_answered_and_told_once(
         for _ in range(2):
             await mem.access.count_access(["p-1"], DAY)
     assert sum("not counted" in record.message for record in caplog.records) == 1
+
+
+async def test_what_is_counted_while_a_batch_is_on_its_way_is_written_by_itself(own_redis: Any, namespace: str) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace=namespace) as mem:
+        own_redis.signal(signal.SIGSTOP)
+        mem.access.note(["p-1"], DAY)
+        async with asyncio.timeout(5):
+            while mem.access._waiting:
+                await asyncio.sleep(0.01)
+        mem.access.note(["p-2"], DAY)
+        own_redis.signal(signal.SIGCONT)
+        async with asyncio.timeout(5):
+            while await mem.link.execute("GET", mem.keys.access("p-2", DAY)) != b"1":
+                await asyncio.sleep(0.02)
+        assert await mem.link.execute("GET", mem.keys.access("p-1", DAY)) == b"1"
