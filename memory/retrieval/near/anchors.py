@@ -26,7 +26,7 @@ Positions = npt.NDArray[np.int64]
 ANCHORED_FROM = 2048
 """Rows of an agent from which anchors are tried; fewer are all scored in less than 0.1 ms."""
 UNEXPLAINED = 0.5
-"""Mean length of the rests from which anchors are tried. Real states leave 0.1 to 0.2; vectors around 100 centres in
+"""Mean length of the rests from which anchors are tried. Real states leave 0.26; vectors around 100 centres in
 256 dimensions 0.78, around 500 centres 0.9, and vectors in all directions 0.94."""
 FIT_ROWS = 16_384
 """Rows that anchors are fitted to and tried on, evenly spread."""
@@ -77,9 +77,10 @@ def choose_anchors(vectors: Floats, heads: Floats, rests: Floats, basis: Floats,
     -----
     Deterministic. Some of the rows are asked as questions, and what either bound leaves to score is counted.
 
-    At most n * k * dimension multiplications for each of three passes with k anchors: 0.1 s for 10,000 rows of 256
-    dimensions in 500 groups, at most 0.6 s for any number of rows, on one core. A few milliseconds where the basis is
-    good enough, or rows lie in no groups: then the first round covers hardly more than it drew.
+    At most n * k * dimension multiplications for each of three passes with k anchors: 0.2 s for 10,000 rows of 256
+    dimensions in 500 groups, about 0.7 s for as many rows and anchors as are ever tried, on one core. A few
+    milliseconds where the basis is good enough; 0.1 s where rows lie in no groups, as the first round then
+    covers hardly more than it drew.
     """
     generator = np.random.default_rng(_SEED)
     asked = generator.choice(len(vectors), min(TRIED_QUESTIONS, len(vectors)), replace=False)
@@ -134,7 +135,7 @@ def split_by_anchors(vectors: Floats, anchors: Floats) -> AnchoredRows:
     """Nearest anchors of unit vectors, and how they lie to them.
 
     What is left is formed and measured, as `basis.split` does. Cost: n * k * dimension multiplications, which let other
-    threads run; 15 microseconds for one vector and 700 anchors of 256 dimensions.
+    threads run; 20 microseconds for one vector and 700 anchors of 256 dimensions.
     """
     nearest, cosines = _nearest(vectors, anchors)
     rests = np.empty(len(vectors), dtype=np.float32)

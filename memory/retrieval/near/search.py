@@ -33,6 +33,9 @@ WORTH_ALL = 4
 """Where a quarter of an agent's rows is left, scoring all of them where they lie is quicker than taking those."""
 FUTILE_FROM = 0.3
 """Share of rows left from which bounds cost more than they save."""
+FUTILE_FROM_BY_ANCHORS = 0.75
+"""The same where rows have anchors: they rule out all but a few rows for one question and next to none for another, so
+that a mean of a half still saves much."""
 PRUNING_GAIN = 1 / 8
 TRIED_AGAIN_AFTER = 64
 NOTHING = -2.0
@@ -78,10 +81,10 @@ class Pruning:
     left: float = 0.0
     _asked: int = 0
 
-    def is_futile(self) -> bool:
-        """Whether to score all rows instead; now and then bounds are tried all the same."""
+    def is_futile(self, share: float = FUTILE_FROM) -> bool:
+        """Whether to score all rows, as more than a share is left; now and then bounds are tried all the same."""
         self._asked += 1
-        return self.left > FUTILE_FROM and self._asked % TRIED_AGAIN_AFTER != 0
+        return self.left > share and self._asked % TRIED_AGAIN_AFTER != 0
 
     def note(self, left: int, rows: int) -> None:
         """So many of so many rows were left."""
@@ -121,8 +124,10 @@ def nearest_rows(
     if merit is None:
         if anchors is not None and sum(stop - start for start, stop in ranges) <= len(anchors):
             return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
-        if pruning is not None and vectors.dtype == np.float32 and pruning.is_futile():
-            return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
+        if pruning is not None and vectors.dtype == np.float32:
+            share = FUTILE_FROM if anchors is None else FUTILE_FROM_BY_ANCHORS
+            if pruning.is_futile(share):
+                return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
     slots = _joined(arena.slots, ranges)
     bounds = _bounds(query, arena, ranges, basis, anchors)
     hidden = _hidden(question, arena, ranges, now_ms)
