@@ -80,6 +80,10 @@ class ServerUnsuitableError(CoinswarmError):
     """A configured Redis or Postgres that lacks what is needed (search, version, mode)."""
 
 
+class AccessDeniedError(ServerUnsuitableError):
+    """A Redis user who may not do what is needed; the missing right is named where the server names it."""
+
+
 class StoreUnavailableError(CoinswarmError):
     """Redis or Postgres cannot be reached."""
 

@@ -220,8 +220,8 @@ def swap_index(change: Change) -> dict[str, Any]:
 def retire_index(change: Change) -> None:
     """Drop the old index; what still uses it asks the new one."""
 
-    async def retire(_: MemoryConnection, reindexer: Reindexer) -> None:
-        await reindexer.retire(await _job(reindexer, change))
+    async def retire(mem: MemoryConnection, reindexer: Reindexer) -> None:
+        await reindexer.retire(await _job(reindexer, change), await change.encode(mem))
 
     _with_reindexer(change, retire)
 

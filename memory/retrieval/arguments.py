@@ -55,6 +55,17 @@ def check_path(value: Any, name: str = "previous_regimes") -> tuple[str, ...]:
     return tuple(check_regime(item, name) for item in value)
 
 
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """A whole number, at least so many."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InvalidQueryError(
+            f"{name} is {repr(value)[:80]}; it must be a whole number, at least {least}.",
+            remedy=f"Give {least} or more.",
+            argument=name,
+        )
+    return int(value)
+
+
 def check_flag(value: Any, name: str) -> bool:
     """True or False, and nothing that merely counts as either."""
     if not isinstance(value, bool):

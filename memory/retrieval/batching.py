@@ -8,9 +8,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from memory.errors import InvalidQueryError, StoreUnavailableError
+from memory.errors import StoreUnavailableError
 from memory.records import Vector
-from memory.retrieval.arguments import check_number
+from memory.retrieval.arguments import check_count, check_number
 from memory.retrieval.hits import Hit
 from memory.retrieval.pipelined import MAX_IN_FLIGHT, PipelinedLink
 from memory.retrieval.ranking import SIMILARITY, PostFilter, RelevanceWeights
@@ -79,9 +79,8 @@ class BatchedMemoryRetrieval(RoutedRetrieval):
     def __init__(
         self, mem: MemoryConnection, *, connections: int = CONNECTIONS, max_in_flight: int = MAX_IN_FLIGHT
     ) -> None:
-        for name, value in (("connections", connections), ("max_in_flight", max_in_flight)):
-            if value < 1:
-                raise InvalidQueryError(f"{name} is {value}.", remedy="Give at least 1.", argument=name)
+        connections = check_count(connections, "connections")
+        max_in_flight = check_count(max_in_flight, "max_in_flight")
         self._link = PipelinedLink(
             mem.link._url, connections=connections, max_in_flight=max_in_flight, timeout_s=mem.link.timeout_s
         )

@@ -187,7 +187,7 @@ class EstimateSearch:
         else:
             # Indexes that others have opened since are learned of beside the search, for all agents at once.
             *answers, size = await link.pipeline([*commands, probing[1]])
-            await indexes.partitions.missed(schema, probing[0], question.product_id, size)
+            await indexes.missed(schema, probing[0], question.product_id, size)
             more = [place for place in targets() if place not in asked]
             answers += await link.pipeline([search(agent, target, target.clause) for agent, target in more])
             asked += more

@@ -228,7 +228,7 @@ class ExperienceSearch:
                 answers = await context.link.pipeline(commands)
             else:
                 *answers, size = await context.link.pipeline([*commands, probe])
-                more = await indexes.partitions.missed(schema, bounds.agent_id, bounds.product_id, size)
+                more = await indexes.missed(schema, bounds.agent_id, bounds.product_id, size)
                 if more:
                     answers += await context.link.pipeline(
                         [self._command(target, condition, vector, wanted) for target in more]

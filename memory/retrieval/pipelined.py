@@ -13,24 +13,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.retrieval.turn import AbandonedError, Turn, joined
 from memory.store.link import FIRST_RETRY_DELAY_S, LONGEST_RETRY_DELAY_S, Command, RedisLink, Result
-from memory.store.readiness import unseen_indexes, wait_until_whole
+from memory.store.readiness import look_again, unseen_indexes, wait_until_whole
 from memory.store.wire import WireConnection, retrieve
 
 MAX_IN_FLIGHT = 512
 """Commands of one link that wait for answers: with 1.3 kB each they fill no buffer, and the last of them is answered
 within 50 ms by a server that does 11,000 a second. Further callers wait in line, first come, first served."""
-_SHARED = frozenset({"FT.SEARCH", "GET", "HGET", "HMGET"})
-"""Commands that read, and whose equal ones may share an answer."""
-
-
-class _AbandonedError(Exception):
-    """The caller that sent a shared command was cancelled."""
 
 
 class PipelinedLink(RedisLink):
@@ -79,8 +74,7 @@ class PipelinedLink(RedisLink):
         self._retired: list[WireConnection] = []
         self._opening: asyncio.Task[None] | None = None
         self._open_again_at: float | None = None
-        self._unsent: dict[Command, asyncio.Future[Any]] = {}
-        self._turn_began = False
+        self._turn = Turn()
         self._line: deque[asyncio.Future[None]] = deque()
         self._admitted = 0
         self._fenced: set[WireConnection] = set()
@@ -205,43 +199,48 @@ class PipelinedLink(RedisLink):
     async def _ask(self, arguments: Command, deadline: float) -> Any:
         while True:
             wire = await self._whole_place([arguments], deadline)
-            equal = self._unsent.get(arguments) if arguments[0] in _SHARED else None
+            equal = self._turn.equal(arguments)
             if equal is None:
                 break
             self.shared += 1
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await _joined(equal)
-            except _AbandonedError:
-                continue
-        self._begin_turn()
+                    return await joined(equal)
+            except AbandonedError:
+                if wire.loop.time() >= deadline:
+                    raise TimeoutError from None
+        self._turn.begin()
         future = wire.send(*arguments)
         self.sent += 1
-        if arguments[0] in _SHARED:
-            self._unsent[arguments] = future
-        timer = wire.loop.call_at(deadline, self._expire, wire, future)
+        self._turn.leaves(arguments, future)
         try:
-            return await future
+            return await self._timed(wire, future, deadline)
+        except ResponseError:
+            look_again(wire, arguments)
+            raise
         finally:
-            timer.cancel()
             if self._line:
                 self._pump()
 
     async def _ask_all(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         wire = await self._whole_place(commands, deadline)
-        self._begin_turn()
+        self._turn.begin()
         futures = wire.send_all(commands)
         self.sent += len(commands)
         timer = wire.loop.call_at(deadline, self._expire, wire, futures[-1])
         try:
             await asyncio.wait(futures[-1:])  # Answers come in order: with the last, all have come.
         finally:
-            timer.cancel()
             for future in futures:
                 if not future.cancel():
                     retrieve(future)
+            if not futures[-1].cancelled():
+                timer.cancel()
             self._pump()
         errors = [future.exception() for future in futures]
+        for command, error in zip(commands, errors, strict=True):
+            if isinstance(error, ResponseError):
+                look_again(wire, command)
         for error in (errors[-1], errors[0]):
             if isinstance(error, (TimeoutError, RedisConnectionError)):
                 raise error
@@ -255,8 +254,21 @@ class PipelinedLink(RedisLink):
             unseen = unseen_indexes(wire, commands)
             if not unseen or wire is asked:
                 return wire
-            await wait_until_whole(wire, unseen, deadline)
+            await wait_until_whole(wire, unseen, deadline, partial(self._on, wire, deadline))
             asked = wire
+
+    def _on(self, wire: WireConnection, deadline: float, command: Command) -> Awaitable[Any]:
+        """The answer to a command over one connection."""
+        return self._timed(wire, wire.send(*command), deadline)
+
+    async def _timed(self, wire: WireConnection, future: asyncio.Future[Any], deadline: float) -> Any:
+        """The answer to what was sent; its connection is left where none comes by the deadline."""
+        timer = wire.loop.call_at(deadline, self._expire, wire, future)
+        try:
+            return await future
+        finally:
+            if not future.cancelled():  # Whoever has left does not know whether the answer comes in time.
+                timer.cancel()
 
     async def _place(self, deadline: float) -> WireConnection:
         """The connection to send on, once fewer commands are in flight than may be."""
@@ -270,29 +282,21 @@ class PipelinedLink(RedisLink):
         return wire
 
     def _expire(self, wire: WireConnection, future: asyncio.Future[Any]) -> None:
-        """The deadline of a command has passed.
+        """The deadline of a command has passed, whether or not its caller still waits for the answer.
 
         Nothing more is sent over its connection, which may be dead without having said so; it ends with the last who
         waits for it.
         """
         if not future.done():
             future.set_exception(TimeoutError())
+        elif future not in wire._waiting:
+            return  # Its caller has left, and the answer has come.
         if wire in self._shared_wires:
             self._shared_wires.remove(wire)
             self._retired.append(wire)
             self._lost(TimeoutError("no answer before the deadline"))
         if all(waiting.done() for waiting in wire._waiting):
             wire.abort()
-
-    def _begin_turn(self) -> None:
-        # Before the connection asks for its own end of the turn, at which it writes: what has left is never joined.
-        if not self._turn_began:
-            self._turn_began = True
-            asyncio.get_running_loop().call_soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._turn_began = False
-        self._unsent.clear()
 
     # --- in line ---------------------------------------------------------------------------------------------
 
@@ -331,7 +335,7 @@ class PipelinedLink(RedisLink):
             if wire in self._fenced or wire.closed or not wire.pending:
                 continue
             self._fenced.add(wire)
-            self._begin_turn()
+            self._turn.begin()
             wire.send("PING").add_done_callback(lambda answered, wire=wire: self._passed(wire, answered))  # type: ignore[misc]
 
     def _passed(self, wire: WireConnection, answered: asyncio.Future[Any]) -> None:
@@ -417,22 +421,3 @@ class PipelinedLink(RedisLink):
             elif error is not None:
                 self._on_lost(error)
         self._pump()
-
-
-async def _joined(equal: asyncio.Future[Any]) -> Any:
-    """The answer of a command that another caller sends in this turn."""
-    own: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def pass_on(answered: asyncio.Future[Any]) -> None:
-        if own.done():
-            return
-        if answered.cancelled():
-            own.set_exception(_AbandonedError())
-        elif (error := answered.exception()) is not None:
-            # Each caller raises an error of its own: a traceback belongs to one.
-            own.set_exception(type(error)(*error.args))
-        else:
-            own.set_result(answered.result())
-
-    equal.add_done_callback(pass_on)
-    return await own

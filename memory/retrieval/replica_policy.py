@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from redis.asyncio import BlockingConnectionPool
+
+from memory.embedded.checks import without_password
 from memory.errors import InvalidQueryError
+from memory.retrieval.arguments import check_count, check_flag, check_number
+
+SHORTEST_S, LONGEST_S = 1e-3, 86_400.0
+"""Of times that are chosen: a millisecond is less than a look at a server takes, and nobody waits longer than a day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +54,13 @@ class ReplicaPolicy:
     reads_without_primary: bool = True
 
     def __post_init__(self) -> None:
-        positive = {name: getattr(self, name) for name in ("max_lag_s", "check_interval_s", "hang_s", "connections")}
-        for name, value in positive.items():
-            if not value > 0:
-                raise InvalidQueryError(f"{name} is {value!r}.", remedy="Give more than 0.", argument=name)
+        for name in ("max_lag_s", "check_interval_s", "hang_s"):
+            check_number(getattr(self, name), name, SHORTEST_S, LONGEST_S)
+        check_count(self.connections, "connections")
+        if self.max_lag_bytes is not None:
+            check_count(self.max_lag_bytes, "max_lag_bytes", 0)
+        for name in ("fall_back_to_primary", "reads_without_primary"):
+            check_flag(getattr(self, name), name)
         if self.max_lag_s < 2 * self.check_interval_s:
             raise InvalidQueryError(
                 f"max_lag_s is {self.max_lag_s:g}, which looks every {self.check_interval_s:g} s cannot prove.",
@@ -59,6 +71,38 @@ class ReplicaPolicy:
             raise InvalidQueryError(
                 f"choice is {self.choice!r}.", remedy="Use two_choices or least_in_flight.", argument="choice"
             )
+
+
+def check_replica_urls(value: Any, name: str = "replica_urls") -> tuple[str, ...]:
+    """URLs of replicas, or InvalidQueryError; nothing is sent."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise InvalidQueryError(
+            f"{name} is {type(value).__name__}, not a sequence of URLs.",
+            remedy="Pass a list, such as ['redis://replica:6379'].",
+            argument=name,
+        )
+    return tuple(_replica_url(url, name) for url in value)
+
+
+def _replica_url(url: Any, name: str) -> str:
+    remedy = "Write it as redis://host:6379, rediss://host:6379 or unix:///path/to/redis.sock."
+    if not isinstance(url, str):
+        raise InvalidQueryError(f"{name} holds {type(url).__name__}, not a URL.", remedy=remedy, argument=name)
+    try:
+        shown = repr(without_password(url)[:200])
+        urlsplit(url).port  # noqa: B018 - ValueError where it is none.
+        database = BlockingConnectionPool.from_url(url).connection_kwargs.get("db") or 0
+    except ValueError as error:
+        raise InvalidQueryError(
+            f"{name} holds a URL that cannot be read: {error}.", remedy=remedy, argument=name
+        ) from error
+    if database:
+        raise InvalidQueryError(
+            f"{name} holds {shown}: it names database {database}, and search indexes database 0 only.",
+            remedy="Leave the database out of the URL.",
+            argument=name,
+        )
+    return url
 
 
 @dataclass(frozen=True, slots=True)

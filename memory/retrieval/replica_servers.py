@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
-from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
 from memory.retrieval.pipelined import PipelinedLink
+from memory.retrieval.replication import ASK_REPLICATION, Replication, WriteToken
 from memory.retrieval.service import MemoryRetrievalService
 from memory.store.link import Command, RedisLink
 from memory.store.readiness import share_built
@@ -36,65 +36,6 @@ _LATENCY_HALF_LIFE_S = 0.5
 """A server that is not asked is believed to be half as slow after this long: so one that was slow is tried again."""
 _LEAST_LATENCY_S = 1e-4
 """Below this, times to answer differ by chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriteToken:
-    """A point in the primary's history of writes: whoever has come to it holds everything written before.
-
-    Attributes
-    ----------
-    history
-        The history's name: a primary that restarts, or takes over, begins another one.
-    offset
-        Bytes written since it began.
-    """
-
-    history: str
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Replication:
-    """What a server says about its part in replication."""
-
-    primary: bool
-    history: str
-    earlier_history: str
-    took_over_at: int
-    """Offset at which its history went over from the earlier one; -1 where it never did."""
-    offset: int
-    link_up: bool
-    busy: bool
-    """Loading, or receiving a copy of the primary's data."""
-
-    @classmethod
-    def parse(cls, info: bytes | str) -> Replication:
-        """From the answer to ``INFO replication persistence``."""
-        text = info.decode() if isinstance(info, bytes) else info
-        facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        primary = facts["role"] == "master"
-        return cls(
-            primary=primary,
-            history=facts["master_replid"],
-            earlier_history=facts.get("master_replid2", ""),
-            took_over_at=int(facts.get("second_repl_offset", -1)),
-            offset=int(facts["master_repl_offset"] if primary else facts["slave_repl_offset"]),
-            link_up=facts.get("master_link_status") == "up",
-            busy=facts.get("loading", "0") != "0"
-            or facts.get("async_loading", "0") != "0"
-            or facts.get("master_sync_in_progress", "0") != "0",
-        )
-
-    def holds(self, token: WriteToken) -> bool:
-        """Whether everything before the token is here."""
-        known = token.history == self.history or (
-            token.history == self.earlier_history and token.offset < self.took_over_at
-        )
-        return known and self.offset >= token.offset
-
-
-_ASK_REPLICATION: Command = ("INFO", "replication", "persistence")
 
 
 class _Server:
@@ -148,19 +89,25 @@ class Primary(_Server):
         link = self.mem.link
         at = asyncio.get_running_loop().time()
         try:
-            info, names = await link.pipeline([_ASK_REPLICATION, ("FT._LIST",)], timeout_s=timeout_s)
+            info, names = await link.pipeline([ASK_REPLICATION, ("FT._LIST",)], timeout_s=timeout_s)
             state = Replication.parse(info)
             if not state.primary:
                 raise StoreUnavailableError(
                     f"Redis at {link.address} is a replica by now, and takes no writes.",
                     remedy="Point COINSWARM_REDIS_URL at the server that took over.",
                 )
-        except NoPermissionError as error:
+        except AccessDeniedError as error:
             raise _not_allowed(link.address, error) from error
         except StoreUnavailableError as error:
             self.up = False
             self.trouble = error.message
             raise
+        except RedisError as error:
+            self.up = False
+            self.trouble = f"it refused to be looked at: {error}"
+            raise StoreUnavailableError(
+                f"Redis at {link.address} refused to be looked at ({error}).", remedy="Look into the server's log."
+            ) from error
         if state.history != self.history:
             self._asked.clear()
             if self._own is not None:
@@ -260,7 +207,7 @@ class Replica(_Server):
                 opened = self._primary.mem.over(link)
                 opened.retrieval._context.encoder_id = encoder_id
                 self.service = opened.retrieval
-        except NoPermissionError as error:
+        except AccessDeniedError as error:
             self.trouble = "it refuses INFO or FT.INFO"
             raise _not_allowed(self.address, error) from error
         except (StoreUnavailableError, ServerUnsuitableError) as error:
@@ -274,7 +221,7 @@ class Replica(_Server):
         self.proven_in = self._primary.history
 
     async def _judge(self, link: ReplicaLink, *, follows: bool) -> Replication:
-        state = Replication.parse(await link.execute(*_ASK_REPLICATION))
+        state = Replication.parse(await link.execute(*ASK_REPLICATION))
         if state.busy:
             raise _unfit(self.address, "is loading the primary's data", "It is used again once it has.")
         if state.primary and (follows or self._history(state) != self._primary.history):
@@ -303,6 +250,7 @@ class Replica(_Server):
 
     async def _see_indexes(self, link: ReplicaLink, generation: int) -> None:
         """See which of the primary's indexes are complete here; the others are not searched."""
+        link.whole &= self._primary.indexes  # One of the same name that is made again later is another index.
         names = sorted(self._primary.indexes - link.whole)
         if not names:
             self.incomplete = ()
@@ -414,8 +362,8 @@ def _unfit(address: str, what: str, remedy: str) -> ReplicaUnfitError:
     return ReplicaUnfitError(f"the replica at {address} {what}.", remedy=remedy)
 
 
-def _not_allowed(address: str, error: Exception) -> ServerUnsuitableError:
+def _not_allowed(address: str, error: AccessDeniedError) -> ServerUnsuitableError:
     return ServerUnsuitableError(
-        f"Redis at {address} does not let this user ask about replication: {error}.",
+        f"Redis at {address} does not let this user ask about replication: {error.message}",
         remedy="Allow its user INFO, FT._LIST, FT.INFO and CLIENT TRACKING.",
     )

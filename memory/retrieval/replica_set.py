@@ -13,7 +13,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from memory.errors import CoinswarmError, StoreUnavailableError
 from memory.retrieval.replica_policy import ReplicaPolicy, ServerState
-from memory.retrieval.replica_servers import Primary, Replica, ReplicaUnfitError, WriteToken
+from memory.retrieval.replica_servers import Primary, Replica, ReplicaUnfitError
+from memory.retrieval.replication import WriteToken
 from memory.retrieval.routed import Answer, Question
 from memory.retrieval.service import MemoryRetrievalService
 
@@ -67,6 +68,13 @@ class ReplicaSet:
         return self._primary
 
     # --- life ------------------------------------------------------------------------------------------------
+
+    def check_unopened(self) -> None:
+        """StoreUnavailableError where this was opened before."""
+        if self._primary is not None:
+            raise StoreUnavailableError(
+                "this LoadBalancedMemoryRetrieval is open already.", remedy="Make another one of the same memory."
+            )
 
     async def open(self, mem: MemoryConnection, urls: Sequence[str]) -> None:
         """Look at each server once, and keep looking."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from memory.asof import check_lock
 from memory.errors import InvalidQueryError, StoreUnavailableError
-from memory.retrieval.replica_policy import ReplicaPolicy, ServerState
-from memory.retrieval.replica_servers import WriteToken
+from memory.retrieval.arguments import check_count, check_flag, check_number
+from memory.retrieval.replica_policy import LONGEST_S, ReplicaPolicy, ServerState, check_replica_urls
 from memory.retrieval.replica_set import ReplicaSet
+from memory.retrieval.replication import WriteToken
 from memory.retrieval.routed import Answer, Gate, Question, RoutedRetrieval
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class LoadBalancedMemoryRetrieval(RoutedRetrieval):
     random_state
         Seed of the choices between replicas.
 
+    Raises
+    ------
+    InvalidQueryError
+        An argument is not what it should be; nothing was sent.
+
     Attributes
     ----------
     mem
@@ -75,6 +81,10 @@ class LoadBalancedMemoryRetrieval(RoutedRetrieval):
         timeout_s: float | None = None,
         random_state: int = 0,
     ) -> None:
+        urls = check_replica_urls(replica_urls)
+        if timeout_s is not None:
+            timeout_s = check_number(timeout_s, "timeout_s", 0.0, LONGEST_S)
+        random_state = check_count(random_state, "random_state", 0)
         if isinstance(primary, str):
             from memory.connection import connect
 
@@ -82,7 +92,7 @@ class LoadBalancedMemoryRetrieval(RoutedRetrieval):
         else:
             self.mem, self._own_primary = primary, False
         self.policy = policy or ReplicaPolicy()
-        self._urls = tuple(replica_urls)
+        self._urls = urls
         self._timeout_s = self.mem.settings.redis_timeout_s if timeout_s is None else timeout_s
         self._servers = ReplicaSet(self.policy, random.Random(random_state))  # noqa: S311 - no secret
         self._gate = Gate("LoadBalancedMemoryRetrieval")
@@ -106,11 +116,12 @@ class LoadBalancedMemoryRetrieval(RoutedRetrieval):
         Raises
         ------
         StoreUnavailableError
-            The primary does not answer, or is a replica itself.
+            The primary does not answer, or is a replica itself; or this is open already, and stays so.
         ServerUnsuitableError
             Its user may not ask about replication.
         """
         self._gate.check()
+        self._servers.check_unopened()
         if self._own_primary:
             await self.mem.open()
         try:
@@ -146,6 +157,13 @@ class LoadBalancedMemoryRetrieval(RoutedRetrieval):
         after
             Everything before this token, which may come from another process.
         """
+        check_flag(read_your_writes, "read_your_writes")
+        if after is not None and not isinstance(after, WriteToken):
+            raise InvalidQueryError(
+                f"after is {type(after).__name__}, not a WriteToken.",
+                remedy="Pass what write_token() returned, or build a WriteToken of its history and offset.",
+                argument="after",
+            )
         if read_your_writes and after is not None:
             raise InvalidQueryError(
                 "both read_your_writes and after are given.", remedy="Give one of them.", argument="after"

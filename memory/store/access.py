@@ -9,9 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from redis.exceptions import NoPermissionError
-
-from memory.errors import CoinswarmError
+from memory.errors import AccessDeniedError, CoinswarmError
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
 
@@ -83,8 +81,7 @@ class AccessCounters:
         for memory_id in memory_ids:
             waiting[memory_id, day] = waiting.get((memory_id, day), 0) + 1
         if waiting and self._timer is None and (self._writer is None or self._writer.done()):
-            delay_s = 0.0 if len(waiting) >= WRITE_SIZE else WRITE_DELAY_S
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
+            self._write_later()
 
     async def count_access(self, memory_ids: Iterable[str], at: datetime) -> None:
         """Count one retrieval of each memory on the UTC day of `at`, and return when it is written."""
@@ -160,6 +157,10 @@ class AccessCounters:
 
     # --- internals -------------------------------------------------------------------------------------------
 
+    def _write_later(self) -> None:
+        delay_s = 0.0 if len(self._waiting) >= WRITE_SIZE else WRITE_DELAY_S
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
+
     def _start(self) -> None:
         self._timer = None
         self._writer = asyncio.get_running_loop().create_task(self._write_soon())
@@ -171,6 +172,8 @@ class AccessCounters:
             except CoinswarmError:
                 # Nobody waits for this attempt. The batch is kept; `flush`, which closing calls, raises if it must.
                 return
+        if self._waiting and self._timer is None:
+            self._write_later()  # What was counted while this was on its way.
 
     async def _write(self) -> None:
         # New batches only behind those that failed, so that a long failure leaves one of counters, not many of batches.
@@ -194,7 +197,7 @@ class AccessCounters:
             )
             try:
                 await self._link.pipeline([command])
-            except NoPermissionError as error:
+            except AccessDeniedError as error:
                 # A user that may only read: nothing will ever be counted, and that must not fail its questions.
                 self._waiting.clear()
                 self._unsent.clear()

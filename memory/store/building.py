@@ -74,13 +74,21 @@ class Building:
         commands = [("FT.SEARCH", name, "*", "LIMIT", 0, 0, "DIALECT", 2) for name in names]
         return [int(answer[b"total_results"]) for answer in await self._link.pipeline(commands, transaction=True)]
 
+    async def present(self, schema: IndexSchema) -> list[str]:
+        """All indexes of a schema that there are, listed or not, the main one first."""
+        depth = schema.name.count(":") + 2
+        names = sorted(name.decode() for name in await self._link.execute("FT._LIST"))
+        return [
+            name
+            for name in names
+            if name == schema.name
+            or (schema.partitioned and name.startswith(f"{schema.name}:") and name.count(":") == depth)
+        ]
+
     async def drop(self, schema: IndexSchema) -> None:
         """Drop all indexes of a schema, listed or not; the records stay."""
-        depth = schema.name.count(":") + 2
-        for name in sorted(name.decode() for name in await self._link.execute("FT._LIST")):
-            partition = name.startswith(f"{schema.name}:") and name.count(":") == depth
-            if name == schema.name or (partition and schema.partitioned):
-                await self._drop(name)
+        for name in await self.present(schema):
+            await self._drop(name)
         await self._link.execute("DEL", self._family.pairs_key(schema))
 
     async def _drop(self, name: str) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
+from memory.asof import check_time
 from memory.errors import InvalidQueryError
-from memory.records import (
-    EpisodicMemory,
-    Vector,
-    to_ms,
-)
+from memory.records import EpisodicMemory, Vector, to_ms
+from memory.store.arguments import check_identifier, check_memory_id, experience_tags_of, ms_of
 from memory.store.codec import (
     Body,
     following_reference,
@@ -23,7 +21,7 @@ from memory.store.collection import Collection
 from memory.store.content import following_vector
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes, IndexSchema
-from memory.store.keys import EpisodicKey, Keys, run_tag, scope_tag, source_tag
+from memory.store.keys import EpisodicKey, Keys
 from memory.store.link import RedisLink
 from memory.store.recording import Recorder, Rejection, StoreReport
 from memory.store.removal import ForgetReport, remove_selected
@@ -111,18 +109,20 @@ class EpisodicStore:
         """The experience of that id, next state included; None where it is not stored, or was not known `as_of`.
 
         With agent, product and timestamp this costs 0.2 ms. Without, all keys are scanned (half a second a million).
+
+        Raises
+        ------
+        InvalidQueryError
+            An argument is no id, or no aware time; it is named, and nothing was sent.
         """
-        if len(memory_id) != 32 or not all(digit in "0123456789abcdef" for digit in memory_id):
-            raise InvalidQueryError(
-                f"memory_id {memory_id[:80]!r} is not an experience's id.",
-                remedy="Ids of experiences are 32 hex digits.",
-                argument="memory_id",
-            )
-        if agent_id and product_id and timestamp is not None:
+        memory_id = check_memory_id(memory_id)
+        agent_id, product_id = check_identifier(agent_id, "agent_id"), check_identifier(product_id, "product_id")
+        timestamp = None if timestamp is None else check_time(timestamp, "timestamp")
+        as_of_ms = ms_of(as_of, "as_of")
+        if agent_id is not None and product_id is not None and timestamp is not None:
             keys = [self._keys.episodic(agent_id, product_id, to_ms(timestamp), memory_id).encode()]
         else:
             keys = await self._find_keys(memory_id)
-        as_of_ms = None if as_of is None else to_ms(as_of)
         for key in keys:
             found = await self._load(key, as_of_ms)
             if found is not None:
@@ -169,14 +169,21 @@ class EpisodicStore:
     ) -> int:
         """Number of experiences decided in [since, until) and known at `as_of`; all encoders unless one is named.
 
-        `recorded_after` leaves out what was recorded then or before, by the server's clock.
+        `recorded_after` leaves out what was recorded then or before, by the server's clock. An experience that is
+        indexed in two encoders, as while `reindex_memory` changes the encoder, counts in each.
+
+        Raises
+        ------
+        InvalidQueryError
+            An argument cannot be what it is to be; it is named, and nothing was sent.
         """
+        encoder_id = check_identifier(encoder_id, "encoder_id")
         selection = select(
-            start_ms=None if since is None else ms_rounded_up(since),
-            end_ms=None if until is None else ms_rounded_up(until),
-            known_until_ms=None if as_of is None else to_ms(as_of),
-            recorded_after_ms=None if recorded_after is None else to_ms(recorded_after),
-            tags=_tags(agent_id, product_id, regime, source, run_id),
+            start_ms=ms_of(since, "since", ms_rounded_up),
+            end_ms=ms_of(until, "until", ms_rounded_up),
+            known_until_ms=ms_of(as_of, "as_of"),
+            recorded_after_ms=ms_of(recorded_after, "recorded_after"),
+            tags=experience_tags_of(agent_id, product_id, regime, source, run_id),
         )
         return sum([await self._reader.count(schema, selection) for schema in await self.schemas(encoder_id)])
 
@@ -206,13 +213,16 @@ class EpisodicStore:
 
         Raises
         ------
+        InvalidQueryError
+            An argument cannot be what it is to be; it is named, and nothing was sent.
         StoreUnavailableError
             Redis went away, or a page got lost: drop what was read, and read again.
         """
+        encoder_id = check_identifier(encoder_id, "encoder_id")
         selection = select(
-            start_ms=ms_rounded_up(start),
-            end_ms=ms_rounded_up(end),
-            tags=_tags(agent_id, product_id, None, source, run_id),
+            start_ms=ms_rounded_up(check_time(start, "start")),
+            end_ms=ms_rounded_up(check_time(end, "end")),
+            tags=experience_tags_of(agent_id, product_id, None, source, run_id),
         )
         for schema in await self.schemas(encoder_id):
             async for rows in self._reader.rows(schema, selection, page_size=page_size):
@@ -293,28 +303,19 @@ class EpisodicStore:
         Raises
         ------
         InvalidQueryError
-            No criterion is given.
+            No criterion is given, or one cannot be what it is to be; nothing was sent.
         FencedOutError
             A newer run has written.
         """
-        tags = _tags(agent_id, product_id, None, source, run_id)
+        end_ms = ms_of(before, "before", ms_rounded_up)
+        tags = experience_tags_of(agent_id, product_id, None, source, run_id)
         if before is None and not tags:
             raise InvalidQueryError(
                 "nothing says which experiences to forget.",
                 remedy="Give before, agent_id, product_id, source or run_id.",
                 argument="before",
             )
-        selection = select(end_ms=None if before is None else ms_rounded_up(before), tags=tags)
+        selection = select(end_ms=end_ms, tags=tags)
         return await remove_selected(
             self._reader, self._fence, await self.schemas(), selection, token=token, dry_run=dry_run
         )
-
-
-def _tags(
-    agent_id: str | None, product_id: str | None, regime: str | None, source: str | None, run_id: str | None
-) -> list[str]:
-    tags = [] if source is None else [source_tag(source)]
-    if run_id is not None:
-        tags.append(run_tag(run_id))
-    scope = scope_tag(agent_id, product_id, regime)
-    return tags if scope is None else [scope, *tags]

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from memory.embedded.checks import search_version
-from memory.errors import CoinswarmError
+from memory.errors import AccessDeniedError, CoinswarmError
 from memory.records import from_ms
 from memory.settings import Settings
 from memory.store.dead_letters import DeadLetters
@@ -154,8 +154,8 @@ async def check_memory(mem: OpenMemory, announce: Announce = lambda _: None) -> 
         announce(name)
         try:
             found += await check(mem)
-        except NoPermissionError as error:
-            found.append(warn(name, f"this user may not ask: {error}.", "Run this as a user who may read all of it."))
+        except AccessDeniedError as error:
+            found.append(warn(name, f"this user may not ask: {error.message}", error.remedy))
         except CoinswarmError as error:
             found.append(fail(name, error.message, error.remedy))
         except RedisError as error:
@@ -173,7 +173,7 @@ async def _setting(mem: OpenMemory, name: str) -> str | None:
     """A setting of the server; None where this user may not ask, or the server knows none of that name."""
     try:
         answer = await mem.link.execute("CONFIG", "GET", name)
-    except (NoPermissionError, RedisError):
+    except (AccessDeniedError, RedisError):
         return None
     value = answer.get(name.encode())
     return None if value is None else value.decode()

@@ -11,7 +11,9 @@ from memory.records import SemanticType
 from memory.store.health import Check, OpenMemory, facts_of, fail, ok, warn
 from memory.store.health_records import Census, Kind, experience_kinds
 from memory.store.indexes import IndexSchema, WriteRules
-from memory.store.keys import STATE_VECTOR
+from memory.store.keys import STATE_VECTOR, scope_tag
+from memory.store.layout import partition_name
+from memory.store.reindex_job import ReindexJob, read_job
 from memory.store.scan import select
 
 SHOWN = 3
@@ -28,7 +30,8 @@ async def check_indexes(mem: OpenMemory, census: Census) -> list[Check]:
     names = {name.decode() for name in await mem.link.execute("FT._LIST")}
     found: list[Check] = []
     in_use: list[WriteRules] = []
-    for kind in experience_kinds(mem):
+    kinds = experience_kinds(mem)
+    for kind in kinds:
         rules = {encoder_id: await kind.collection.rules(encoder_id) for encoder_id in encoder_ids}
         schemas = {encoder_id: rule.schema for encoder_id, rule in rules.items() if rule is not None}
         in_use += [rule for rule in rules.values() if rule is not None]
@@ -39,7 +42,8 @@ async def check_indexes(mem: OpenMemory, census: Census) -> list[Check]:
     found += await _index_states(mem)
     found += await _aliases(mem, names)
     found += _orphans(mem, encoder_ids, names, in_use)
-    return [*found, *_changes(in_use)]
+    jobs = [await read_job(mem.link, kind.collection.family, name) for kind in kinds for name in encoder_ids]
+    return [*found, *_changes([job for job in jobs if job is not None])]
 
 
 async def _partitions(mem: OpenMemory, schema: IndexSchema) -> list[str]:
@@ -81,13 +85,14 @@ async def _coverage(
     if building:
         return [warn(name, f"{', '.join(building)} is being built: answers are partial.", "Wait, and run this again.")]
     documents = 0
-    for main, own in parts.items():
+    for schema in schemas.values():
+        main, own = schema.name, parts[schema.name]
         # The main index first: what is recorded meanwhile must not look as if a partition lacked it.
         whole = await _documents(mem, main)
         divided = sum([await _documents(mem, part) for part in own])
-        if own and divided < whole:
+        if schema.partitioned and divided < whole:
             lacking = f"{whole - divided:,} of {whole:,} {kind.noun} are in no partition of {main}"
-            return [fail(name, f"{lacking}: searches do not see them.", REINDEX)]
+            return [fail(name, f"{lacking}: searches do not see them.", await _completing(mem, schema))]
         documents += whole
     number = len(parts) + sum(map(len, parts.values()))
     seen = f"{documents:,} {kind.noun} in {number} {'index' if number == 1 else 'indexes'}"
@@ -101,10 +106,25 @@ async def _coverage(
     strangers = sorted(set(encoders) - set(schemas))
     if strangers:
         why = f"; the encoder {', '.join(strangers[:SHOWN])} has records and no index"
-        remedy = f"Build it: coinswarm run reindex_memory, or remove its records ({kind.noun} of that encoder)."
+        ensure = "ensure_episodic" if kind.name == "episodic" else "ensure_shared"
+        remedy = (
+            f"Build it: mem.indexes.{ensure}({strangers[0]!r}), or remove its records ({kind.noun} of that encoder)."
+        )
     else:
         why, remedy = "", "Look which ones below under 'index failures', then coinswarm run reindex_memory."
     return [fail(name, f"{missing:,} of {stored:,} {kind.noun} are in no index{why}.", remedy)]
+
+
+async def _completing(mem: OpenMemory, schema: IndexSchema) -> str:
+    """What makes the partitions of a schema whole: building the first that lacks records again, or all of them."""
+    for pair in sorted(await mem.indexes.partitions.reload(schema)):
+        part = partition_name(schema, *pair)
+        if await mem.reader.count(schema, select(tags=[scope_tag(*pair) or ""])) > await _documents(mem, part):
+            return f"FT.DROPINDEX {part} (records stay), then coinswarm run reindex_memory, which builds it again."
+    return (
+        "coinswarm run reindex_memory --param layout=single, then the same with layout=partitioned: some pairs of "
+        "agent and product are not listed."
+    )
 
 
 async def _encoders_of(mem: OpenMemory, keys: list[bytes]) -> Counter[str]:
@@ -260,19 +280,31 @@ def _belongs(name: str, schema: IndexSchema) -> bool:
     return schema.partitioned and pair != name and pair.count(":") == 1
 
 
-def _changes(in_use: list[WriteRules]) -> list[Check]:
+def _changes(jobs: list[ReindexJob]) -> list[Check]:
     """Changes of an index that are under way, or were left half done."""
-    begun = [rules for rules in in_use if rules.shadow is not None or rules.successor is not None]
-    if not begun:
+    if not jobs:
         return [ok("reindexing", "nothing under way")]
-    listed = ", ".join(
-        f"{rules.schema.name} beside {rules.shadow.name if rules.shadow is not None else rules.successor}"
-        for rules in begun
-    )
+    listed = ", ".join(f"{job.source.name} to {job.target.name} ({job.phase})" for job in jobs)
     return [
         warn(
             "reindexing",
             f"{listed}: a change is under way, or was stopped.",
-            "Where none runs, run reindex_memory again: it takes up where it was.",
+            f"Where none runs, {_taking_up(jobs[0])}",
         )
     ]
+
+
+def _taking_up(job: ReindexJob) -> str:
+    """The command that takes up a change that was stopped."""
+    target, command = job.target, "coinswarm run reindex_memory"
+    if job.phase == "abandoned":
+        return f"{command} --param abandon=true"
+    if not job.changes_encoder:
+        choices = {"layout": target.layout, "algorithm": target.algorithm, "vector_type": target.vector_type}
+        return " ".join([command, *(f"--param {name}={value}" for name, value in choices.items())])
+    if job.phase == "filling":
+        return f"{command} --param encoder={target.encoder_id}"
+    return (
+        f"restart clients of {job.source.encoder_id} with {target.encoder_id}, then "
+        f"{command} --param encoder={target.encoder_id} --param remove_old=true"
+    )

@@ -57,6 +57,10 @@ __all__ = [
 BUILD_POLL_S = 0.05
 
 
+class IndexReplacedError(ResponseError):
+    """The index that a question was about to ask is not the one in use any more; handled like one that is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexHealth:
     """State of an index: records in it, records it could not take, and its size in bytes."""
@@ -147,8 +151,29 @@ class Indexes:
     # --- asking ----------------------------------------------------------------------------------------------
 
     def targets(self, schema: IndexSchema, agent_id: str | None, product_id: str | None) -> tuple[SearchTarget, ...]:
-        """Indexes that a question about experiences has to ask; see `Partitions.targets`, `probe` and `missed`."""
+        """Indexes that a question about experiences has to ask; see `Partitions.targets` and `probe`."""
         return self.partitions.targets(schema, agent_id, product_id)
+
+    async def missed(
+        self, schema: IndexSchema, agent_id: str | None, product_id: str | None, answer: Any
+    ) -> tuple[SearchTarget, ...]:
+        """As `Partitions.missed`, of a schema that is in use.
+
+        A schema that was dropped has no pairs, or those of late writers only: what its list says is believed only
+        where the list is the one that was known, or the schema is still in use (one more round trip).
+
+        Raises
+        ------
+        IndexReplacedError
+            It is not in use any more.
+        """
+        known = self.partitions.listed(schema)
+        more = await self.partitions.missed(schema, agent_id, product_id, answer)
+        if known and known is self.partitions.listed(schema):
+            return more
+        if await self.current_schema(schema.encoder_id) != schema:
+            raise IndexReplacedError(f"no such index in use: {schema.name}")
+        return more
 
     # --- creating --------------------------------------------------------------------------------------------
 
@@ -305,11 +330,14 @@ class Indexes:
         current = await self.current_encoder()
         if current != encoder_id:
             return
+        episodic, shared = await self.current_schema(encoder_id), await self.current_shared_schema(encoder_id)
         for alias, name in (
-            (self._keys.episodic_alias, self._keys.episodic_index(encoder_id)),
+            (self._keys.episodic_alias, None if episodic is None else episodic.name),
             (self._keys.semantic_alias, self._keys.semantic_index(encoder_id)),
-            (self._keys.shared_alias, self._keys.shared_index(encoder_id)),
+            (self._keys.shared_alias, None if shared is None else shared.name),
         ):
+            if name is None:
+                continue
             try:
                 await self._link.execute("FT.ALIASADD", alias, name)
             except ResponseError as error:

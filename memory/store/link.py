@@ -21,23 +21,13 @@ from urllib.parse import urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    WatchError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from memory.embedded.checks import RedisFacts, judge_redis, parse_version, search_version
-from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
 from memory.store.durability import DISK_TIMEOUT_S, wait_for_disk
+from memory.store.refusals import LOST, is_busy, is_refused_user, takes_no_writes, translated, unreachable
 from memory.store.wire_pool import SHAREABLE, WirePool
 
 FIRST_RETRY_DELAY_S = 0.02
@@ -51,8 +41,6 @@ Command = tuple[Any, ...]
 Read = Callable[..., Awaitable[Any]]
 """Sends one reading command of a transaction and returns its answer."""
 Result = TypeVar("Result")
-
-_RETRIED = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError, asyncio.IncompleteReadError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +91,8 @@ class RedisLink:
         StoreUnavailableError
             Nothing answers within the deadline.
         ServerUnsuitableError
-            The server has no search module, too old a one, or is a cluster whose search is not whole.
+            The server has no search module, too old a one, or is a cluster whose search is not whole; or it refuses
+            the user, the password or the database of the URL.
         """
         try:
             pool = BlockingConnectionPool.from_url(
@@ -132,6 +121,12 @@ class RedisLink:
         self._loop = asyncio.get_running_loop()
         try:
             await self._check_server()
+        except ResponseError as error:
+            await self.close()
+            raise ServerUnsuitableError(
+                f"the server at {self.address} does not take what a connection begins with: {error}.",
+                remedy="Use Redis with search, and no database in the URL: search indexes database 0 only.",
+            ) from error
         except BaseException:
             await self.close()
             raise
@@ -157,7 +152,7 @@ class RedisLink:
         try:
             info = _text(await self.execute("INFO", "server", "cluster", "memory", "persistence"))
             modules = await self.execute("MODULE", "LIST")
-        except NoPermissionError:
+        except AccessDeniedError:
             return  # A restricted user: whoever set it up has chosen the server.
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         listed = {"modules": [{"name": _text(module[b"name"]), "ver": module[b"ver"]} for module in modules]}
@@ -173,6 +168,11 @@ class RedisLink:
             self.address,
         )
 
+    @property
+    def connections_opened(self) -> int:
+        """Shared connections opened so far: with each, the URL may have led to another server than before."""
+        return 0 if self._wires is None else self._wires.opened
+
     async def server_life(self) -> str:
         """Names the life of the server: another one than before means that it was restarted, or that another took over.
 
@@ -180,7 +180,7 @@ class RedisLink:
         """
         try:
             info = _text(await self.execute("INFO", "server"))
-        except NoPermissionError:
+        except AccessDeniedError:
             return ""
         return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)["run_id"]
 
@@ -193,8 +193,10 @@ class RedisLink:
         ------
         StoreUnavailableError
             No answer within the deadline, or the server cannot take writes.
+        AccessDeniedError
+            The user may not do this.
         redis.exceptions.ResponseError
-            The server refused the command.
+            The server refused the command for another reason.
         """
         client, wires = self._lines()
         if arguments and arguments[0] in SHAREABLE:
@@ -233,10 +235,18 @@ class RedisLink:
 
         if not transaction and all(command[0] in SHAREABLE for command in commands):
             run = partial(wires.execute_all, commands)
-        answers = await self._attempt(run, timeout_s=timeout_s)
+
+        async def answered(deadline: float) -> list[Any]:
+            answers = await run(deadline)
+            for answer in answers:
+                if isinstance(answer, Exception) and (is_busy(answer) or takes_no_writes(answer)):
+                    raise answer  # What the server did not run, it may run when it is asked again.
+            return answers
+
+        answers = await self._attempt(answered, timeout_s=timeout_s)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             await self._load_scripts()
-            answers = await self._attempt(run, timeout_s=timeout_s)
+            answers = await self._attempt(answered, timeout_s=timeout_s)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise self._translate(answer)
@@ -271,17 +281,25 @@ class RedisLink:
             for _ in range(TRANSACTION_ATTEMPTS):
                 try:
                     async with client.pipeline(transaction=True) as pipe:
-                        await pipe.watch(*watched)
-                        commands, result = await prepare(pipe.execute_command)
-                        if commands:
-                            pipe.multi()  # type: ignore[no-untyped-call]
-                            for command in commands:
-                                pipe.execute_command(*command)
-                            await pipe.execute()
-                        return result
+                        try:
+                            await pipe.watch(*watched)
+                            commands, result = await prepare(pipe.execute_command)
+                            if commands:
+                                pipe.multi()  # type: ignore[no-untyped-call]
+                                for command in commands:
+                                    pipe.execute_command(*command)
+                                await pipe.execute()
+                            return result
+                        except asyncio.CancelledError:
+                            # Leaving, it would ask the server to watch no more, and wait for the answer beyond any
+                            # deadline. A connection that is closed watches nothing.
+                            pipe.watching = False
+                            if pipe.connection is not None:
+                                await pipe.connection.disconnect(nowait=True)
+                            raise
                 except WatchError as error:
                     # A connection that breaks while it watches is called so too, and deserves a pause.
-                    if isinstance(error.__context__, _RETRIED):
+                    if isinstance(error.__context__, LOST):
                         raise error.__context__ from None
             raise StoreUnavailableError(
                 f"{', '.join(watched)} changed {TRANSACTION_ATTEMPTS} times while it was being written.",
@@ -348,6 +366,7 @@ class RedisLink:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = loop.time() + limit_s if deadline is None else deadline
         delay_s = FIRST_RETRY_DELAY_S
+        renewed = False
         while True:
             try:
                 if met is not None:
@@ -359,9 +378,8 @@ class RedisLink:
                     f"Redis at {self.address} did not answer within {limit_s:g} s.",
                     remedy="Check that it runs and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
                 ) from error
-            except _RETRIED as error:
-                # While connecting, the client wraps what the server said.
-                if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
+            except LOST as error:
+                if is_refused_user(error):
                     raise ServerUnsuitableError(
                         f"the Redis server at {self.address} refused the user or password.",
                         remedy="Correct them in COINSWARM_REDIS_URL.",
@@ -369,38 +387,32 @@ class RedisLink:
                 if self._client is None:
                     raise self._not_open() from error
                 if not retry or loop.time() + delay_s >= deadline:
-                    raise StoreUnavailableError(
-                        f"Redis at {self.address} cannot be reached ({type(error).__name__}).",
-                        remedy="Check that it runs and that COINSWARM_REDIS_URL names it; what was stored is safe, "
-                        "and sending the same again stores nothing twice.",
-                    ) from error
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, LONGEST_RETRY_DELAY_S)
+                    raise unreachable(error, self.address) from error
             except RedisError as error:
-                translated = self._translate(error)
-                if translated is error:
-                    raise
-                raise translated from error
+                # Neither was run: it may be sent again whatever it is.
+                if takes_no_writes(error) and not renewed:
+                    renewed = True
+                    await self._renew()
+                elif not is_busy(error) or loop.time() + delay_s >= deadline:
+                    translated_error = self._translate(error)
+                    if translated_error is error:
+                        raise
+                    raise translated_error from error
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, LONGEST_RETRY_DELAY_S)
+
+    async def _renew(self) -> None:
+        """Leave the connections that there are: their server is no primary any more, and the URL may lead to another.
+
+        Whoever waits for an answer on one still gets it.
+        """
+        client, wires = self._lines()
+        wires.retire_all()
+        await client.connection_pool.disconnect(inuse_connections=False)
 
     def _translate(self, error: Exception) -> Exception:
         """The error that a caller meets for one of the server's."""
-        text = str(error)
-        if isinstance(error, OutOfMemoryError):
-            return StoreUnavailableError(
-                f"Redis at {self.address} is full.",
-                remedy="Raise its maxmemory, or prune older memories (prune_memories).",
-            )
-        if isinstance(error, ReadOnlyError) or text.startswith(("MISCONF", "MASTERDOWN", "NOREPLICAS")):
-            return StoreUnavailableError(
-                f"Redis at {self.address} takes no writes: {text[:200]}.",
-                remedy="Check its disk, its log and which server is the primary.",
-            )
-        if isinstance(error, ResponseError) and "Timeout limit" in text:
-            return StoreUnavailableError(
-                f"a search on Redis at {self.address} took too long.",
-                remedy="Narrow the filter, use HNSW for large scopes, or raise COINSWARM_REDIS_TIMEOUT_S.",
-            )
-        return error
+        return translated(error, self.address)
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ connection lives; the question costs one FT.INFO an index and connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -35,10 +35,22 @@ def unseen_indexes(connection: WireConnection, commands: Iterable[tuple[Argument
     ]
 
 
-async def wait_until_whole(connection: WireConnection, names: Iterable[str], deadline: float) -> None:
+def look_again(connection: WireConnection, command: tuple[Argument, ...]) -> None:
+    """A command was refused: if it was a search, its index may have gone, and be built again under its name."""
+    if command[0] in SEARCHES and len(command) > 1:
+        connection.whole.discard(str(command[1]))
+
+
+async def wait_until_whole(
+    connection: WireConnection,
+    names: Iterable[str],
+    deadline: float,
+    ask: Callable[[tuple[Argument, ...]], Awaitable[Any]] | None = None,
+) -> None:
     """Return when the server of a connection has built all of some indexes.
 
-    An index that does not exist, or that the user may not ask about, is left to the search itself.
+    An index that does not exist, or that the user may not ask about, is left to the search itself. `ask` sends a
+    command over this connection, by this deadline, where its owner wants to know of what is not answered.
 
     Raises
     ------
@@ -51,7 +63,8 @@ async def wait_until_whole(connection: WireConnection, names: Iterable[str], dea
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    info = await connection.execute("FT.INFO", name)
+                    question = ("FT.INFO", name)
+                    info = await (connection.execute(*question) if ask is None else ask(question))
             except ResponseError:
                 break
             share = share_built(info)

@@ -10,19 +10,23 @@ repeated and is taken up where it stopped:
 4. `swap` makes it the one in use, in one step; the old one becomes the shadow.
 5. `retire` drops the old index, once whoever may still use it has had time to end; `clean` takes the old vectors away.
 
+`abandon` takes away what was built instead, up to step 4.
+
 Nothing is left out. Every record is stored by a script that compares the epoch with the one that its writer read
 together with the rules (`memory.store.recording`). So a record that is stored after step 1 was stored by a writer that
 knew the new index: it wrote its vector too, and saw to the index of its agent and product. A record that was stored
 before step 1 is there when step 2 begins, and a SCAN returns whatever is there from its beginning to its end. Between
 them the two cover every record. Where the encoder changes a writer cannot write the new vector; the same script then
 lists the record's key in the same step, `swap` happens only in a transaction that finds the list empty, and keys
-listed later (by clients that go on with the old encoder) are worked off by the next run.
+listed later (by clients that go on with the old encoder) are worked off by the next run, the last of them before
+`retire`, which again finds the list empty in the step that drops the index.
 
 Nothing is missed by readers. Until step 5 the old index is kept up like the new one, by the same rule. Whoever asks an
 index that is gone reads the schema again and asks once more (`Indexes.refreshed`); the new one holds everything then.
 
-A record is changed only by scripts that compare what is stored with what was read, so a run that was killed or
-overtaken leaves nothing half done, and one that is repeated changes nothing twice.
+A record is changed only by scripts that compare what is stored with what was read, and every step by one that compares
+the job that is noted (`JobNotes.step`), so a run that was killed or overtaken leaves nothing half done and drops
+nothing, and one that is repeated changes nothing twice.
 """
 
 from __future__ import annotations
@@ -39,9 +43,9 @@ from memory.store.building import Building
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes, Shadow, encode_schema
 from memory.store.layout import Family, IndexSchema, Layout, create_main, plan_schema
-from memory.store.link import Command, Read, RedisLink
+from memory.store.link import Command, RedisLink
 from memory.store.partitions import create_where_missing
-from memory.store.reindex_job import ReindexJob, counted, taken_up
+from memory.store.reindex_job import JobNotes, ReindexJob, check_phase, counted, taken_up
 from memory.store.revectoring import Encode, Revectoring, Tally
 from memory.store.scan import Reader
 
@@ -72,17 +76,15 @@ class Reindexer:
         self._link = link
         self._indexes = indexes
         self._reader = reader
-        self._fence = fence
         self._family = family
-        self._token = token
+        self._notes = JobNotes(link, family, fence, token)
         self._building = Building(link, indexes, family)
 
     # --- beginning -------------------------------------------------------------------------------------------
 
     async def job(self, encoder_id: str) -> ReindexJob | None:
         """The change of an encoder's index that is under way."""
-        packed = await self._link.execute("GET", self._family.key("job", encoder_id))
-        return None if packed is None else msgspec.json.decode(packed, type=ReindexJob)
+        return await self._notes.read(encoder_id)
 
     async def begin(self, encoder_id: str, *, layout: Layout, algorithm: str, vector_type: str) -> ReindexJob | None:
         """Begin to index an encoder's records otherwise, or take up the change that is under way.
@@ -110,15 +112,17 @@ class Reindexer:
                 reuse=rules.schema,
             )
 
-        job = await self.job(encoder_id)
+        job = await self._under_way(encoder_id)
         if job is not None:
             return taken_up(job, planned(job.target.generation))
         if rules.schema.same_choices(planned(0)):
             return None
         # The number of a change that was abandoned is not given again: what clients know of it must not come back.
         given = self._family.key("generation", encoder_id)
-        generation = max(int(await self._link.execute("INCR", given)), rules.schema.generation + 1)
-        await self._link.execute("SET", given, generation)
+        generation = int(await self._link.execute("INCR", given))
+        if generation <= rules.schema.generation:
+            generation = rules.schema.generation + 1
+            await self._link.execute("SET", given, generation)
         job = ReindexJob(rules.schema, planned(generation))
         return await self._announce(job, Shadow(schema=job.target))
 
@@ -135,8 +139,9 @@ class Reindexer:
         ReindexError
             Another change is under way, of this encoder's index or of the successor's.
         """
+        job = await self._under_way(encoder_id)
         rules = await self._indexes.rules(self._family, encoder_id)
-        if rules is None:
+        if rules is None and job is None:
             return None
         target = await self._indexes.rules(self._family, successor_id)
         if target is None:
@@ -149,19 +154,26 @@ class Reindexer:
                 f"the index of {successor_id} is being changed itself.",
                 remedy="Run reindex_memory without an encoder to its end first.",
             )
-        job = await self.job(encoder_id)
         if job is not None and job.target.encoder_id == successor_id:
             # The successor's index may have been changed since, which is no matter of this job.
             job = replace(job, target=target.schema)
-            await self._step(job, None)
+            await self._notes.step(job, None)
             return job
-        if job is not None:
-            return taken_up(job, target.schema)
+        if job is not None or rules is None:
+            return None if job is None else taken_up(job, target.schema)
         return await self._announce(ReindexJob(rules.schema, target.schema), Shadow(successor=successor_id))
+
+    async def _under_way(self, encoder_id: str) -> ReindexJob | None:
+        """As `job`; one that was given up is first taken away to its end."""
+        job = await self.job(encoder_id)
+        if job is not None and job.phase == "abandoned":
+            await self.abandon(encoder_id)
+            return None
+        return job
 
     async def _announce(self, job: ReindexJob, shadow: Shadow) -> ReindexJob:
         """Let writers know, in the step in which the change begins."""
-        await self._step(job, job.source, [*self._rule_commands(job.source.encoder_id, shadow)])
+        await self._notes.step(job, job.source, [*self._rule_commands(job.source.encoder_id, shadow)], begins=True)
         return job
 
     async def abandon(self, encoder_id: str) -> ReindexJob | None:
@@ -175,20 +187,19 @@ class Reindexer:
         job = await self.job(encoder_id)
         if job is None:
             return None
-        if job.phase != "filling":
+        if job.phase not in ("filling", "abandoned"):
             raise ReindexError(
                 f"the new index of {encoder_id} is in use already.", remedy="Run it to its end, then change it back."
             )
-        commands = [
-            *self._rule_commands(encoder_id, Shadow()),
-            ("DEL", *(self._family.key(part, encoder_id) for part in ("job", "todo", "refused"))),
-        ]
-        await self._step(None, job.source, commands)
+        given_up = replace(job, phase="abandoned")
+        lists = ("DEL", *(self._family.key(part, encoder_id) for part in ("todo", "refused")))
+        await self._notes.step(given_up, job.source, [*self._rule_commands(encoder_id, Shadow()), lists])
         if not job.changes_encoder:
             await self._building.drop(job.target)
             await self._clean(replace(job, source=job.target, target=job.source))
             # A writer that was told late may have begun an index of it meanwhile.
             await self._building.drop(job.target)
+        await self._notes.step(given_up, None, ends=True)
         return job
 
     # --- filling ---------------------------------------------------------------------------------------------
@@ -222,7 +233,7 @@ class Reindexer:
             if cursor == "0" or noted >= CHECKPOINT_KEYS:
                 noted = 0
                 job = counted(replace(job, cursor=cursor, complete=cursor == "0"), tally)
-                await self._step(job, job.source)
+                await self._notes.step(job, job.source)
                 yield job
             if cursor == "0":
                 return
@@ -235,10 +246,9 @@ class Reindexer:
         while keys := await self._link.execute("SRANDMEMBER", todo, DRAIN_SIZE):
             await self._open_pairs(job, keys)
             await work.add_vectors(keys, tally)
-            # Taken from the list once it is done; a record under the same key would be the same record.
-            await self._link.execute("SREM", todo, *keys)
+            await work.settle(todo, keys)
         job = counted(job, tally)
-        await self._step(job, None)
+        await self._notes.step(job, None)
         return job
 
     async def _open_pairs(self, job: ReindexJob, keys: list[bytes]) -> None:
@@ -274,14 +284,15 @@ class Reindexer:
         """Make the new index the one in use, in one step; the old one is kept up beside it."""
         if job.phase in ("swapped", "retired"):
             return job
+        check_phase(job, "filling", "there is nothing to swap in")
         swapped = replace(job, phase="swapped")
         old = job.source.encoder_id
         if job.changes_encoder:
             assert encode is not None
-            commands: list[Command] = await self._indexes.commands_to_make_current(job.target.encoder_id)
+            commands = await self._indexes.commands_to_make_current(job.target.encoder_id)
             if self._family.name != "episodic" or await self._indexes.current_encoder() != old:
                 commands = []
-            while not await self._step(swapped, None, commands, only_where_drained=True):
+            while not await self._notes.step(swapped, None, commands, only_where_drained=True):
                 job = await self.drain(job, encode)
                 swapped = replace(job, phase="swapped")
             return swapped
@@ -291,7 +302,7 @@ class Reindexer:
         ]
         if await self._indexes.current_encoder() == old:
             commands.append(("FT.ALIASUPDATE", self._family.alias, job.target.name))
-        await self._step(swapped, job.source, commands)
+        await self._notes.step(swapped, job.source, commands)
         return swapped
 
     async def refused(self, encoder_id: str) -> dict[str, str]:
@@ -305,32 +316,66 @@ class Reindexer:
 
     # --- removing the old ------------------------------------------------------------------------------------
 
-    async def retire(self, job: ReindexJob) -> ReindexJob:
-        """Drop the old index and release writers from keeping it up. Its records stay."""
+    async def retire(self, job: ReindexJob, encode: Encode | None = None) -> ReindexJob:
+        """Drop the old index and release writers from keeping it up. Its records stay.
+
+        Where the encoder changes, what was recorded in the old one until then is encoded first.
+
+        Raises
+        ------
+        ReindexError
+            The new index is not in use yet, or some records could not be encoded.
+        """
         if job.phase == "retired":
             return job
-        old = job.source.encoder_id
-        if job.changes_encoder and (left := len(await self.refused(old))):
-            raise ReindexError(
-                f"{left} experiences could not be encoded in {job.target.encoder_id}: without the index of {old} they "
-                "could not be found any more.",
-                remedy=f"Keep the old index, or forget them; {self._family.key('refused', old)} lists them.",
-            )
+        check_phase(job, "swapped", "the old index is still asked")
+        if job.changes_encoder:
+            return await self._retire_encoder(job, encode)
+        await self._notes.step(job, None)  # A run that was overtaken must drop nothing.
         # Readers that find it gone ask the new one; writers keep its vectors up until they are told otherwise.
         await self._building.drop(job.source)
-        retired = replace(job, phase="retired", cursor="0", complete=False)
-        commands = [*self._rule_commands(old, Shadow())]
-        if job.changes_encoder:
-            commands += [("DEL", self._family.key("schema", old)), ("DEL", self._family.key("todo", old))]
-        await self._step(retired, None, commands)
+        retired = _retired(job)
+        await self._notes.step(retired, None, self._rule_commands(job.source.encoder_id, Shadow()))
         return retired
 
-    async def clean(self, job: ReindexJob) -> None:
-        """Take away the old vectors, and what a writer that was told late may have left of the old index; the end."""
-        await self._building.drop(job.source)
-        await self._clean(job)
+    async def _retire_encoder(self, job: ReindexJob, encode: Encode | None) -> ReindexJob:
+        """As `retire`, in one step that finds nothing left to encode: nothing is stored that no index holds."""
         old = job.source.encoder_id
-        await self._step(None, None, [("DEL", *(self._family.key(part, old) for part in ("job", "refused")))])
+        while True:
+            if left := len(await self.refused(old)):
+                raise ReindexError(
+                    f"{left} experiences could not be encoded in {job.target.encoder_id}: without the index of {old} "
+                    "they could not be found any more.",
+                    remedy=f"Keep the old index, or forget them; {self._family.key('refused', old)} lists them.",
+                )
+            commands: list[Command] = [
+                *self._rule_commands(old, Shadow()),
+                ("DEL", *(self._family.key(part, old) for part in ("schema", "todo"))),
+                *(("FT.DROPINDEX", name) for name in await self._building.present(job.source)),
+                ("DEL", self._family.pairs_key(job.source)),
+            ]
+            retired = _retired(job)
+            if await self._notes.step(retired, None, commands, only_where_drained=True):
+                return retired
+            assert encode is not None
+            job = await self.drain(job, encode)
+
+    async def clean(self, job: ReindexJob) -> None:
+        """Take away the old vectors, and what a writer that was told late may have left of the old index; the end.
+
+        Raises
+        ------
+        ReindexError
+            The old index was not dropped yet.
+        """
+        check_phase(job, "retired", "the old vectors are still in use")
+        await self._notes.step(job, None)
+        old = job.source.encoder_id
+        # A client that goes on with an old encoder has begun an index of it anew, which is its own.
+        if not job.changes_encoder or await self._indexes.rules(self._family, old) is None:
+            await self._building.drop(job.source)
+        await self._clean(job)
+        await self._notes.step(job, None, [("DEL", self._family.key("refused", old))], ends=True)
 
     async def _clean(self, job: ReindexJob) -> None:
         if not job.own_vectors:
@@ -352,45 +397,6 @@ class Reindexer:
             ("SET", self._family.key("epoch", encoder_id), uuid.uuid4().hex),
         )
 
-    async def _step(
-        self,
-        job: ReindexJob | None,
-        in_use: IndexSchema | None,
-        commands: list[Command] | tuple[Command, ...] = (),
-        *,
-        only_where_drained: bool = False,
-    ) -> bool:
-        """Note how far a job is and run commands, in one step and only while the run holds the namespace.
 
-        Parameters
-        ----------
-        in_use
-            Schema that must be the one in use still; any where None.
-        only_where_drained
-            Do nothing, and return False, where records wait to be encoded anew.
-        """
-        owner = "" if job is None else job.source.encoder_id
-        watched = [self._family.keys.fence]
-        if in_use is not None:
-            watched.append(self._family.key("schema", in_use.encoder_id))
-        if job is not None:
-            watched.append(self._family.key("job", owner))
-        if only_where_drained:
-            watched.append(self._family.key("todo", owner))
-
-        async def prepare(read: Read) -> tuple[list[Command], bool]:
-            if self._token is not None:
-                await self._fence.check(read, self._token)
-            if in_use is not None:
-                packed = await read("GET", self._family.key("schema", in_use.encoder_id))
-                if packed is None or msgspec.json.decode(packed, type=IndexSchema).name != in_use.name:
-                    raise ReindexError(
-                        f"the index {in_use.name} is not the one in use any more.",
-                        remedy="Another run changed it: look at its result, and start again where it is still needed.",
-                    )
-            if only_where_drained and job is not None and int(await read("SCARD", self._family.key("todo", owner))):
-                return [], False
-            noted = [] if job is None else [("SET", self._family.key("job", owner), msgspec.json.encode(asdict(job)))]
-            return [*noted, *commands], True
-
-        return await self._link.transaction(watched, prepare)
+def _retired(job: ReindexJob) -> ReindexJob:
+    return replace(job, phase="retired", cursor="0", complete=False)

@@ -63,6 +63,19 @@ return 1
 """
 
 
+# A record that was removed and recorded again since it was looked at is listed for a reason still.
+# KEYS: list of records to encode, refused records, records; ARGV: old field, new field
+_SETTLE = """
+for i = 3, #KEYS do
+  local fields = redis.call('HMGET', KEYS[i], ARGV[1], ARGV[2])
+  if not fields[1] or fields[2] or redis.call('HEXISTS', KEYS[2], KEYS[i]) == 1 then
+    redis.call('SREM', KEYS[1], KEYS[i])
+  end
+end
+return 1
+"""
+
+
 @dataclass(slots=True)
 class Tally:
     """What became of the records that were looked at.
@@ -118,6 +131,7 @@ class Revectoring:
         self._encode = encode
         self._add_vector = link.register(_ADD_VECTOR)
         self._replace_body = link.register(_REPLACE_BODY)
+        self._settle = link.register(_SETTLE)
         self.refused_key = family.key("refused", source.encoder_id)
 
     async def scan(self, cursor: str) -> tuple[str, list[bytes]]:
@@ -135,6 +149,12 @@ class Revectoring:
             if self._encode is not None:
                 await self._refer_to_successors(records, tally)
             await self._write([record for record in records if not record.has_new], tally)
+
+    async def settle(self, todo: str, keys: Sequence[bytes]) -> None:
+        """Take those of the records from a list that have the new vector, cannot have it, or are gone."""
+        fields = [self._source.vector_field, self._target.vector_field]
+        records = [key.decode() for key in keys]
+        await self._link.pipeline([self._settle.call([todo, self.refused_key, *records], fields)])
 
     async def remove_vectors(self, keys: Sequence[bytes]) -> None:
         """Take the old vector from those of the records that hold it, and next states in its type."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from memory.errors import StoreUnavailableError
+from memory.errors import AccessDeniedError, StoreUnavailableError
 from memory.records import Vector
 from memory.store.codec import decode_names, unpack_vector
 from memory.store.indexes import IndexSchema
@@ -181,7 +181,7 @@ class Reader:
     async def _drop_cursor(self, schema: IndexSchema, cursor: int) -> None:
         try:
             await self._link.execute("FT.CURSOR", "DEL", schema.name, cursor)
-        except (ResponseError, StoreUnavailableError):
+        except (ResponseError, AccessDeniedError, StoreUnavailableError):
             # It is gone already, or the server is: cursors end by themselves when they are idle.
             return
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from memory.errors import InvalidQueryError
-from memory.records import EpisodicMemory, to_ms
+from memory.records import EpisodicMemory
+from memory.store.arguments import check_identifier, experience_tags_of, ms_of
 from memory.store.codec import ms_rounded_up
 from memory.store.collection import SharedCollection
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes, IndexSchema
-from memory.store.keys import run_tag, scope_tag, source_tag
 from memory.store.recording import Recorder, StoreReport
 from memory.store.removal import ForgetReport, remove_selected
 from memory.store.scan import Reader, select
@@ -81,11 +81,17 @@ class SharedStore:
         """Number of shared experiences decided before a time and shared by `as_of`, those past their time included.
 
         All encoders unless one is named. About 0.2 ms an encoder.
+
+        Raises
+        ------
+        InvalidQueryError
+            An argument cannot be what it is to be; it is named, and nothing was sent.
         """
+        encoder_id = check_identifier(encoder_id, "encoder_id")
         selection = select(
-            end_ms=None if before is None else ms_rounded_up(before),
-            known_until_ms=None if as_of is None else to_ms(as_of),
-            tags=_tags(scope_tag(agent_id, product_id, regime), source, None),
+            end_ms=ms_of(before, "before", ms_rounded_up),
+            known_until_ms=ms_of(as_of, "as_of"),
+            tags=experience_tags_of(agent_id, product_id, regime, source),
         )
         return sum([await self._reader.count(schema, selection) for schema in await self.schemas(encoder_id)])
 
@@ -119,27 +125,19 @@ class SharedStore:
         Raises
         ------
         InvalidQueryError
-            No criterion is given.
+            No criterion is given, or one cannot be what it is to be; nothing was sent.
         FencedOutError
             A newer run has written.
         """
-        tags = _tags(scope_tag(agent_id), source, run_id)
+        end_ms = ms_of(before, "before", ms_rounded_up)
+        tags = experience_tags_of(agent_id, None, None, source, run_id)
         if before is None and not tags:
             raise InvalidQueryError(
                 "nothing says which shared experiences to forget.",
                 remedy="Give before, agent_id, source or run_id.",
                 argument="before",
             )
-        selection = select(end_ms=None if before is None else ms_rounded_up(before), tags=tags)
+        selection = select(end_ms=end_ms, tags=tags)
         return await remove_selected(
             self._reader, self._fence, await self.schemas(), selection, token=token, dry_run=dry_run
         )
-
-
-def _tags(scope: str | None, source: str | None, run_id: str | None) -> list[str]:
-    tags = [] if scope is None else [scope]
-    if source is not None:
-        tags.append(source_tag(source))
-    if run_id is not None:
-        tags.append(run_tag(run_id))
-    return tags

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
-from memory.store.readiness import SEARCHES, unseen_indexes, wait_until_whole
+from memory.store.readiness import SEARCHES, look_again, unseen_indexes, wait_until_whole
 from memory.store.wire import Argument, WireConnection, retrieve
 
 _INDEXES = (*sorted(SEARCHES), "FT.CURSOR", "FT.INFO", "FT._LIST")
-_READS = ("PING", "GET", "MGET", "HGET", "HMGET", "HGETALL", "SMEMBERS", "SCAN", "XLEN", "XRANGE", "INFO", "MODULE")
+_SERVER = ("PING", "INFO", "MODULE", "TIME")
+_READS = ("GET", "MGET", "HGET", "HMGET", "HGETALL", "SMEMBERS", "SCAN", "XLEN", "XRANGE")
 _WRITES = ("SET", "HSET", "UNLINK", "EVALSHA", "SCRIPT", "XADD", "XACK", "XDEL")
-SHAREABLE = frozenset((*_INDEXES, *_READS, *_WRITES))
+SHAREABLE = frozenset((*_INDEXES, *_SERVER, *_READS, *_WRITES))
 """Commands that may share a connection: they neither block nor change it."""
 GROWTH_PAUSE_S = 1.0
 """After a further connection was refused, none is tried for this long: what is open carries on."""
@@ -43,6 +45,8 @@ class WirePool:
         self._opening: asyncio.Task[WireConnection] | None = None
         self._grow_after = 0.0
         self._closed = False
+        self.opened = 0
+        """Connections opened so far."""
 
     async def execute(self, arguments: tuple[Argument, ...], deadline: float) -> Any:
         """The answer to a command.
@@ -60,36 +64,49 @@ class WirePool:
         """
         connection = self._pick() or await self._connect(deadline)
         if arguments[0] in SEARCHES and arguments[1] not in connection.whole:
-            await wait_until_whole(connection, unseen_indexes(connection, [arguments]), deadline)
+            await self._whole(connection, unseen_indexes(connection, [arguments]), deadline)
+        return await self._answer(connection, arguments, deadline)
+
+    async def _answer(self, connection: WireConnection, arguments: tuple[Argument, ...], deadline: float) -> Any:
         future = connection.send(*arguments)
         timer = connection.loop.call_at(deadline, self._expire, connection, future)
         try:
             return await future
+        except ResponseError:
+            look_again(connection, arguments)
+            raise
         finally:
-            timer.cancel()
+            if not future.cancelled():  # Whoever has left does not know whether the answer comes in time.
+                timer.cancel()
+
+    async def _whole(self, connection: WireConnection, names: list[str], deadline: float) -> None:
+        await wait_until_whole(connection, names, deadline, lambda command: self._answer(connection, command, deadline))
 
     async def execute_all(self, commands: Sequence[tuple[Argument, ...]], deadline: float) -> list[Any]:
         """The answers to some commands that are sent together, refusals among them; as `execute`."""
         connection = self._pick() or await self._connect(deadline)
         if unseen := unseen_indexes(connection, commands):
-            await wait_until_whole(connection, unseen, deadline)
+            await self._whole(connection, unseen, deadline)
         futures = connection.send_all(commands)
         timer = connection.loop.call_at(deadline, self._expire, connection, futures[-1])
         try:
             await asyncio.wait(futures[-1:])  # Answers come in order: with the last, all have come.
         finally:
-            timer.cancel()
             for future in futures:
                 if not future.cancel():
                     retrieve(future)
+            if not futures[-1].cancelled():
+                timer.cancel()
         timed_out = futures[-1].exception()
         if isinstance(timed_out, TimeoutError):
             raise timed_out
         answers: list[Any] = []
-        for future in futures:
+        for command, future in zip(commands, futures, strict=True):
             error = future.exception()
             if isinstance(error, RedisConnectionError):
                 raise error
+            if isinstance(error, ResponseError):
+                look_again(connection, command)
             answers.append(future.result() if error is None else error)
         return answers
 
@@ -134,13 +151,23 @@ class WirePool:
             raise
 
     def _expire(self, connection: WireConnection, future: asyncio.Future[Any]) -> None:
-        """The deadline of a command has passed.
+        """The deadline of a command has passed, whether or not its caller still waits for the answer.
 
         Nothing more is sent over its connection, which may be dead without having said so; it ends with the last who
         waits for it.
         """
         if not future.done():
             future.set_exception(TimeoutError())
+        elif future not in connection._waiting:
+            return  # Its caller has left, and the answer has come.
+        self._retire(connection)
+
+    def retire_all(self) -> None:
+        """Send nothing more over the connections that are open; whoever waits for an answer on one still gets it."""
+        for connection in list(self._open):
+            self._retire(connection)
+
+    def _retire(self, connection: WireConnection) -> None:
         if connection in self._open:
             self._open.remove(connection)
             self._retired.append(connection)
@@ -165,6 +192,7 @@ class WirePool:
         try:
             connection = await WireConnection.open(self._url, timeout_s=self._timeout_s, on_close=self._forget)
             self._open.append(connection)
+            self.opened += 1
             return connection
         except Exception:
             self._grow_after = asyncio.get_running_loop().time() + GROWTH_PAUSE_S

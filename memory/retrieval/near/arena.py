@@ -3,6 +3,9 @@
 Rows lie sorted by product, then regime, with slack after each scope. An agent's rows of one product and regime, of one
 product, or all of them are then one contiguous range: one product of a small matrix, however many scopes it spans. The
 matrix lies column by column (all rows' first number, then all rows' second), which is twice as fast here.
+
+A row has a head and the length of a rest, by a basis (`basis`) or by its anchor (`anchors`). By an anchor the head
+is one number, the cosine with the anchor, and the arena also keeps which anchor that is.
 """
 
 from __future__ import annotations
@@ -71,10 +74,19 @@ class _Segment:
 class Arena:
     """Bounds and filter columns of rows that are known by a number, their slot.
 
+    Parameters
+    ----------
+    rank
+        Numbers in the head of a row.
+    anchored
+        Whether rows have anchors.
+
     Attributes
     ----------
     bounds
         Head and length of the rest of each row, by column; shape (rank + 1, capacity).
+    anchors
+        Number of the anchor of each row; None where rows have none.
     columns
         What filters look at.
     slots
@@ -83,14 +95,22 @@ class Arena:
         No row was known later; none expires earlier.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, *, anchored: bool = False) -> None:
         self._rank = rank
+        self._anchored = anchored
         self.latest_known_ms = 0
         self.earliest_expiry_ms = NEVER_MS
         self._place = np.empty(0, dtype=np.int64)
         self._allocate({})
 
-    def fill(self, heads: Floats, rests: Floats, columns: Columns, scopes: Sequence[Scope]) -> None:
+    def fill(
+        self,
+        heads: Floats,
+        rests: Floats,
+        columns: Columns,
+        scopes: Sequence[Scope],
+        anchors: Positions | None = None,
+    ) -> None:
         """Lay out the rows with slots 0, 1, 2... in the order given, in an arena that is empty."""
         codes: dict[Scope, int] = {}
         coded = np.fromiter((codes.setdefault(scope, len(codes)) for scope in scopes), np.int64, len(scopes))
@@ -108,6 +128,8 @@ class Arena:
             segment.used = here.stop
             self.bounds[:-1, here] = heads[slots].T
             self.bounds[-1, here] = rests[slots]
+            if self.anchors is not None and anchors is not None:
+                self.anchors[here] = anchors[slots]
             for column, values in zip(self.columns, columns, strict=True):
                 column[here] = values[slots]
             self.slots[here] = slots
@@ -122,6 +144,7 @@ class Arena:
             end += room
         self.bounds: Floats = np.zeros((self._rank + 1, end), dtype=np.float32)
         self.bounds[-1] = NO_ROW
+        self.anchors: Positions | None = np.zeros(end, dtype=np.int64) if self._anchored else None
         self.columns = Columns.empty(end)
         self.slots = np.full(end, -1, dtype=np.int64)
         self._groups: dict[tuple[str | None, int | None], list[tuple[int, _Segment]]] = {}
@@ -129,11 +152,12 @@ class Arena:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(array.nbytes for array in (self.bounds, self.slots, self._place, *self.columns))
+        anchors = 0 if self.anchors is None else self.anchors.nbytes
+        return anchors + sum(array.nbytes for array in (self.bounds, self.slots, self._place, *self.columns))
 
     # --- changing --------------------------------------------------------------------------------------------
 
-    def put(self, slot: int, scope: Scope, head: Floats, rest: float, values: Columns) -> None:
+    def put(self, slot: int, scope: Scope, head: Floats, rest: float, values: Columns, anchor: int = 0) -> None:
         """Add the row of a slot that has none. Amortised a few microseconds; now and then all rows are moved."""
         segment = self._segments.get(scope)
         if segment is None or (not segment.free and segment.used == segment.stop):
@@ -152,6 +176,8 @@ class Arena:
         self.slots[position] = slot
         self.bounds[:-1, position] = head
         self.bounds[-1, position] = rest
+        if self.anchors is not None:
+            self.anchors[position] = anchor
         for column, value in zip(self.columns, values, strict=True):
             column[position] = value
         self.latest_known_ms = max(self.latest_known_ms, values.known_ms)
@@ -176,7 +202,7 @@ class Arena:
 
     def _move(self, needed: Scope) -> None:
         """Lay all rows out anew, with room for one more of a scope."""
-        before, bounds, columns, slots = self._segments, self.bounds, self.columns, self.slots
+        before, bounds, columns, slots, anchors = self._segments, self.bounds, self.columns, self.slots, self.anchors
         held = {
             scope: segment.start + np.flatnonzero(slots[segment.start : segment.used] >= 0)
             for scope, segment in before.items()
@@ -190,6 +216,8 @@ class Arena:
             here = slice(segment.start, segment.start + counts[scope])
             segment.used = here.stop
             self.bounds[:, here] = bounds[:, held[scope]]
+            if self.anchors is not None and anchors is not None:
+                self.anchors[here] = anchors[held[scope]]
             for column, old in zip(self.columns, columns, strict=True):
                 column[here] = old[held[scope]]
             self.slots[here] = slots[held[scope]]

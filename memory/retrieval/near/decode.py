@@ -18,8 +18,8 @@ from memory.retrieval.near.rows import AgentRows
 from memory.store.codec import unpack_body, unpack_experience, unpack_others
 from memory.store.keys import Keys
 
-DECODED_BYTES = 2_700
-"""Memory of one decoded experience without its vector: 27 features and five actions of others, measured."""
+DECODED_BYTES = 1_200
+"""Memory of one decoded experience without its vector, measured; its features stay packed."""
 
 _UNSET: Vector = np.empty(0, dtype=np.float32)
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from memory.errors import CoinswarmError, StoreUnavailableError
+from memory.errors import AccessDeniedError, CoinswarmError, StoreUnavailableError
 from memory.store.link import RedisLink
 from memory.store.wire import WireConnection
 
@@ -34,7 +34,7 @@ FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 5.0
 REFUSED_DELAY_S = 60.0
 CHECK_S = 2.0
-"""How often it is checked that the link still reaches the server that is followed."""
+"""How often it is checked that the link still reaches the server that is followed, and what its clock says."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +96,8 @@ class Follower:
         self._watched = False
         self._expired = False
         self._logged: str | None = None
+        self._server = ""
+        self._link_opened = 0
         self.clock_offset_ms = 0
         """The server's clock minus this machine's."""
         self.reason: str | None = "no agent has been asked about often enough"
@@ -130,11 +132,11 @@ class Follower:
             self._gone.clear()
             connection: WireConnection | None = None
             try:
-                connection = await self._connect()
+                connection, server = await self._connect()
                 delay_s = FIRST_DELAY_S
-                await self._follow(connection)
+                await self._follow(connection, server)
                 why = "the connection was lost"
-            except ResponseError as error:
+            except (ResponseError, AccessDeniedError) as error:
                 # No right to it, or a server or proxy that does not know it: somebody has to change that first.
                 why = f"the server refuses to be followed: {error}"
                 delay_s = REFUSED_DELAY_S
@@ -151,7 +153,8 @@ class Follower:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
-    async def _connect(self) -> WireConnection:
+    async def _connect(self) -> tuple[WireConnection, str]:
+        """A connection that is told of changes, and the life of the server at its other end."""
         connection = await WireConnection.open(
             self._url,
             timeout_s=self._link.timeout_s,
@@ -163,46 +166,71 @@ class Follower:
                 prefixes = [part for prefix in self._prefixes for part in ("PREFIX", prefix)]
                 await connection.execute("CLIENT", "TRACKING", "ON", "BCAST", *prefixes)
                 here = await self._life(connection)
-                seconds, micros = await connection.execute("TIME")
-            now_ms = int(seconds) * 1000 + int(micros) // 1000
-            self.clock_offset_ms = now_ms - _clock_ms()
+            opened = self._link.connections_opened
             there = await self._link.server_life()
             if here != there:
                 raise RedisConnectionError("the link and its follower reached different servers")
+            self._link_opened = opened
+            await self._compare_clocks()
         except TimeoutError as error:
             connection.abort()
             raise RedisTimeoutError("the server did not answer its follower in time") from error
         except BaseException:
             connection.abort()
             raise
-        return connection
+        return connection, here
+
+    async def _compare_clocks(self) -> None:
+        """See that the offset is one that the server's clock allows.
+
+        Read somewhere between question and answer, that clock bounds the offset from both sides. Within these bounds
+        what was found before stands: an answer that this process comes to late, busy with something else, proves
+        nothing. A clock that was set does.
+        """
+        asked = _clock_ms()
+        # Not on the connection that is followed: the fence allows for one command at a time there.
+        seconds, micros = await self._link.execute("TIME")
+        answered = _clock_ms()
+        theirs = int(seconds) * 1000 + int(micros) // 1000
+        least, most = theirs - answered, theirs - asked
+        if not least <= self.clock_offset_ms <= most:
+            self.clock_offset_ms = (least + most) // 2
 
     async def _life(self, connection: WireConnection) -> str:
         """As `RedisLink.server_life`, of the server at the other end of this connection."""
         try:
             info = await connection.execute("INFO", "server")
         except ResponseError as error:
-            if "NOPERM" in str(error) or type(error).__name__ == "NoPermissionError":
+            if isinstance(error, NoPermissionError):
                 return ""
             raise
         return _run_id(info)
 
-    async def _follow(self, connection: WireConnection) -> None:
+    async def _follow(self, connection: WireConnection, server: str) -> None:
         """Until the connection is gone, or the link reaches another server."""
         if connection.closed:
             return
-        here = await self._link.server_life()
-        if connection.closed:
-            return
         self._connection = connection
+        self._server = server
         self._expired = False
         self.reason = self._logged = None
         self._on_ready()
         while not self._gone.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), CHECK_S)
-            if not self._gone.is_set() and await self._link.server_life() != here:
-                raise RedisConnectionError("the link reaches another server than before")
+            if self._gone.is_set():
+                return
+            await self._see_same_server(connection)
+            await self._compare_clocks()
+
+    async def _see_same_server(self, connection: WireConnection) -> None:
+        """See that the link still reaches the server that is followed; otherwise the connection is broken off."""
+        opened = self._link.connections_opened
+        if await self._link.server_life() != self._server:
+            error = RedisConnectionError("the link reaches another server than before")
+            connection.abort(error)
+            raise error
+        self._link_opened = opened
 
     def _closed(self, _: Exception | None) -> None:
         self._gone.set()
@@ -239,7 +267,9 @@ class Follower:
         """Wait until all that was acknowledged before this call has been named to `on_keys`.
 
         Costs one round trip, shared by all who call before it leaves; a call while one is on its way waits for the
-        next, since the server may have passed that one before the write that this caller must see.
+        next, since the server may have passed that one before the write that this caller must see. Another one where
+        the link has opened a connection since it was last seen to reach the server that is followed: over it, this
+        caller may have written elsewhere.
 
         Raises
         ------
@@ -251,6 +281,13 @@ class Follower:
         connection = self._connection
         if connection is None:
             raise NotFollowingError(self.reason)
+        if self._link.connections_opened != self._link_opened:
+            try:
+                await self._see_same_server(connection)
+            except RedisError as error:
+                raise NotFollowingError(str(error)) from error
+            if self._connection is not connection:
+                raise NotFollowingError(self.reason)
         loop = asyncio.get_running_loop()
         if self._joinable is not None:
             waiter: asyncio.Future[None] = loop.create_future()
@@ -265,7 +302,7 @@ class Follower:
         # Whoever sends it waits for the answer itself, which saves a turn of the event loop.
         try:
             await self._ping(connection, [])
-        except RedisConnectionError as error:
+        except RedisError as error:  # A refusal as well: a server may refuse PING and yet answer questions.
             raise (self._late() if self._expired else NotFollowingError(str(error))) from error
 
     def _ping(self, connection: WireConnection, waiters: list[asyncio.Future[None]]) -> asyncio.Future[Any]:
@@ -308,7 +345,9 @@ class Follower:
             again, self._queue = [waiter for waiter in self._queue if not waiter.done()], []
             if not again:
                 return
-        if not connection.closed:
+        if connection.closed:
+            self._queue += again  # `_stop` tells them, as soon as the connection is gone.
+        else:
             self._ping(connection, again).add_done_callback(_retrieve)
 
     def _watch(self) -> None:

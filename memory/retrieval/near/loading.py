@@ -24,7 +24,7 @@ from memory.store.scan import Reader, select
 LOAD_PAGE = 25
 """Records of one round trip: 0.1 ms of the server's time, about one of this process's, with questions in between."""
 UNREADY_S = 1.0
-"""Pause after a load that found the index still being built."""
+"""Pause after a load that found the index still being built, or counted what changed meanwhile as lost."""
 RETRY_S = 30.0
 """Pause after a load that failed, or did not fit."""
 CONTENT_BYTES = 750
@@ -106,7 +106,8 @@ class Loader:
             try:
                 await self._load(space)
             except (CoinswarmError, RedisError) as error:
-                space.not_before = time.monotonic() + RETRY_S
+                # Fewer records than there are at the end may be all that there were: some came, and some have gone.
+                space.not_before = time.monotonic() + (UNREADY_S if space.meanwhile else RETRY_S)
                 space.note(f"{type(error).__name__}: {error}")
             finally:
                 space.meanwhile = None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from memory.retrieval.near.anchors import anchored_bounds
 from memory.retrieval.near.arena import Arena, Columns, Range
 from memory.retrieval.near.basis import Floats, margin, query_weights
 from memory.retrieval.near.merit import SLACK, Merit
@@ -32,6 +33,9 @@ WORTH_ALL = 4
 """Where a quarter of an agent's rows is left, scoring all of them where they lie is quicker than taking those."""
 FUTILE_FROM = 0.3
 """Share of rows left from which bounds cost more than they save."""
+FUTILE_FROM_BY_ANCHORS = 0.75
+"""The same where rows have anchors: they rule out all but a few rows for one question and next to none for another, so
+that a mean of a half still saves much."""
 PRUNING_GAIN = 1 / 8
 TRIED_AGAIN_AFTER = 64
 NOTHING = -2.0
@@ -66,6 +70,8 @@ class Question:
 class Pruning:
     """Whether bounds rule out enough of an agent's rows to be worth computing: not where states fill all dimensions.
 
+    One for each kind of question.
+
     Attributes
     ----------
     left
@@ -75,10 +81,10 @@ class Pruning:
     left: float = 0.0
     _asked: int = 0
 
-    def is_futile(self) -> bool:
-        """Whether to score all rows instead; now and then bounds are tried all the same."""
+    def is_futile(self, share: float = FUTILE_FROM) -> bool:
+        """Whether to score all rows, as more than a share is left; now and then bounds are tried all the same."""
         self._asked += 1
-        return self.left > FUTILE_FROM and self._asked % TRIED_AGAIN_AFTER != 0
+        return self.left > share and self._asked % TRIED_AGAIN_AFTER != 0
 
     def note(self, left: int, rows: int) -> None:
         """So many of so many rows were left."""
@@ -99,11 +105,14 @@ def nearest_rows(
     vectors: npt.NDArray[Any],
     scales: Floats,
     basis: Floats,
+    anchors: Floats | None,
     now_ms: int,
     merit: Merit | None = None,
     pruning: Pruning | None = None,
 ) -> Nearest:
     """The nearest rows, or those of most merit, in no order: at least `top_k` where there are so many.
+
+    Rows are bounded by their anchors where they have some, otherwise by the basis.
 
     More come back where distances are too close to call by rounding: whoever orders them by distance and memory id,
     and cuts, gets the same rows whatever order they lie in.
@@ -112,16 +121,15 @@ def nearest_rows(
     if not ranges:
         return Nearest([], [], vectors[:0])
     query = question.vector
-    if merit is None and pruning is not None and vectors.dtype == np.float32 and pruning.is_futile():
-        return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
-    weights = query_weights(query, basis)
-    if len(ranges) == 1:
-        start, stop = ranges[0]
-        bounds = np.matmul(weights, arena.bounds[:, start:stop])  # np.dot would copy the slice first.
-        slots = arena.slots[start:stop]
-    else:
-        bounds = np.concatenate([np.matmul(weights, arena.bounds[:, start:stop]) for start, stop in ranges])
-        slots = np.concatenate([arena.slots[start:stop] for start, stop in ranges])
+    if merit is None:
+        if anchors is not None and sum(stop - start for start, stop in ranges) <= len(anchors):
+            return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
+        if pruning is not None and vectors.dtype == np.float32:
+            share = FUTILE_FROM if anchors is None else FUTILE_FROM_BY_ANCHORS
+            if pruning.is_futile(share):
+                return _nearest_of_all(question, arena, ranges, vectors, scales, now_ms)
+    slots = _joined(arena.slots, ranges)
+    bounds = _bounds(query, arena, ranges, basis, anchors)
     hidden = _hidden(question, arena, ranges, now_ms)
     if hidden is not None:
         bounds[hidden] = MASKED
@@ -167,6 +175,20 @@ def nearest_rows(
     return _measured(chosen.take(near), taken.take(near, axis=0), scales, query)
 
 
+def _bounds(query: Floats, arena: Arena, ranges: list[Range], basis: Floats, anchors: Floats | None) -> Floats:
+    """Upper bounds of the cosines of the rows in some ranges."""
+    if anchors is not None and arena.anchors is not None:
+        nearest = _joined(arena.anchors, ranges)
+        cosines, rests = _joined(arena.bounds[0], ranges), _joined(arena.bounds[1], ranges)
+        return anchored_bounds(query, anchors, nearest, cosines, rests)
+    weights = query_weights(query, basis)
+    if len(ranges) == 1:
+        start, stop = ranges[0]
+        bounds: Floats = np.matmul(weights, arena.bounds[:, start:stop])  # np.dot would copy the slice first.
+        return bounds
+    return np.concatenate([np.matmul(weights, arena.bounds[:, start:stop]) for start, stop in ranges])
+
+
 def _nearest_of_all(
     question: Question,
     arena: Arena,
@@ -176,19 +198,24 @@ def _nearest_of_all(
     now_ms: int,
 ) -> Nearest:
     """As `nearest_rows`, every row of the scope scored: in one pass where the rows lie side by side."""
-    slots = np.concatenate([arena.slots[start:stop] for start, stop in ranges])
+    slots = _joined(arena.slots, ranges)
     absent = slots < 0
+    hidden = _hidden(question, arena, ranges, now_ms)
+    if hidden is not None:
+        absent |= hidden
     if absent.all():
         return Nearest([], [], vectors[:0])
     first, last = int(slots[0]), int(slots[-1])
-    if first >= 0 and last - first == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
-        scores: Floats = np.matmul(vectors[first : last + 1], question.vector) * scales[first : last + 1]
+    if vectors.dtype != np.float32:
+        slots = slots[~absent]  # Converting a vector costs far more than reading it: none is converted in vain.
+        scores = _scored(slots, vectors, scales, question.vector)[1]
+    elif first >= 0 and last - first == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
+        scores = np.matmul(vectors[first : last + 1], question.vector) * scales[first : last + 1]
+        scores[absent] = MASKED
     else:
-        scores = _scored_in_place(slots, vectors, scales, question.vector)[1]
-    scores[absent] = MASKED
-    hidden = _hidden(question, arena, ranges, now_ms)
-    if hidden is not None:
-        scores[hidden] = MASKED
+        # Where there is no row, some vector that was written to is scored, and left out.
+        scores = _scored_in_place(np.maximum(slots, 0), vectors, scales, question.vector)[1]
+        scores[absent] = MASKED
     floor = max(_floor(scores, question.top_k, margin(len(question.vector))), NOTHING)
     chosen = slots.take((scores >= floor).nonzero()[0])
     return _measured(chosen, vectors.take(chosen, axis=0), scales, question.vector)
@@ -253,11 +280,16 @@ def _scored_in_place(
     return None, np.matmul(vectors[:used], query).take(slots) * scales.take(slots)
 
 
+def _joined(column: npt.NDArray[Any], ranges: list[Range]) -> npt.NDArray[Any]:
+    """A column of the rows in some ranges; a view where it is one range."""
+    if len(ranges) == 1:
+        return column[ranges[0][0] : ranges[0][1]]
+    return np.concatenate([column[start:stop] for start, stop in ranges])
+
+
 def _within(columns: Columns, ranges: list[Range]) -> Columns:
     """Columns of the rows in some ranges."""
-    if len(ranges) == 1:
-        return Columns(*(column[ranges[0][0] : ranges[0][1]] for column in columns))
-    return Columns(*(np.concatenate([column[start:stop] for start, stop in ranges]) for column in columns))
+    return Columns(*(_joined(column, ranges) for column in columns))
 
 
 def _hidden(question: Question, arena: Arena, ranges: list[Range], now_ms: int) -> npt.NDArray[np.bool_] | None:
@@ -272,21 +304,16 @@ def _hidden(question: Question, arena: Arena, ranges: list[Range], now_ms: int) 
         nonlocal hidden
         hidden = condition if hidden is None else np.logical_or(hidden, condition, out=hidden)
 
-    def values(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if len(ranges) == 1:
-            return column[ranges[0][0] : ranges[0][1]]
-        return np.concatenate([column[start:stop] for start, stop in ranges])
-
     if not known_then:
-        hide(values(columns.known_ms) > question.as_of_ms)
+        hide(_joined(columns.known_ms, ranges) > question.as_of_ms)
     if now_ms >= arena.earliest_expiry_ms:
-        hide(values(columns.expires_ms) <= now_ms)
+        hide(_joined(columns.expires_ms, ranges) <= now_ms)
     if question.since_ms is not None:
-        hide(values(columns.timestamp_ms) < question.since_ms)
+        hide(_joined(columns.timestamp_ms, ranges) < question.since_ms)
     if question.until_ms is not None:
-        hide(values(columns.timestamp_ms) >= question.until_ms)
+        hide(_joined(columns.timestamp_ms, ranges) >= question.until_ms)
     if question.min_reward is not None:
-        hide(values(columns.reward) < question.min_reward)
+        hide(_joined(columns.reward, ranges) < question.min_reward)
     if question.phase is not None:
-        hide(values(columns.phase) != question.phase)
+        hide(_joined(columns.phase, ranges) != question.phase)
     return hidden

@@ -96,6 +96,15 @@ class LatencyProxy:
         """Let nothing pass any more, as if the other side hung; connections stay open, until `mend`."""
         self._passing.clear()
 
+    def freeze(self) -> None:
+        """Let nothing pass over the connections that there are, for good; new ones are not concerned."""
+        for pipe in self._links:
+            pipe.frozen = True
+
+    def lead_to(self, target: Path | int) -> None:
+        """Lead new connections to another server; those that there are stay where they are."""
+        self._target = target
+
     # --- used by the ends of the pipes -----------------------------------------------------------------------
 
     def _accept(self, pipe: _Pipe) -> bool:
@@ -116,6 +125,7 @@ class _Pipe(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._held: deque[tuple[float, bytes]] = deque()
         self._came = asyncio.Event()
+        self.frozen = False
         self.task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -173,6 +183,8 @@ class _Pipe(asyncio.Protocol):
             if (delay := due - loop.time()) > 0:
                 await asyncio.sleep(delay)
             await self._proxy._passing.wait()
+            if self.frozen:
+                await asyncio.Event().wait()
             now = loop.time()
             ready = []
             while source._held and source._held[0][0] <= now:

@@ -25,6 +25,7 @@ import pytest_asyncio
 import memory
 from memory import (
     BatchedMemoryRetrieval,
+    LoadBalancedMemoryRetrieval,
     MarketPhase,
     MemoryConnection,
     MemoryRetrievalService,
@@ -34,6 +35,8 @@ from memory import (
     Side,
 )
 from memory.errors import InvalidQueryError, InvalidRecordError
+from memory.retrieval.replicas import ReplicaPolicy
+from memory.store.episodic import EpisodicStore
 from tests.memory.retrieval.conftest import (
     LINE,
     correlation_memory,
@@ -250,7 +253,7 @@ def count_commands(server: RedisProcess) -> dict[str, int]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def opened(server: RedisProcess) -> AsyncIterator[Opened]:
-    """A memory with something of everything, asked once before: by the wire, by the near cache, batched, locked."""
+    """A memory with something of everything, asked once before: by wire, near cache, batched, balanced, locked."""
 
     def configured(near_cache_mb: int) -> memory.Settings:
         return memory.Settings(
@@ -280,8 +283,11 @@ async def opened(server: RedisProcess) -> AsyncIterator[Opened]:
             valid_from=DAY,
         )
         batched = await stack.enter_async_context(BatchedMemoryRetrieval(mem))
+        # It looks at its servers once an hour, so that all that is sent is sent for questions.
+        policy = ReplicaPolicy(check_interval_s=3600.0, max_lag_s=7200.0)
+        balanced = await stack.enter_async_context(LoadBalancedMemoryRetrieval(mem, [], policy=policy))
         past = mem.at(PRESENT)
-        doors = (mem.retrieval, near.retrieval, batched, past.retrieval, mem.shared, past.shared)
+        doors = (mem.retrieval, near.retrieval, batched, balanced, past.retrieval, mem.shared, past.shared)
         ready = Opened(mem, doors, lambda: count_commands(server))
         assert near.near is not None
         async with asyncio.timeout(LOADED_WITHIN_S):
@@ -391,7 +397,8 @@ async def test_no_service_can_be_locked_to_what_is_no_time(opened: Opened, time:
 async def test_a_lock_can_be_moved_back_but_not_forward(opened: Opened) -> None:
     past = opened.mem.at(DAY)
     batched = next(door for door in opened.doors if isinstance(door, BatchedMemoryRetrieval))
-    for service in (past.retrieval, past.semantic, past.shared, batched.at(DAY)):
+    balanced = next(door for door in opened.doors if isinstance(door, LoadBalancedMemoryRetrieval))
+    for service in (past.retrieval, past.semantic, past.shared, batched.at(DAY), balanced.at(DAY)):
         with pytest.raises(InvalidQueryError, match="to which this memory is locked") as caught:
             service.at(DAY + timedelta(microseconds=1))
         assert caught.value.argument == "as_of"
@@ -477,6 +484,72 @@ async def test_what_is_malformed_is_not_shared(opened: Opened, make: Any, change
     assert len(str(caught.value)) <= LONGEST_MESSAGE
     assert str(caught.value).endswith(f" {caught.value.remedy}")
     assert await pool.count() == count
+
+
+# --- what was recorded ---------------------------------------------------------------------------------------
+
+KEPT: dict[str, dict[str, list[Any]]] = {
+    "get": {
+        "memory_id": [*("", "a" * 31, "g" * 32, "A" * 32, "*" * 32, "?" * 32, "a" * 10_000), None, 7, b"a" * 32, ["a"]],
+        **{"agent_id": IDS, "product_id": IDS, "timestamp": TIMES, "as_of": TIMES},
+    },
+    "count": {
+        **dict.fromkeys(("agent_id", "product_id", "run_id", "encoder_id"), IDS),
+        **dict.fromkeys(("since", "until", "as_of", "recorded_after"), TIMES),
+        **{"regime": REGIMES, "source": BAD["source"]},
+    },
+    "forget": {
+        **dict.fromkeys(("agent_id", "product_id", "run_id"), IDS),
+        **{"before": TIMES, "source": BAD["source"]},
+    },
+}
+FREE = {"token", "dry_run", "self"}
+"""A run's own: where they come from they are checked already."""
+
+
+@pytest.mark.parametrize(("method", "argument"), [(method, name) for method, bad in KEPT.items() for name in bad])
+async def test_what_was_recorded_is_not_asked_for_or_forgotten_by_what_cannot_be(
+    opened: Opened, method: str, argument: str
+) -> None:
+    before = opened.sent()
+    # Beside a good criterion: one that is taken for none would widen what is forgotten.
+    beside = {"get": {"memory_id": "0" * 32}, "count": {"agent_id": "momentum"}, "forget": {"source": "replay"}}[method]
+    problems = []
+    for value in KEPT[method][argument]:
+        shown = f"{argument}={repr(value)[:60]}"
+        try:
+            await getattr(opened.mem.episodic, method)(**{**beside, argument: value})
+        except InvalidQueryError as error:
+            lacking = complaint(error, argument)
+            if lacking is not None:
+                problems.append(f"{shown}: the refusal {lacking}")
+        except Exception as error:  # noqa: BLE001 - whatever else comes is reported with the value that led to it
+            problems.append(f"{shown} raised {type(error).__name__}: {str(error)[:100]}")
+        else:
+            problems.append(f"{shown} was answered")
+    assert problems == []
+    assert opened.sent() == before
+
+
+async def test_every_argument_about_what_was_recorded_is_put_to_the_test() -> None:
+    for method, bad in KEPT.items():
+        assert set(inspect.signature(getattr(EpisodicStore, method)).parameters) - FREE == set(bad)
+
+
+async def test_shared_experiences_are_not_counted_or_forgotten_by_what_cannot_be(opened: Opened) -> None:
+    before = opened.sent()
+    pool = opened.mem.shared
+    for name, values in (("agent_id", IDS), ("product_id", IDS), ("as_of", TIMES)):
+        for value in values:
+            with pytest.raises(InvalidQueryError) as caught:
+                await pool.count(**{name: value})
+            assert complaint(caught.value, name) is None
+    for name, values in (("agent_id", IDS), ("run_id", IDS), ("source", BAD["source"]), ("before", TIMES)):
+        for value in values:
+            with pytest.raises(InvalidQueryError) as caught:
+                await pool._store.forget(**{"source": "replay", name: value})
+            assert complaint(caught.value, name) is None
+    assert opened.sent() == before
 
 
 # --- what is not bad -----------------------------------------------------------------------------------------

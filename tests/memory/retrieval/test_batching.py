@@ -135,9 +135,9 @@ async def test_equal_questions_of_one_moment_are_searched_once_and_each_caller_h
     after = batched.figures
     assert (after.sent - before.sent, after.shared - before.shared) == (1, 9)
     assert all(steps(hits) == steps(answers[0]) for hits in answers)
-    answers[0][0].memory.features["trend"] = -1.0
+    answers[0][0].memory.reward = -1.0
     assert len({id(hits[0].memory) for hits in answers}) == 10
-    assert all(hits[0].memory.features["trend"] != -1.0 for hits in answers[1:])
+    assert all(hits[0].memory.reward != -1.0 for hits in answers[1:])
 
 
 @pytest.mark.parametrize(
@@ -326,6 +326,22 @@ async def test_each_caller_has_a_deadline_of_its_own(
             assert steps(await patient) == [1]
 
 
+async def test_the_deadline_of_who_sent_an_equal_command_is_not_that_of_who_shares_it(own_server: RedisProcess) -> None:
+    link = PipelinedLink(own_server.url)
+    await link.open()
+    try:
+        own_server.halt()
+        asked = [asyncio.create_task(link.execute("GET", "key", timeout_s=seconds)) for seconds in (0.1, 10.0)]
+        await asyncio.wait(asked[:1])
+        own_server.go_on()
+        with pytest.raises(StoreUnavailableError, match=r"within 0\.1 s"):
+            await asked[0]
+        assert await asked[1] is None
+        assert link.shared == 1
+    finally:
+        await link.close()
+
+
 async def test_a_connection_that_is_dead_without_saying_so_is_given_up(
     recorded: MemoryConnection, link: LatencyProxy, vector: Any
 ) -> None:
@@ -369,8 +385,10 @@ async def test_no_more_than_the_bound_are_in_flight_and_who_came_first_is_answer
         assert 4 <= most <= 5  # Beside them, one PING that sees to it that those in line move on.
 
 
-@pytest.mark.parametrize("bad", [{"connections": 0}, {"max_in_flight": 0}])
-async def test_bounds_that_let_nothing_through_are_refused(mem: MemoryConnection, bad: dict[str, int]) -> None:
+@pytest.mark.parametrize("name", ["connections", "max_in_flight"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, None])
+async def test_bounds_that_let_nothing_through_are_refused(mem: MemoryConnection, name: str, value: Any) -> None:
+    bad = {name: value}
     with pytest.raises(InvalidQueryError, match="at least 1"):
         BatchedMemoryRetrieval(mem, **bad)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -226,6 +227,18 @@ async def test_what_is_not_open_says_so(primary: MemoryConnection, vector: Any) 
     await balanced.close()
 
 
+async def test_what_is_open_is_not_opened_again_and_stays_open(
+    cluster: Cluster, primary: MemoryConnection, make: Any, vector: Any
+) -> None:
+    await recorded(primary, make)
+    before = asyncio.all_tasks()
+    async with balanced_over(primary, cluster.urls) as balanced:
+        with pytest.raises(StoreUnavailableError, match="open already"):
+            await balanced.open()
+        assert steps(await balanced.retrieve_similar_experiences(vector(4), top_k=1)) == [4]
+    assert asyncio.all_tasks() <= before
+
+
 async def test_the_primary_may_be_given_by_its_url(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, namespace: str, make: Any, vector: Any
 ) -> None:
@@ -354,6 +367,21 @@ async def test_a_primary_that_restarts_is_followed_again_and_own_writes_are_read
         before = balanced.describe()[0].reads
         assert await own.retrieve_similar_experiences(vector(1)) == []
         assert balanced.describe()[0].reads == before
+
+
+async def test_a_primary_that_was_too_busy_to_be_looked_at_is_looked_at_again(
+    cluster: Cluster, primary: MemoryConnection, make: Any, vector: Any
+) -> None:
+    await recorded(primary, make)
+    async with balanced_over(primary, cluster.urls) as balanced:
+        await until(lambda: serving(balanced) == 2)
+        cluster.primary.ask("CONFIG", "SET", "busy-reply-threshold", "10")
+        with socket.create_connection(("127.0.0.1", cluster.primary.port)) as client:
+            client.sendall(b"EVAL 'while true do end' 0\r\n")
+            await until(lambda: "script" in balanced.describe()[0].trouble)
+            assert steps(await balanced.retrieve_similar_experiences(vector(4), top_k=1)) == [4]
+            cluster.primary.ask("SCRIPT", "KILL")
+        await until(lambda: balanced.describe()[0].serving and serving(balanced) == 2)
 
 
 async def test_a_promoted_replica_goes_on_answering_and_a_refused_write_names_it(
@@ -566,3 +594,69 @@ async def test_an_index_that_a_replica_still_builds_is_not_searched_there_and_th
 def test_a_bound_on_the_lag_that_cannot_be_proven_is_refused() -> None:
     with pytest.raises(InvalidQueryError, match="max_lag_s"):
         ReplicaPolicy(max_lag_s=0.3, check_interval_s=0.2)
+
+
+# --- what is chosen ------------------------------------------------------------------------------------------
+
+SECONDS: list[Any] = [0, -1, "1", None, True, float("nan"), float("inf"), [1.0]]
+COUNTS: list[Any] = [-1, 1.5, "1", True, float("nan"), [1]]
+FLAGS: list[Any] = ["no", 0, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("max_lag_s", "check_interval_s", "hang_s") for value in SECONDS),
+        *(("connections", value) for value in (*COUNTS, 0, None)),
+        *(("max_lag_bytes", value) for value in COUNTS),
+        *((name, value) for name in ("fall_back_to_primary", "reads_without_primary") for value in FLAGS),
+        *(("choice", value) for value in ("", "random", None, 1)),
+    ],
+)
+def test_a_policy_that_cannot_be_followed_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidQueryError) as caught:
+        ReplicaPolicy(**{name: value})
+    assert caught.value.argument == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("replica_urls", value) for value in (None, 7, "redis://127.0.0.1:1", b"redis://127.0.0.1:1", iter([]))),
+        *(
+            ("replica_urls", [value])
+            for value in (
+                *(None, 7, "", "nonsense", "http://127.0.0.1:1", "redis://[::1", "redis://127.0.0.1:99999"),
+                *("redis://127.0.0.1:1/1", "unix:///tmp/redis.sock?db=2", b"redis://127.0.0.1:1"),
+            )
+        ),
+        *(("timeout_s", value) for value in (-1, "1", True, float("nan"), float("inf"), [1.0])),
+        *(("random_state", value) for value in (-1, 1.5, "1", None, [])),
+    ],
+)
+def test_what_replicas_cannot_be_reached_with_is_refused_before_anything_is_sent(name: str, value: Any) -> None:
+    mem = memory.connect(redis_url="redis://user:secret@127.0.0.1:1")
+    with pytest.raises(InvalidQueryError) as caught:
+        LoadBalancedMemoryRetrieval(mem, **{"replica_urls": [], name: value})
+    assert caught.value.argument == name
+
+
+def test_a_url_that_is_refused_keeps_its_password_to_itself() -> None:
+    mem = memory.connect(redis_url="redis://127.0.0.1:1")
+    with pytest.raises(InvalidQueryError, match="names database 3") as caught:
+        LoadBalancedMemoryRetrieval(mem, ["redis://user:secret@127.0.0.1:1/3"])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("read_your_writes", value) for value in FLAGS),
+        *(("after", value) for value in ("own", 5, ("history", 5), True)),
+    ],
+)
+def test_reading_after_what_is_no_write_is_refused(name: str, value: Any) -> None:
+    balanced = LoadBalancedMemoryRetrieval(memory.connect(redis_url="redis://127.0.0.1:1"), [])
+    with pytest.raises(InvalidQueryError) as caught:
+        balanced.reading(**{name: value})
+    assert caught.value.argument == name

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,10 @@ from tests.memory.retrieval.conftest import (
     strategy_memory,
     unit_vector,
 )
+
+# No strategy here uses `random`. Hypothesis looks whether its state changed while values were drawn, and other threads
+# of the run (Prefect's, once flows were tested) change it at any time.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 HOUR = timedelta(hours=1)

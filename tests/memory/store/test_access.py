@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -172,3 +173,18 @@ async def test_all_counters_of_the_days_before_a_time_are_found_whatever_they_co
     single = await mem.access.counts(list(counts), DAY + 2 * NIGHT, days=3)
     assert {name: single[name].count for name in counts} == counts
     assert await mem.access.all_counts(DAY - 30 * NIGHT) == {}
+
+
+async def test_what_is_counted_while_a_batch_is_on_its_way_is_written_by_itself(own_redis: Any, namespace: str) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace=namespace) as mem:
+        own_redis.signal(signal.SIGSTOP)
+        mem.access.note(["p-1"], DAY)
+        async with asyncio.timeout(5):
+            while mem.access._waiting:
+                await asyncio.sleep(0.01)
+        mem.access.note(["p-2"], DAY)
+        own_redis.signal(signal.SIGCONT)
+        async with asyncio.timeout(5):
+            while await mem.link.execute("GET", mem.keys.access("p-2", DAY)) != b"1":
+                await asyncio.sleep(0.02)
+        assert await mem.link.execute("GET", mem.keys.access("p-1", DAY)) == b"1"

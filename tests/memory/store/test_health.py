@@ -266,6 +266,9 @@ async def test_records_of_an_encoder_without_an_index_are_counted_and_it_is_name
     assert check.status is CheckStatus.FAIL
     assert "3 of 43 experiences" in check.seen
     assert "foreign-7" in check.seen
+    assert "mem.indexes.ensure_episodic('foreign-7')" in check.remedy
+    await mem.indexes.ensure_episodic("foreign-7")
+    assert (await checked(mem))["episodic index"].status is CheckStatus.OK
 
 
 async def test_patterns_without_an_index_are_missed(mem: MemoryConnection) -> None:
@@ -487,6 +490,19 @@ async def test_records_that_no_partition_holds_are_counted(divided: MemoryConnec
     await divided.indexes.partitions.create(schema, [("b", "BTC-USDT")], holds_all_from_now_on=True)
     check = (await checked(divided))["episodic index"]
     assert (check.status, "20 of 40" in check.seen) == (CheckStatus.FAIL, True)
+    assert check.remedy.startswith(f"FT.DROPINDEX {part} ")
+    await divided.link.execute("FT.DROPINDEX", part)
+    await divided.indexes.restore(divided.indexes.experiences, "rff-1")
+    assert (await checked(divided))["episodic index"].status is CheckStatus.OK
+
+
+async def test_pairs_that_are_not_listed_are_missed(divided: MemoryConnection) -> None:
+    schema = await divided.indexes.current_schema("rff-1")
+    assert schema is not None
+    await divided.link.execute("DEL", divided.indexes.experiences.pairs_key(schema))
+    check = (await checked(divided))["episodic index"]
+    assert (check.status, "40 of 40" in check.seen) == (CheckStatus.FAIL, True)
+    assert "layout=single" in check.remedy
 
 
 async def test_a_change_of_the_index_that_was_stopped_is_pointed_out(mem: MemoryConnection, make: Any) -> None:
@@ -496,4 +512,30 @@ async def test_a_change_of_the_index_that_was_stopped_is_pointed_out(mem: Memory
     assert job is not None
     check = (await checked(mem))["reindexing"]
     assert (check.status, job.target.name in check.seen) == (CheckStatus.WARN, True)
-    assert "reindex_memory" in check.remedy
+    choices = "--param layout=single --param algorithm=HNSW --param vector_type=FLOAT16"
+    assert check.remedy.endswith(f"coinswarm run reindex_memory {choices}")
+    async for reached in reindexer.fill(job):
+        job = reached
+    job = await reindexer.swap(job)
+    await reindexer.retire(job)
+    assert (await checked(mem))["reindexing"].remedy == check.remedy, "the old vectors are still there"
+
+
+async def test_clients_of_an_old_encoder_are_what_a_new_one_waits_for(mem: MemoryConnection, make: Any) -> None:
+    await fill(mem, make)
+    reindexer = Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, mem.indexes.experiences)
+    kept: Any = {"layout": "single", "algorithm": "FLAT", "vector_type": "FLOAT32"}
+    job = await reindexer.begin_encoder("rff-1", "rff-2", 256, **kept)
+    assert job is not None
+    check = (await checked(mem))["reindexing"]
+    assert check.remedy.endswith("coinswarm run reindex_memory --param encoder=rff-2")
+
+    def encode(names: tuple[str, ...], values: Any) -> Any:
+        return np.stack([make(int(row)).state_vector for row in range(len(values))])
+
+    async for reached in reindexer.fill(job, encode):
+        job = reached
+    await reindexer.swap(job, encode)
+    check = (await checked(mem))["reindexing"]
+    assert check.remedy.endswith("--param encoder=rff-2 --param remove_old=true")
+    assert "restart clients of rff-1 with rff-2" in check.remedy

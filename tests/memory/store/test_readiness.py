@@ -12,8 +12,8 @@ from memory.errors import StoreUnavailableError
 from memory.retrieval.pipelined import PipelinedLink
 from memory.store.wire import WireConnection
 
-RECORDS = 9000
-"""Building a graph of so many takes the server seconds."""
+RECORDS = 4000
+"""Building a graph of so many takes the server about a second."""
 COUNT = ("*", "LIMIT", 0, 0, "DIALECT", 2)
 
 
@@ -28,6 +28,10 @@ async def building(mem: memory.MemoryConnection) -> str:
                 for row in range(first, first + 500)
             ]
         )
+    return await begin(mem)
+
+
+async def begin(mem: memory.MemoryConnection) -> str:
     name = f"{mem.namespace}:graph"
     await mem.link.execute(
         *("FT.CREATE", name, "ON", "HASH", "PREFIX", 1, f"{mem.namespace}:record:", "SCHEMA"),
@@ -72,6 +76,25 @@ async def test_a_shared_link_waits_as_well(building: str, servers: Any) -> None:
     finally:
         await link.close()
     assert answer[b"total_results"] == piped[b"total_results"] == RECORDS
+
+
+async def test_an_index_that_went_missing_is_waited_for_when_it_is_made_again(
+    mem: memory.MemoryConnection, building: str, servers: Any
+) -> None:
+    shared = PipelinedLink(servers.redis_url, timeout_s=60)
+    await shared.open()
+    try:
+        for link in (mem.link, shared):
+            await link.execute("FT.SEARCH", building, *COUNT, timeout_s=60)
+        await mem.link.execute("FT.DROPINDEX", building)
+        for link in (mem.link, shared):
+            with pytest.raises(Exception, match=r"(?i)no such index|unknown index"):
+                await link.execute("FT.SEARCH", building, *COUNT)
+        await begin(mem)
+        answers = [await link.execute("FT.SEARCH", building, *COUNT, timeout_s=60) for link in (mem.link, shared)]
+    finally:
+        await shared.close()
+    assert [answer[b"total_results"] for answer in answers] == [RECORDS, RECORDS]
 
 
 @pytest.mark.parametrize("shared", [False, True])

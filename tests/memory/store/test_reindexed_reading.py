@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pytest
 
 import memory
 from memory import MemoryConnection
@@ -63,3 +64,34 @@ async def test_a_next_state_that_is_not_in_the_new_encoding_is_left_out(mem: Mem
     found = await mem.episodic.get(record.memory_id)
     assert found is not None
     assert found.next_state_vector is None
+
+
+@pytest.mark.parametrize("asked", [{"agent_id": "hold", "product_id": "ETH-USDT"}, {"agent_id": "hold"}, {}])
+@pytest.mark.parametrize("knows_pairs", [False, True])
+async def test_a_client_that_knew_partitions_that_are_gone_finds_everything(
+    servers: Any, namespace: str, make: Any, asked: dict[str, str], knows_pairs: bool
+) -> None:
+    settings = memory.Settings(index_layout="partitioned", near_cache_mb=0)
+    async with (
+        memory.connect(redis_url=servers.redis_url, namespace=namespace, settings=settings) as mem,
+        memory.connect(redis_url=servers.redis_url, namespace=namespace, settings=settings) as late,
+    ):
+        await mem.episodic.add(make(0))
+        assert await late.episodic.count() == 1
+        if knows_pairs:
+            await late.retrieval.retrieve_similar_experiences(make(7).state_vector, top_k=5)
+        await mem.episodic.add_many(lived(make))
+        await change(mem, "single", "FLAT", "FLOAT32")
+        hits = await late.retrieval.retrieve_similar_experiences(make(7).state_vector, top_k=5, **asked)
+        assert len(hits) == 5
+
+
+async def test_an_index_built_again_after_a_change_has_its_alias(mem: MemoryConnection, make: Any) -> None:
+    await mem.episodic.add_many(lived(make))
+    await change(mem, "single", "HNSW", "FLOAT32")
+    schema = await mem.indexes.current_schema("rff-1")
+    assert schema is not None
+    await mem.link.execute("FT.DROPINDEX", schema.name)
+    await mem.indexes.restore(mem.indexes.experiences, "rff-1")
+    aliased = await mem.link.execute("FT.INFO", mem.keys.episodic_alias)
+    assert aliased[b"index_name"].decode() == schema.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import shutil
 import ssl
@@ -24,6 +25,7 @@ from memory.store import wire_pool
 from memory.store.link import RedisLink
 from memory.store.wire import WireConnection, pack_command
 from memory.store.wire_pool import WirePool
+from tests.memory.retrieval.latency_proxy import LatencyProxy
 
 
 @pytest.fixture
@@ -349,6 +351,58 @@ async def test_a_connection_that_did_not_answer_in_time_is_replaced_and_its_othe
     assert slow.closed
     assert pool._retired == []
     await pool.close()
+
+
+@pytest.mark.parametrize("commands", [1, 3])
+async def test_a_connection_that_died_is_replaced_though_no_caller_waits_that_long(
+    own_redis: Any, commands: int
+) -> None:
+    async with LatencyProxy(own_redis.socket, 0.0) as proxy:
+        pool = WirePool(proxy.url, size=1, timeout_s=0.3)
+        await pool.execute(("PING",), later(5))
+        (dead,) = pool._open
+        proxy.freeze()
+
+        async def ask() -> Any:
+            if commands == 1:
+                return await pool.execute(("PING",), later(0.3))
+            return (await pool.execute_all([("PING",)] * commands, later(0.3)))[-1]
+
+        answers = []
+        for _ in range(30):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.03):
+                    answers.append(await ask())
+        assert answers
+        assert set(answers) == {b"PONG"}
+        assert dead not in pool._open
+        assert dead.closed
+        await pool.close()
+
+
+async def test_a_caller_that_leaves_early_costs_no_connection_that_answers(servers: Any) -> None:
+    pool = WirePool(servers.redis_url, size=1, timeout_s=5)
+    await pool.execute(("PING",), later(5))
+    (connection,) = pool._open
+    asking = [asyncio.create_task(pool.execute(("PING",), later(0.05))) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in asking:
+        task.cancel()
+    await asyncio.sleep(0.1)
+    assert pool._open == [connection]
+    assert not connection.closed
+    await pool.close()
+
+
+async def test_a_connection_that_died_before_its_first_search_is_replaced(own_redis: Any) -> None:
+    async with LatencyProxy(own_redis.socket, 0.0) as proxy:
+        pool = WirePool(proxy.url, size=1, timeout_s=0.2)
+        await pool.execute(("FT.CREATE", "index", "SCHEMA", "field", "TAG"), later(5))
+        proxy.freeze()
+        with pytest.raises(TimeoutError):
+            await pool.execute(("FT.SEARCH", "index", "*"), later(0.2))
+        assert (await pool.execute(("FT.SEARCH", "index", "*"), later(5)))[b"total_results"] == 0
+        await pool.close()
 
 
 async def test_a_pool_that_closes_fails_those_who_wait(servers: Any) -> None:

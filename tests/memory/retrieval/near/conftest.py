@@ -1,23 +1,15 @@
-"""A near cache beside an open memory, and a Redis of one's own for tests that kill, pause or empty it."""
+"""A near cache beside an open memory."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 import memory
-from memory.embedded.wheels import find_programs
 from memory.retrieval.hits import Hit
 from memory.retrieval.near.cache import NearCache
 from memory.retrieval.query import check_bounds
@@ -85,64 +77,3 @@ async def open_near() -> AsyncIterator[OpenNear]:
 async def near(servers: Any, mem: memory.MemoryConnection, open_near: OpenNear) -> Near:
     """A near cache on the shared Redis that loads an agent when it is first asked about."""
     return await open_near(mem, servers.redis_url)
-
-
-class OwnRedis:
-    """A redis-server with search that a test may kill, pause, empty and start again on the same data."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        self.socket = directory / "redis.sock"
-        self.url = f"unix://{self.socket}"
-
-    def start(self, *arguments: str) -> None:
-        """Start it, and wait until it answers."""
-        programs = find_programs()
-        self.socket.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [
-                *(str(programs.redis_server), "--port", "0", "--unixsocket", str(self.socket)),
-                *("--dir", str(self._directory), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-                *arguments,
-                *("--loadmodule", str(programs.search_module)),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(self.socket))
-                client.sendall(b"PING\r\n")
-                if client.recv(16).startswith(b"+PONG"):
-                    return
-            time.sleep(0.02)
-        raise AssertionError("redis-server did not start")
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        assert self._process is not None
-        os.kill(self._process.pid, number)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.signal(signal.SIGKILL)
-        assert self._process is not None
-        self._process.wait()
-        self._process = None
-
-    def stop(self) -> None:
-        """End it if it runs."""
-        if self._process is not None:
-            self.kill()
-
-
-@pytest.fixture
-def own_redis() -> Iterator[OwnRedis]:
-    """A running redis-server of the test's own."""
-    with tempfile.TemporaryDirectory(prefix="redis-") as directory:
-        server = OwnRedis(Path(directory))
-        server.start()
-        yield server
-        server.stop()

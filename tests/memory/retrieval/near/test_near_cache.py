@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import memory
 from memory.errors import StoreUnavailableError
 from memory.records import Action, EpisodicMemory, Side, to_ms
 from memory.retrieval.near.decode import copy_experience
+from tests.memory.retrieval.latency_proxy import LatencyProxy
+from tests.memory.retrieval.redis_processes import RedisProcess
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -192,6 +195,33 @@ async def test_nothing_is_lost_that_is_written_while_an_agent_is_loaded(
             )
 
 
+async def test_an_agent_that_records_and_forgets_while_it_is_loaded_is_loaded_soon(
+    near: Any, make: Any, vector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await near.mem.episodic.add_many([make(minute) for minute in range(200)])
+    fetcher = near.cache._fetcher
+    fetch = fetcher.fetch
+
+    read: list[bytes] = []
+
+    async def fetch_and_change(keys: Any, schema: Any) -> Any:
+        # One that no page has held yet goes, and one comes after the last page: as many as before, and one fewer read.
+        if not read:
+            (hit,) = await near.wire(vector(150), 1, **LOADED)
+            known = hit.memory
+            key = near.mem.keys.episodic("momentum", "BTC-USDT", to_ms(known.timestamp), known.memory_id)
+            await near.mem.link.execute("UNLINK", key)
+        read.extend(keys)
+        if len(read) == 199:
+            await near.mem.episodic.add(make(300))
+        return await fetch(keys, schema)
+
+    monkeypatch.setattr(fetcher, "fetch", fetch_and_change)
+    hits = await near.answer(vector(0), 1000, **LOADED)
+    assert {hit.memory.step for hit in hits} == {*range(200), 300} - {150}
+    assert near.cache.describe().problems == {}
+
+
 async def test_a_write_is_seen_before_its_name_was_read(servers: Any, near: Any, make: Any, vector: Any) -> None:
     await near.mem.episodic.add(make(0))
     (hit,) = await near.answer(vector(0), **LOADED)
@@ -312,6 +342,38 @@ async def test_a_server_that_dies_and_comes_back_is_followed_again(
         assert agree(hits, await near.wire(vector(0), **LOADED))
         assert len(hits) == 5
         await near.cache.close()
+
+
+async def test_ones_own_writes_are_seen_at_once_on_the_server_that_took_over(
+    tmp_path: Path, make: Any, vector: Any, open_near: Any
+) -> None:
+    former = RedisProcess(tmp_path / "former")
+    latter = RedisProcess(tmp_path / "latter", follows=former.port)
+    former.start()
+    latter.start()
+    latter.wait_for("INFO replication", "master_link_status:up")
+    try:
+        async with (
+            LatencyProxy(former.port, 0.0) as proxy,
+            memory.connect(redis_url=proxy.url, namespace="over", settings=memory.Settings(near_cache_mb=0)) as mem,
+        ):
+            await mem.episodic.add_many([make(minute) for minute in range(20)])
+            near = await open_near(mem, proxy.url)
+            await near.answer(vector(0), **LOADED)
+            offset = former.ask("INFO", "replication").split("master_repl_offset:")[1].split()[0]
+            latter.wait_for("INFO replication", f"slave_repl_offset:{offset}")
+            latter.ask("REPLICAOF", "NO", "ONE")
+            former.ask("REPLICAOF", "127.0.0.1", "1")  # Cut off, and open to those who are connected.
+            proxy.lead_to(latter.port)
+            await mem.episodic.add(make(30))
+            hits = await near.ask(vector(30), 1, **LOADED)
+            assert hits is None or hits[0].memory.step == 30
+            assert (await near.wire(vector(30), 1, **LOADED))[0].memory.step == 30
+            assert (await near.answer(vector(30), 1, **LOADED))[0].memory.step == 30
+            await near.cache.close()
+    finally:
+        former.kill()
+        latter.kill()
 
 
 async def test_a_halted_server_is_reported_as_over_the_wire(

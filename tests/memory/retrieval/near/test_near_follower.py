@@ -14,6 +14,7 @@ import redis
 
 import memory
 from memory.errors import StoreUnavailableError
+from memory.retrieval.near import follower as follower_module
 from memory.retrieval.near.follower import Follower, NotFollowingError
 from memory.store.link import RedisLink
 from memory.store.wire import WireConnection
@@ -224,6 +225,79 @@ async def test_a_halted_server_is_waited_for_until_the_deadline(own_redis: Any, 
     finally:
         own_redis.signal(signal.SIGCONT)
         await link.close()
+
+
+async def test_those_in_line_are_told_when_the_connection_ends_as_an_answer_comes(own_redis: Any, follow: Any) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace="line") as mem:
+        seen = follow(mem.link, own_redis.url, "line:episodic:")
+        await seen.ready()
+        connection = seen.follower._connection
+        assert connection is not None
+        await seen.follower.fence()
+        own_redis.signal(signal.SIGSTOP)
+        first = asyncio.ensure_future(seen.follower.fence())
+        await asyncio.sleep(0.01)
+        second = asyncio.ensure_future(seen.follower.fence())
+        await asyncio.sleep(0)
+        own_redis.signal(signal.SIGCONT)
+        # Both in one turn of the event loop, which first reads what has come: the answer, then the end.
+        asyncio.get_running_loop().call_later(0.01, connection.abort)
+        time.sleep(0.1)
+        done, _ = await asyncio.wait([first, second], timeout=WAIT_S)
+        assert done == {first, second}
+        assert first.exception() is None
+        assert isinstance(second.exception(), NotFollowingError)
+        await seen.ready()
+        await seen.follower.fence()
+
+
+async def test_a_server_that_refuses_the_fence_is_asked_itself(own_redis: Any, follow: Any) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace="refused") as mem:
+        await mem.link.execute("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all")
+        url = own_redis.url.replace("unix://", "unix://reader:pw@")
+        seen = follow(mem.link, url, "refused:episodic:")
+        await seen.ready()
+        await mem.link.execute("ACL", "SETUSER", "reader", "-ping")
+        callers = [asyncio.ensure_future(seen.follower.fence()) for _ in range(3)]
+        await asyncio.wait(callers, timeout=WAIT_S)
+        assert [type(caller.exception()) for caller in callers] == [NotFollowingError] * 3
+        await mem.link.execute("ACL", "SETUSER", "reader", "+ping")
+        await seen.follower.fence()
+
+
+# --- the server's clock --------------------------------------------------------------------------------------
+
+
+async def test_a_busy_process_does_not_take_the_servers_clock_to_be_behind(
+    servers: Any, mem: memory.MemoryConnection, follow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = mem.link.execute
+
+    async def answered_late(*arguments: Any, **options: Any) -> Any:
+        answer = await execute(*arguments, **options)
+        if arguments[0] == "TIME":
+            time.sleep(0.5)
+        return answer
+
+    monkeypatch.setattr(mem.link, "execute", answered_late)
+    seen = follow(mem.link, servers.redis_url, f"{mem.namespace}:episodic:")
+    await seen.ready()
+    assert abs(seen.follower.clock_offset_ms) < 50
+
+
+async def test_a_clock_that_is_set_is_noticed(
+    servers: Any, mem: memory.MemoryConnection, follow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "CHECK_S", 0.05)
+    seen = follow(mem.link, servers.redis_url, f"{mem.namespace}:episodic:")
+    await seen.ready()
+    for ahead_ms in (60_000, -60_000, 0):
+        monkeypatch.setattr(follower_module, "_clock_ms", lambda ahead_ms=ahead_ms: time.time_ns() // 10**6 + ahead_ms)
+        deadline = time.monotonic() + WAIT_S
+        while abs(seen.follower.clock_offset_ms + ahead_ms) > 500:
+            assert time.monotonic() < deadline, seen.follower.clock_offset_ms
+            await asyncio.sleep(0.01)
+    assert seen.follower.following
 
 
 async def test_a_user_without_the_right_is_told_why(own_redis: Any, follow: Any, caplog: Any) -> None:

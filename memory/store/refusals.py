@@ -1,0 +1,126 @@
+"""What a server's refusals and failures mean, as errors that say what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from memory.errors import AccessDeniedError, StoreUnavailableError
+
+LOST = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError, asyncio.IncompleteReadError)
+"""The connection failed, or could not be opened."""
+RIGHTS = "docs/operations.md lists all rights that are needed."
+
+_SHOWN = 200
+_ANNOTATION = " of pipeline caused error: "
+_COMMAND_DENIED = re.compile(r"User (\S+) has no permissions to run the '([^']+)' command")
+_SCRIPT_DENIED = "ACL failure in script: "
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the server has run nothing because a script keeps it busy: it will, once that has ended."""
+    return isinstance(error, ResponseError) and _said(error).startswith("BUSY ")
+
+
+def takes_no_writes(error: BaseException) -> bool:
+    """Whether the server is a replica: one that was the primary before, perhaps, whose address leads elsewhere now."""
+    return isinstance(error, ReadOnlyError | MasterDownError)
+
+
+def is_refused_user(error: BaseException) -> bool:
+    """Whether the server does not know the user or password."""
+    # While connecting, the client wraps what the server said.
+    return isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError)
+
+
+def unreachable(error: BaseException, address: str) -> StoreUnavailableError:
+    """The error of a caller whose server was not reached before its deadline."""
+    if isinstance(error, BusyLoadingError):
+        return StoreUnavailableError(
+            f"Redis at {address} is still reading its data.",
+            remedy="Ask again when it has, or raise COINSWARM_REDIS_TIMEOUT_S: millions of records take minutes.",
+        )
+    if "max number of clients" in f"{error} {error.__cause__}":
+        return StoreUnavailableError(
+            f"Redis at {address} takes no further connection: its maxclients is reached.",
+            remedy="Raise maxclients there, or close clients that are not needed.",
+        )
+    return StoreUnavailableError(
+        f"Redis at {address} cannot be reached ({type(error).__name__}).",
+        remedy="Check that it runs and that COINSWARM_REDIS_URL names it; what was stored is safe, "
+        "and sending the same again stores nothing twice.",
+    )
+
+
+def translated(error: Exception, address: str) -> Exception:
+    """The error that a caller meets for one of the server's; the very same where nothing more is known of it."""
+    said = _said(error)
+    if isinstance(error, NoPermissionError) or _SCRIPT_DENIED in said:
+        return _denied(said, address)
+    if isinstance(error, OutOfMemoryError):
+        return StoreUnavailableError(
+            f"Redis at {address} is full.",
+            remedy="Raise its maxmemory, or prune older memories (prune_memories).",
+        )
+    if isinstance(error, MasterDownError):
+        return StoreUnavailableError(
+            f"Redis at {address} is a replica that has lost its primary, and answers nothing.",
+            remedy="Check which server is the primary, and that COINSWARM_REDIS_URL names it.",
+        )
+    if isinstance(error, ReadOnlyError) or said.startswith(("MISCONF", "NOREPLICAS")):
+        return StoreUnavailableError(
+            f"Redis at {address} takes no writes: {said[:_SHOWN].rstrip('.')}.",
+            remedy="Check its disk, its log and which server is the primary.",
+        )
+    if is_busy(error):
+        return StoreUnavailableError(
+            f"Redis at {address} runs a script that does not end.",
+            remedy="Wait for it, or end it there: SCRIPT KILL.",
+        )
+    if isinstance(error, ResponseError) and "Timeout limit" in said:
+        return StoreUnavailableError(
+            f"a search on Redis at {address} took too long.",
+            remedy="Narrow the filter, use HNSW for large scopes, or raise COINSWARM_REDIS_TIMEOUT_S.",
+        )
+    return error
+
+
+def _denied(said: str, address: str) -> AccessDeniedError:
+    """Names the right that is missing; of keys the server does not say which."""
+    match = _COMMAND_DENIED.search(said)
+    if match is not None:
+        user, command = match[1], match[2].lower()
+        return AccessDeniedError(
+            f"the user {user} of Redis at {address} may not run {command.upper().replace('|', ' ')}.",
+            remedy=f"Allow it there: ACL SETUSER {user} +{command}; {RIGHTS}",
+        )
+    if "access a key" in said:
+        return AccessDeniedError(
+            f"the user of Redis at {address} may not use a key or an index that it needs.",
+            remedy=f"Give it all keys of its namespace there: ACL SETUSER USER ~NAMESPACE:*; {RIGHTS}",
+        )
+    return AccessDeniedError(
+        f"the user of Redis at {address} lacks a right: {said[:_SHOWN].rstrip('.')}.",
+        remedy=f"Give it that right there (ACL SETUSER); {RIGHTS}",
+    )
+
+
+def _said(error: BaseException) -> str:
+    """What the server said, without what the client writes before it where a command of a transaction was refused."""
+    said = str(error)
+    if not isinstance(error, RedisError) or _ANNOTATION not in said:
+        return said
+    return said.rpartition(_ANNOTATION)[2].removeprefix("(")[1:].removesuffix(",)")[:-1]
