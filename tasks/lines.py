@@ -85,7 +85,8 @@ def plan_line(namespace: str, encoder: str | None, of: str | None) -> LinePlan:
     encoder
         Id or file of a new encoder; None keeps the encoder, for another version of the algorithm.
     of
-        Encoder whose windows are learned from; that of the namespace's leading line where None.
+        Encoder whose windows are learned from. Where None, the one that a line with this encoder was begun from before,
+        or that of the namespace's leading line.
 
     Raises
     ------
@@ -102,9 +103,11 @@ def plan_line(namespace: str, encoder: str | None, of: str | None) -> LinePlan:
                 f"namespace {namespace!r} has no knowledge line yet.",
                 remedy="Consolidate a window: the first line begins by itself.",
             )
+        fitted = None if encoder is None else open_encoder(encoder, "binance", workspace.settings)
+        if of is None and fitted is not None:
+            of = _derived_from(ledger, namespace, fitted.id_)
         of = of or leading.encoder_id
         windows = [span.window for span in ledger.windows.spans(namespace) if span.encoder_id == of]
-        fitted = None if encoder is None else open_encoder(encoder, "binance", workspace.settings)
         encoder_id = of if fitted is None else fitted.id_
         line = line_id(namespace, encoder_id, ALGORITHM_VERSION)
         before = workspace.with_memory(lambda mem: mem.semantic.current_line(of))
@@ -128,6 +131,16 @@ def plan_line(namespace: str, encoder: str | None, of: str | None) -> LinePlan:
             encoder=None if fitted is None or encoder_id == of else fitted.to_json(),
             newest=windows[-1],
         )
+
+
+def _derived_from(ledger: Ledger, namespace: str, encoder_id: str) -> str | None:
+    """Encoder whose archives were encoded again with another one before; None where none were."""
+    for span in reversed(ledger.windows.spans(namespace)):
+        if span.encoder_id == encoder_id:
+            for found in ledger.windows.archives(namespace, span.window, encoder_id):
+                if found.derived_from is not None:
+                    return found.derived_from
+    return None
 
 
 @retried()

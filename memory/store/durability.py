@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
-from memory.errors import StoreUnavailableError
+from memory.errors import AccessDeniedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from memory.store.link import RedisLink
@@ -31,7 +31,7 @@ async def wait_for_disk(link: RedisLink, timeout_s: float) -> bool:
     ]
     try:
         _, _, (written, _) = await link.pipeline(commands, timeout_s=timeout_s + link.timeout_s)
-    except NoPermissionError as error:
+    except AccessDeniedError as error:
         _log.warning("Whether Redis at %s has written to its disk may not be asked: %s", link.address, error)
         return False
     except ResponseError as error:

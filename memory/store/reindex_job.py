@@ -127,7 +127,7 @@ class JobNotes:
             noted = None if packed is None else msgspec.json.decode(packed, type=ReindexJob)
             done = noted is None if ends else noted == job
             if done:
-                return raised, True
+                return [], True
             check_follows(job, noted, begins=begins)
             if in_use is not None:
                 packed = await read("GET", schema_key)

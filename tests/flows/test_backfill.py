@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 import memory
 from flows.backfill import Parameters, backfill
@@ -31,7 +32,9 @@ from memory.embedded.session import Endpoints
 from memory.errors import MarketDataError
 from memory.learning.clustering import MarketStateClusterer
 from memory.ledger import Ledger
-from memory.records import Action, EpisodicMemory, Regime, Side
+from memory.records import REGIMES, Action, EpisodicMemory, Regime, Side, to_ms
+from memory.settings import Settings
+from memory.window import Window
 from tasks.backfilling import BackfillIncompleteError
 from tasks.progress import STEPS_LOGGER
 
@@ -62,7 +65,7 @@ def lived(day: dt.date) -> list[EpisodicMemory]:
                 action=Action(Side.BUY, 0.5),
                 reward=float(rng.standard_normal() * 1e-4),
                 product_id="BTC-USD",
-                regime=Regime.RANGING,
+                regime=Regime(REGIMES[0]),
                 encoder_id=ENCODER,
                 source="replay",
                 run_id="r",
@@ -262,33 +265,55 @@ def test_a_window_that_fails_is_named_after_the_others_were_published_and_the_ne
     assert digests(configured, servers) == night_by_night
 
 
+def lose(namespace: str, day: dt.date, servers: Any) -> None:
+    """Take all that Redis and the archive hold of a day."""
+    with redis.Redis.from_url(servers.redis_url) as server:
+        found = asyncio.run(_keys(namespace, day, servers))
+        assert len(found) == SIZES[day]
+        server.unlink(*found)
+    archive = Path(Settings().archive_location.removeprefix("file://"))
+    files = [path for path in archive.rglob("*.parquet") if day.isoformat() in str(path)]
+    assert files
+    for path in files:
+        path.unlink()
+
+
+async def _keys(namespace: str, day: dt.date, servers: Any) -> list[str]:
+    window = Window.of_date(day)
+    async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
+        return [
+            f"{namespace}:episodic:{item.agent_id}:{item.product_id}:{to_ms(item.timestamp)}:{item.memory_id}"
+            async for page in mem.episodic.read_window(window.start, window.end)
+            for item in page
+        ]
+
+
 def test_late_records_other_settings_and_lost_input_are_each_found_and_named(
-    configured: str, servers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    configured: str, servers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def plan() -> list[str]:
-        found = backfill(Parameters(namespace=configured, first=DAYS[0], last=DAYS[1], dry_run=True))
+    def plan(last: dt.date) -> list[str]:
+        found = backfill(Parameters(namespace=configured, first=DAYS[0], last=last, dry_run=True))
         return [row["plan"] for row in found["windows"]]
+
+    async def store(late: EpisodicMemory) -> None:
+        async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:
+            await mem.episodic.add(late)
 
     fill(configured, servers, DAYS[:2])
     backfill(Parameters(namespace=configured, first=DAYS[0], last=DAYS[1]))
-    assert plan() == ["consolidated", "consolidated"]
-
+    assert plan(DAYS[1]) == ["consolidated", "consolidated"]
     late = lived(DAYS[0])[0]
-    late.agent_id, late.memory_id, late.market_phase = "latecomer", "", ""
-
-    async def store() -> None:
-        async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:
-            await mem.episodic.add_many([late])
-            # The second day is lost, in Redis and in the archive.
-            for item in lived(DAYS[1]):
-                item.encoder_id = ENCODER
-
-    asyncio.run(store())
-    assert plan() == ["late records", "consolidated"]
+    late.agent_id = "latecomer"
+    asyncio.run(store(late))
+    assert plan(DAYS[1]) == ["late records", "consolidated"]
     monkeypatch.setenv("COINSWARM_COST_BP", "5")
-    assert plan() == ["other settings", "other settings"]
-    only_first = backfill(Parameters(namespace=configured, first=DAYS[0], last=DAYS[0], dry_run=True))
-    assert [row["plan"] for row in only_first["windows"]] == ["other settings", "other settings, beside the range"]
+    assert plan(DAYS[0]) == ["other settings", "other settings, beside the range"]
+
+    lose(configured, DAYS[1], servers)
+    done = backfill(Parameters(namespace=configured, first=DAYS[0], last=DAYS[0]))
+    assert [row["outcome"] for row in done["windows"]] == ["done", "sealed"]
+    assert "Redis no longer holds all of it" in done["windows"][1]["reason"]
+    assert plan(DAYS[1]) == ["consolidated", "sealed"]
 
 
 def test_a_market_is_replayed_in_windows_that_are_not_consolidated_and_of_which_it_has_candles(

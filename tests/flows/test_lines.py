@@ -54,7 +54,7 @@ def agents_asking(namespace: str, servers: Any) -> Iterator[list[set[str]]]:
             (vector, *_) = [item.concept_vector for item in await mem.semantic.current(SemanticType.PATTERN)]
             while not ended.is_set():
                 hits = await mem.retrieval.retrieve_patterns(vector)
-                answers.append({hit.pattern.line for hit in hits})
+                answers.append({hit.memory.line for hit in hits})
                 known = await mem.semantic.current()
                 answers.append({item.line for item in known})
 
@@ -141,7 +141,7 @@ def test_a_new_encoder_learns_from_the_archive_and_catches_up_when_it_is_started
         async with memory.connect(redis_url=servers.redis_url, namespace=configured, encoder_id=encoder_id) as mem:
             line = await mem.semantic.current_line(encoder_id)
             (vector, *_) = [item.concept_vector for item in await mem.semantic.current(SemanticType.PATTERN, line=line)]
-            return {hit.pattern.line for hit in await mem.retrieval.retrieve_patterns(vector)}
+            return {hit.memory.line for hit in await mem.retrieval.retrieve_patterns(vector)}
 
     assert asyncio.run(ask(ENCODER)) == {f"{configured}/{ENCODER}/2"}
     assert asyncio.run(ask(encoder.id_)) == {new}

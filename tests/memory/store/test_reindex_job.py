@@ -24,6 +24,8 @@ AS_BEGUN: Any = {"layout": "partitioned", "algorithm": "HNSW", "vector_type": "F
 
 async def filled(mem: MemoryConnection, choices: Any, token: int | None = None) -> ReindexJob:
     """A change whose new index is built, and not in use yet."""
+    if token is not None:
+        await mem.fence.raise_to(token)
     work = reindexer(mem, token)
     job = await work.begin(OLD, **choices)
     assert job is not None
@@ -71,6 +73,7 @@ async def test_a_run_that_was_overtaken_drops_nothing_of_the_next_change(mem: Me
     await mem.episodic.add_many(records)
     late, newer = reindexer(mem, token=5), reindexer(mem, token=6)
     swapped = await late.swap(await filled(mem, HNSW, token=5))
+    await mem.fence.raise_to(6)
     await newer.clean(await newer.retire(swapped))
     begun = await newer.begin(OLD, **HALVED)
     assert begun is not None
@@ -88,7 +91,7 @@ async def test_a_run_that_was_overtaken_drops_no_index_that_is_still_asked(mem: 
     await mem.episodic.add_many(records)
     late = reindexer(mem, token=5)
     job = await late.swap(await filled(mem, HNSW, token=5))
-    await mem.fence.write([], token=6)
+    await mem.fence.raise_to(6)
     with pytest.raises(FencedOutError):
         await late.retire(job)
     assert {job.source.name, job.target.name} <= indexes_of(await mem.indexes.health())
