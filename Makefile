@@ -1,6 +1,7 @@
 # Everything a new machine needs: Python 3.11 to 3.13 and make. No root, no Docker, no account.
 #   make run    replay five sample nights through the agents, run each nightly job, print where the report is
-#   make test   the whole test suite, on embedded Redis and Postgres
+#   make test   the test suite, on embedded Redis and Postgres
+#   make faults kill runs and servers, fill disks, cut connections: the night must end the same (some 15 minutes)
 #   make check  ruff, mypy --strict, import-linter
 #   make clean  remove what the targets above made
 
@@ -11,17 +12,20 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.13; do 
 	if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$candidate; break; fi; done)
 NIGHTS ?= 5
-# Processes of the test suite; each has servers of its own.
+# Processes of the test suites; each has servers of its own.
 WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test check format clean
+.PHONY: run test faults check format clean
 
 run: $(VENV)/.jobs
 	$(BIN)/coinswarm demo --nights $(NIGHTS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not faults' --numprocesses $(WORKERS) --dist loadfile
+
+faults: $(VENV)/.test
+	$(BIN)/python -m pytest -m faults --numprocesses $(WORKERS) --dist load tests/faults
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -176,9 +176,10 @@ def show_flow_result(result: Mapping[str, Any], out: rich.console.Console) -> No
             if isinstance(value, int | float | str) and name != "report":
                 table.add_row(name.replace("_", " "), format_number(value))
         out.print(table)
+        apart = ("part", "what", "seen", "means")
         for difference in run.get("listed", ()):
-            where = " ".join(str(value) for name, value in difference.items() if name not in ("what", "part", "seen"))
-            seen = f": {difference['seen']}" if "seen" in difference else ""
+            where = " ".join(str(value) for name, value in difference.items() if name not in apart)
+            seen = f": {difference['means']}{'; ' + difference['seen'] if 'seen' in difference else ''}"
             out.print(
                 f"{difference['part']} {difference['what']}  {where}{seen}",
                 markup=False,

@@ -27,6 +27,7 @@ from deployments.local import load_settings
 from memory import embedded
 from memory.embedded.home import Home
 from memory.errors import CoinswarmError
+from memory.learning import ALGORITHM_VERSION
 from memory.ledger import Archive, Ledger
 from memory.ledger.database import Database
 from memory.ledger.host import is_gone
@@ -77,7 +78,7 @@ def doctor(namespace: str | None, console: Console) -> dict[str, Any]:
         with steps.step("memory"):
             _memory(settings, redis_url, findings)
         with steps.step("ledger"):
-            _ledger(settings, database_url, findings)
+            _ledger(settings, database_url, redis_url, findings)
         with steps.step("archive"):
             findings.checks += _attempt("archive", lambda: [_archive_place(settings)])
     counts = Counter(check.status for check in findings.checks)
@@ -186,15 +187,15 @@ def _memory(settings: Settings, redis_url: str | None, findings: Findings) -> No
 # --- Postgres --------------------------------------------------------------------------------------------------
 
 
-def _ledger(settings: Settings, database_url: str | None, findings: Findings) -> None:
+def _ledger(settings: Settings, database_url: str | None, redis_url: str | None, findings: Findings) -> None:
     if database_url is None:
         if all(check.status is not CheckStatus.FAIL for check in findings.checks):
             findings.checks += [ok("ledger", "nothing was learned here yet"), _never_ran(findings.experiences)]
         return
-    findings.checks += _attempt("ledger", lambda: _ledger_checks(settings, database_url, findings))
+    findings.checks += _attempt("ledger", lambda: _ledger_checks(settings, database_url, redis_url, findings))
 
 
-def _ledger_checks(settings: Settings, database_url: str, findings: Findings) -> list[Check]:
+def _ledger_checks(settings: Settings, database_url: str, redis_url: str | None, findings: Findings) -> list[Check]:
     facts = embedded.check_database(database_url)
     database = Database.connect(database_url)
     try:
@@ -216,6 +217,7 @@ def _ledger_checks(settings: Settings, database_url: str, findings: Findings) ->
             *(_holder(ledger, name) for name in (settings.namespace, f"{settings.namespace}/inbox")),
             *_fence(ledger, settings.namespace, findings.highest_token),
             _nightly(ledger, settings.namespace, findings.experiences),
+            *_attempt("knowledge", lambda: [_knowledge(ledger, settings, redis_url)]),
             *_attempt("archived windows", lambda: [_archived_windows(ledger, settings)]),
         ]
     finally:
@@ -248,9 +250,50 @@ def _fence(ledger: Ledger, namespace: str, highest_token: int | None) -> list[Ch
             "fence",
             f"Redis has seen token {highest_token}, the ledger granted {granted} at most: it is older than this Redis, "
             f"and its runs would be refused.",
-            f"Ledger.open(url).fence.advance_past({highest_token}), where this ledger belongs to this Redis.",
+            "coinswarm run rebuild_memory, where this ledger belongs to this Redis: it goes on with higher tokens, and "
+            "publishes what this ledger knows.",
         )
     ]
+
+
+def _knowledge(ledger: Ledger, settings: Settings, redis_url: str | None) -> Check:
+    """Whether Redis holds each knowledge line as it was published last, and whether the right one is read."""
+    records = ledger.lines.list(settings.namespace)
+    if not records or redis_url is None:
+        return ok("knowledge", "nothing was published yet")
+    from tasks.publishing import PUBLISHED
+
+    marks = {
+        record.line: [ledger.folds.checkpoints(record.line, mark)[-1:] for mark, _ in PUBLISHED.values()]
+        for record in records
+    }
+    published = {line: mark.stamp for line, found in marks.items() for of in found for mark in of if mark.stamp}
+
+    async def held() -> dict[str, str | None]:
+        async with memory.connect(redis_url=redis_url, settings=settings) as mem:
+            return {line: await mem.semantic.stamp(line) for line in published}
+
+    stamps = asyncio.run(held())
+    lost = [line for line, stamp in published.items() if stamps[line] != stamp]
+    if lost:
+        return fail(
+            "knowledge",
+            f"Redis does not hold {', '.join(lost)} as it was published.",
+            "coinswarm run rebuild_memory restores it from the ledger; coinswarm run verify_memory says what differs.",
+        )
+    leading = ledger.lines.current(settings.namespace)
+    if leading is not None and leading.algorithm_version != ALGORITHM_VERSION:
+        return warn(
+            "knowledge",
+            f"{leading.line} is read, and this software learns into a line of its own (version {ALGORITHM_VERSION}).",
+            "coinswarm run start_line learns all windows again and lets that line take over.",
+        )
+    building = [record.line for record in records if record.state == "BUILDING"]
+    if building:
+        return warn(
+            "knowledge", f"{', '.join(building)} is being built, and nobody reads it.", "coinswarm run start_line"
+        )
+    return ok("knowledge", f"Redis holds {len(published)} of {len(records)} lines, as they were published")
 
 
 def _nightly(ledger: Ledger, namespace: str, experiences: int | None) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from prefect import flow
@@ -81,15 +82,16 @@ def _consolidate(run: LedgerRun, queue: deque[PlannedWindow], parameters: Parame
     chunk = Chunk(
         windows=settings.backfill_chunk,
         seconds=HELD_SHARE * settings.lock_wait_s if settings.lock_wait_s else None,
-        at_once=min(parameters.parallel or settings.task_workers, settings.task_workers),
+        parallel=min(parameters.parallel or settings.task_workers, settings.task_workers),
     )
     products = None if parameters.products is None else tuple(parameters.products)
     replay = Replay(parameters.market, products, parameters.encoder)
     while queue:
         with holding(run, "backfill") as context, run.steps.step("consolidate") as shown:
-            for outcome in chunk.run(context, queue, replay):
-                tally.add(outcome)
-                run.steps.check()
+            with closing(chunk.run(context, queue, replay)) as outcomes:
+                for outcome in outcomes:
+                    tally.add(outcome)
+                    run.steps.check()
             shown["windows left"] = len(queue)
         if queue:
             time.sleep(PAUSE_S)

@@ -41,6 +41,7 @@ def nightly(parameters: Parameters | None = None) -> dict[str, Any]:
         with step("benchmark"):
             measured = benchmark_memory(BenchmarkParameters(**where, queries=parameters.queries))
         run.result |= nightly_result(recorded, consolidated, transitions, pruned, measured)
+        run.result |= {name: found for name, found in consolidated.items() if name.startswith("windows_")}
         with step("report"):
             run.report_path = write_nightly_report(parameters.namespace, run.run_id, window, run.finished())
         run.result["report"] = run.report_path

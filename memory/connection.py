@@ -160,7 +160,10 @@ class MemoryConnection:
             raise StoreUnavailableError("this memory is open already.", remedy="Call memory.connect() again.")
         url = self._redis_url or await self._start_embedded()
         self.link = RedisLink(
-            url, max_connections=self.settings.redis_max_connections, timeout_s=self.settings.redis_timeout_s
+            url,
+            max_connections=self.settings.redis_max_connections,
+            timeout_s=self.settings.redis_timeout_s,
+            own_key=self.keys.on_disk,
         )
         try:
             await self.link.open()

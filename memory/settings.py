@@ -148,7 +148,10 @@ class Settings(BaseSettings):
         default="threads", description="What partitions are clustered on: threads of the flow's process, or Dask."
     )
     task_workers: int = Field(
-        default=2, ge=1, le=1024, description="Tasks at once: threads, or the workers of a Dask cluster of this machine."
+        default=2,
+        ge=1,
+        le=1024,
+        description="Tasks at once: threads, or the workers of a Dask cluster of this machine.",
     )
     dask_address: str | None = Field(
         default=None, description="Scheduler of a running Dask cluster; one on this machine is started where empty."
@@ -159,7 +162,7 @@ class Settings(BaseSettings):
     )
     learning: dict[str, Any] = Field(
         default_factory=dict,
-        description="Settings of learning other than their defaults, as JSON: {\"min_support\": 4, \"alpha\": 1.0}.",
+        description='Settings of learning other than their defaults, as JSON: {"min_support": 4, "alpha": 1.0}.',
     )
 
     @field_validator("home")

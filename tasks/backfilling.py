@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
@@ -114,25 +114,28 @@ class Chunk:
         At most so many are begun.
     seconds
         None is begun after so many; None where only the number counts.
-    at_once
+    parallel
         So many are under way at the same time, each in the memory of one.
     """
 
     windows: int
     seconds: float | None
-    at_once: int
+    parallel: int
 
-    def run(self, context: TaskContext, queue: deque[PlannedWindow], replay: Replay | None) -> Iterator[Outcome]:
+    def run(
+        self, context: TaskContext, queue: deque[PlannedWindow], replay: Replay | None
+    ) -> Generator[Outcome, None, None]:
         """Take windows from the queue and consolidate them on the flow's task runner; what became of each, in order.
 
         A window that fails for reasons of its own is an outcome like others. What would fail all others as well ends
-        the chunk: a server that stays away, a run that was overtaken, a worker that cannot work for this flow.
+        the chunk: a server that stays away, a run that was overtaken, a worker that cannot work for this flow. Close
+        the iterator while the namespace is held: that waits for what is still under way.
         """
         begun, taken = time.monotonic(), 0
         pending: deque[tuple[PlannedWindow, Pending[dict[str, Any]]]] = deque()
         try:
             while True:
-                while queue and len(pending) < self.at_once and self._may_begin(taken, time.monotonic() - begun):
+                while queue and len(pending) < self.parallel and self._may_begin(taken, time.monotonic() - begun):
                     planned = queue.popleft()
                     begin(planned.window.name)
                     wanted = replay if planned.replayed else None
@@ -143,7 +146,6 @@ class Chunk:
                 planned, result = pending.popleft()
                 yield _outcome(planned, result)
         finally:
-            # The namespace is given back after this: nobody of this run may still be at work.
             for _, result in pending:
                 _settle(result)
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 import numpy as np
 
-from memory import MemoryConnection
-from memory.errors import ArchiveError, SealedWindowError, WindowError
+from memory.errors import WindowError
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.clustering import MarketStateClusterer
 from memory.learning.correlations import summarise_correlations
@@ -25,17 +24,14 @@ from memory.learning.settings import LearningSettings
 from memory.learning.strategies import summarise_strategies
 from memory.learning.summaries import PartitionSummary, partition_key, summarise_partition
 from memory.learning.transitions import summarise_transitions
-from memory.ledger import Archive, ArchiveReference, ClusterRow, FencingToken, Ledger, ManifestEntry, merge
+from memory.ledger import Archive, ArchiveReference, ClusterRow, Ledger, ManifestEntry
 from memory.records import MIXED, REGIMES, from_ms
-from memory.store.encoders import EncoderRecord, pack_encoder
-from memory.store.windows import read_window_data
 from memory.tables import StateTable, WindowData
 from memory.window import Window
-from tasks.healing import is_whole
 from tasks.learning import learning_of
-from tasks.progress import announce
-from tasks.retry import may_pass, retried
+from tasks.retry import retried
 from tasks.runs import TaskContext
+from tasks.window_input import joined_with_archive, keep_encoder, read_window
 from tasks.workspace import Workspace
 
 PATTERNS = "patterns"
@@ -107,7 +103,7 @@ def archive_window(context: TaskContext, window: Window) -> list[Part]:
     token = context.fencing_token
     with context.open() as workspace:
         ledger = workspace.ledger
-        found, encoders = workspace.with_memory(lambda mem: _read_window(mem, window))
+        found, encoders = workspace.with_memory(lambda mem: read_window(mem, window))
         encoder_ids = sorted({encoder for encoder, _ in found} | _archived_encoders(ledger, window, context))
         if not encoder_ids:
             raise WindowError(
@@ -119,9 +115,9 @@ def archive_window(context: TaskContext, window: Window) -> list[Part]:
         for encoder_id in encoder_ids:
             line = ledger.lines.ensure(token, encoder_id, ALGORITHM_VERSION)
             if encoder_id in encoders:
-                _keep_encoder(ledger, token, encoders[encoder_id])
+                keep_encoder(ledger, token, encoders[encoder_id])
             fresh = {source: data for (encoder, source), data in found.items() if encoder == encoder_id}
-            joined = _with_archived(workspace, token, window, encoder_id, fresh)
+            joined = joined_with_archive(workspace, token, window, encoder_id, fresh)
             for data in (joined[source] for source in sorted(joined)):
                 reference = workspace.archive.write(context.namespace, window, data)
                 ledger.windows.save_archive(token, reference)
@@ -320,70 +316,6 @@ def _entries(context: TaskContext, ledger: Ledger, part: Part) -> list[ManifestE
                 raise RuntimeError(f"{kind} {key} of {window.name} was to be staged before the commit")
         entries.append(ManifestEntry(kind=kind, partition_key=key, digest=staged.digest if staged else None))
     return entries
-
-
-async def _read_window(
-    mem: MemoryConnection, window: Window
-) -> tuple[dict[tuple[str, str], WindowData], dict[str, EncoderRecord]]:
-    """What Redis holds of a window, and the encoders of it that are registered."""
-    found = await read_window_data(mem, window)
-    encoders = {encoder_id: await mem.encoders.get(encoder_id) for encoder_id in sorted({key for key, _ in found})}
-    return found, {encoder_id: record for encoder_id, record in encoders.items() if record is not None}
-
-
-def _keep_encoder(ledger: Ledger, token: FencingToken, record: EncoderRecord) -> None:
-    """Keep what a window was encoded with beside it: knowledge of it cannot be asked without."""
-    ledger.lines.save_encoder(
-        token,
-        record.encoder_id,
-        pack_encoder(record),
-        dimension=record.dimension,
-        fitted_until=record.fitted_until,
-    )
-
-
-def _with_archived(
-    workspace: Workspace, token: FencingToken, window: Window, encoder_id: str, fresh: Mapping[str, WindowData]
-) -> dict[str, WindowData]:
-    """What was read and what was archived, by source."""
-    ledger, joined = workspace.ledger, dict(fresh)
-    seen_until = _seen_until(ledger, workspace.namespace, window, encoder_id)
-    for reference in ledger.windows.archives(workspace.namespace, window, encoder_id):
-        source = reference.source
-        try:
-            data = workspace.archive.read(reference)
-        except ArchiveError as error:
-            if may_pass(error):
-                raise
-            if source in fresh and is_whole(fresh[source], reference, seen_until):
-                announce(f"the archive of {window.name} is lost or damaged, and is written again from Redis")
-                continue
-            _seal(ledger, token, window, encoder_id, error.message)
-            raise SealedWindowError(
-                f"window {window.name} was consolidated before, its archive cannot be read, and Redis no longer holds "
-                f"all of it: {error.message}",
-                remedy="Its summaries stand as they are. Restore the archive, and consolidate the window again.",
-            ) from error
-        joined[source] = merge(data, fresh[source]) if source in fresh else data
-    return joined
-
-
-def _seal(ledger: Ledger, token: FencingToken, window: Window, encoder_id: str, reason: str) -> None:
-    for record in ledger.lines.list(token.namespace):
-        if record.encoder_id == encoder_id and ledger.windows.current_generation(record.line, window) is not None:
-            ledger.windows.seal(token, record.line, window, reason)
-
-
-def _seen_until(ledger: Ledger, namespace: str, window: Window, encoder_id: str) -> datetime | None:
-    """Latest time of recording that a generation of a window has seen; None where that is not known."""
-    cuts = [
-        status.recorded_cut
-        for record in ledger.lines.list(namespace)
-        if record.encoder_id == encoder_id
-        for status in ledger.windows.list(record.line, window, window)
-        if status.recorded_cut is not None
-    ]
-    return max(cuts, default=None)
 
 
 def _part(line: str, reference: ArchiveReference, data: WindowData, fresh: WindowData) -> Part:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from memory.errors import ArchiveError
+from memory.errors import ArchiveError, ArchiveUnavailableError
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.knowledge import FoldState
 from memory.learning.projection import build_predictions
@@ -20,7 +20,6 @@ from memory.ledger import ArchiveReference, Checkpoint, Ledger, WindowStatus
 from memory.tables import StateTable
 from memory.window import Window
 from tasks.consolidation import PATTERNS
-from tasks.retry import may_pass
 from tasks.workspace import Workspace
 
 REMEMBERED_WINDOWS = 5
@@ -208,8 +207,8 @@ class Scorer:
                 self._held[window] = {
                     reference.source: self.workspace.archive.read(reference).states for reference in references
                 }
+            except ArchiveUnavailableError:
+                raise
             except ArchiveError as error:
-                if may_pass(error):
-                    raise
                 raise LostArchiveError(error.message, remedy=error.remedy, window=window) from error
         return self._held[window]

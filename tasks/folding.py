@@ -265,8 +265,9 @@ def _judged_strategies(
 
 def _with_confirmation(cards: dict[str, Scorecard], step: FoldStep) -> dict[str, Scorecard]:
     counts = step.counts
+    unmistakable = counts.matched_unmistakable / counts.matched if counts.matched else None
     return {
-        source: card.with_confirmation(counts.confirmation_rate, counts.null_confirmation_rate)
+        source: card.with_confirmation(counts.confirmation_rate, counts.null_confirmation_rate, unmistakable)
         for source, card in cards.items()
     }
 

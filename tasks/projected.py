@@ -17,7 +17,7 @@ from memory.window import Window
 from tasks.publishing import PUBLISHED, aliases_of, plan_publication, versions_of
 from tasks.workspace import Workspace
 
-LIVE = "LIVE"
+BUILDING = "BUILDING"
 ALL_KINDS: tuple[SemanticType, ...] = tuple(sorted(SemanticType))
 
 
@@ -160,17 +160,17 @@ def _successions(
 ) -> dict[str, tuple[tuple[datetime | None, str], ...]]:
     """By encoder, the lines that are and were read for it.
 
-    Lines that took over from each other are in the namespace's succession. Beside them, an encoder that was recorded
-    with and never led the namespace (a second market) has one line, which is read for it from the beginning.
+    The namespace's succession has the lines that took over from others. Beside them, the first line of an encoder that
+    never led the namespace (a second market's) is read for it from the beginning.
     """
-    wanted = {record.line: record for record in records}
+    wanted = {record.line: record for record in sorted(records, key=lambda record: (record.created_at, record.line))}
     found: dict[str, list[tuple[datetime | None, str]]] = {}
+    for line, record in wanted.items():
+        if record.activation is None and record.state != BUILDING:
+            found.setdefault(record.encoder_id, [(None, line)])
     for line, since in ledger.lines.succession(namespace):
         if line in wanted and (as_of is None or since is None or since <= as_of):
             found.setdefault(wanted[line].encoder_id, []).append((since, line))
-    for line, record in wanted.items():
-        if record.activation is None and record.state == LIVE:
-            found.setdefault(record.encoder_id, [(None, line)])
     # Whatever came before an encoder's first line, that line answers.
     return {encoder_id: ((None, succession[0][1]), *succession[1:]) for encoder_id, succession in sorted(found.items())}
 

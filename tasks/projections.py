@@ -259,26 +259,29 @@ def scorecard_metrics(cards: Mapping[str, Scorecard]) -> list[ScorecardMetric]:
                     n=score.agreement.n,
                 )
             )
-    for predictor, share in (("patterns", card.covered), ("balls", card.covered_by_balls)):
+    for metric, predictor, share in (
+        ("coverage", "patterns", card.covered),
+        ("coverage", "balls", card.covered_by_balls),
+        ("confirmation_rate", "patterns", card.confirmation_rate),
+        ("confirmation_rate", "null", card.null_confirmation_rate),
+        ("unmistakable_share", "patterns", card.unmistakable_share),
+    ):
         if share is not None:
             metrics.append(
-                ScorecardMetric(metric="coverage", target="", predictor=predictor, horizon_minutes=0, value=share)
+                ScorecardMetric(metric=metric, target="", predictor=predictor, horizon_minutes=0, value=share)
             )
     return metrics
 
 
 def _figures(agreement: Agreement) -> list[tuple[str, float, float | None, float | None]]:
+    """Name, value and interval of each figure; all figures of no pair are left out."""
     figures: list[tuple[str, float, float | None, float | None]] = []
-    if agreement.rank_correlation is not None:
-        interval = agreement.rank_interval
-        figures.append(
-            (
-                "ic",
-                agreement.rank_correlation,
-                interval.low if interval else None,
-                interval.high if interval else None,
-            )
-        )
-    if agreement.slope is not None:
-        figures.append(("slope", agreement.slope, None, None))
+    for metric, value, interval in (
+        ("ic", agreement.rank_correlation, agreement.rank_interval),
+        ("slope", agreement.slope, agreement.slope_interval),
+        ("bias", agreement.bias, None),
+        ("blocks", float(agreement.blocks) if agreement.n else None, None),
+    ):
+        if value is not None:
+            figures.append((metric, value, interval.low if interval else None, interval.high if interval else None))
     return figures

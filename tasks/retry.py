@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
-from memory.errors import ArchiveError, StoreUnavailableError
+from memory.errors import ArchiveUnavailableError, StoreUnavailableError
 
 RETRIES = 3
 RETRY_DELAYS_S = [2.0, 5.0, 15.0]
@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 def may_pass(error: object) -> bool:
     """Whether a failure may pass by itself: Redis or Postgres was away, or the archive's storage did not answer."""
-    if isinstance(error, ArchiveError):
+    if isinstance(error, ArchiveUnavailableError):
         cause = error.__cause__
         return isinstance(cause, OSError) and cause.errno not in _LASTING
     return isinstance(error, StoreUnavailableError)
@@ -82,40 +82,66 @@ def retried(*, run_name: str | None = None) -> Callable[[Callable[Parameters, Re
     return made
 
 
-class _Limit:
-    """How many blocks of this process want one thread; the limit is the process's, and goes with the last of them."""
+_OWN_LIMIT: Mapping[str, Any] = {"user_api": "openmp", "threading_layer": ["openmp", "intel", "gnu"]}
+"""Libraries whose number of threads belongs to the thread that asks; that of all others is the process's."""
+
+
+class _SharedLimit:
+    """How many blocks of this process want one thread of the libraries that all its threads share.
+
+    threadpoolctl lets one thread at a time decide about those. Blocks come and go in many: a thread of its own decides
+    for all of them, as long as there is one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks = 0
-        self._limits: threadpool_limits | None = None
+        self._ended = threading.Event()
+        self._decider: threading.Thread | None = None
 
     def enter(self) -> None:
         with self._lock:
             self._blocks += 1
-            if self._limits is None:
-                self._limits = threadpool_limits(1)
+            if self._blocks == 1:
+                begun, self._ended = threading.Event(), threading.Event()
+                hold = partial(self._hold, begun, self._ended)
+                self._decider = threading.Thread(target=hold, name="one-thread", daemon=True)
+                self._decider.start()
+                begun.wait()
 
     def leave(self) -> None:
         with self._lock:
             self._blocks -= 1
-            if not self._blocks and self._limits is not None:
-                self._limits.restore_original_limits()
-                self._limits = None
+            if not self._blocks and self._decider is not None:
+                self._ended.set()
+                self._decider.join()
+
+    @staticmethod
+    def _hold(begun: threading.Event, ended: threading.Event) -> None:
+        try:
+            every = ThreadpoolController()
+            own = {library.filepath for library in every.select(**_OWN_LIMIT).lib_controllers}
+            shared = [library.filepath for library in every.lib_controllers if library.filepath not in own]
+            with every.select(filepath=shared).limit(limits=1):
+                begun.set()
+                ended.wait()
+        finally:
+            begun.set()
 
 
-_LIMIT = _Limit()
+_SHARED = _SharedLimit()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS and OpenMP of this process use one thread until the last such block ends.
+    """BLAS and OpenMP use one thread for what this thread computes until the block ends.
 
     The last bits of sums depend on the number of threads: what enters the ledger is computed with one. Blocks may
-    overlap in any way, in any threads.
+    overlap in any way, in any threads: what these share goes back to what it was when the last block ends.
     """
-    _LIMIT.enter()
+    _SHARED.enter()
     try:
-        yield
+        with ThreadpoolController().select(**_OWN_LIMIT).limit(limits=1):
+            yield
     finally:
-        _LIMIT.leave()
+        _SHARED.leave()

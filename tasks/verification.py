@@ -110,7 +110,10 @@ class Findings:
         return {
             "differences": self.total,
             "by_sort": dict(sorted(self.counts.items())),
-            "listed": [{name: value for name, value in asdict(item).items() if value} for item in self.listed],
+            "listed": [
+                {name: value for name, value in asdict(item).items() if value} | {"means": WHATS[item.what]}
+                for item in self.listed
+            ],
             "checked": dict(sorted(self.checked.items())),
         }
 

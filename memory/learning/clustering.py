@@ -32,7 +32,7 @@ from memory.learning.spanning import Recurrence, SpanningTree, exact_spanning_tr
 from memory.learning.support import SEPARATION_MINUTES
 from memory.records import UNIT_TOLERANCE
 
-CLUSTERING_VERSION = "1"
+CLUSTERING_VERSION = "2"
 """Changes whenever the same states and settings may give other clusters."""
 NOISE = -1
 """Label of states that belong to no cluster."""
@@ -204,13 +204,15 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         vectors = _checked_vectors(X)
         times = _checked_times(timestamps_ms, len(vectors))
         order = np.arange(len(vectors)) if keys is None else _checked_order(keys, len(vectors))
-        ordered = np.ascontiguousarray(vectors[order])
+        # A million states are a gigabyte: they are copied only where their order or number changes.
+        ordered = np.ascontiguousarray(vectors if keys is None else vectors[order])
         ordered_times = None if times is None else times[order]
 
         kept, follows = bounded_copies(ordered, self._copies())
         self.n_distinct_ = len(kept)
         with threadpool_limits(limits=self.n_threads):
-            taken = self._clusters(ordered[kept], None if ordered_times is None else ordered_times[kept])
+            counted = ordered if len(kept) == len(ordered) else ordered[kept]
+            taken = self._clusters(counted, None if ordered_times is None else ordered_times[kept])
         labels, probabilities = _labels_of(taken, len(kept), self.tail_ratio, self.min_cluster_size)
         labels, probabilities = labels[follows], probabilities[follows]
 

@@ -35,6 +35,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from memory.errors import InvalidRecordError
+from memory.learning.neighbourhoods import Neighbourhoods
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -126,13 +127,14 @@ def null_balls(
     -------
     One ascending array of row positions a size. Centres differ until every state was tried. Where `BALL_ATTEMPTS`
     centres in a row give no ball outside the clusters, the last ball is taken: there is hardly anything but clusters,
-    and the null then errs on the strict side. Cost: O(len(sizes) n d) a centre.
+    and the null then errs on the strict side. Cost: that of `neighbourhoods.Neighbourhoods.nearest` a centre tried;
+    above `neighbourhoods.SCAN_LIMIT` states a ball is the centre's nearest states among the lists around it.
     """
     states = _rows(X)
     _check_sizes(sizes, len(states))
     clusters = _checked_labels(labels, len(states))
     with threadpool_limits(limits=1):
-        return _replicate(states, sizes, np.random.default_rng(random_state), clusters)
+        return _replicate(Neighbourhoods(states), len(states), sizes, np.random.default_rng(random_state), clusters)
 
 
 def null_replicates(
@@ -154,7 +156,8 @@ def null_replicates(
 
     Returns
     -------
-    Replicates, each a list of row positions as `null_balls` returns it; empty without sizes. Cost: O(balls n d).
+    Replicates, each a list of row positions as `null_balls` returns it; empty without sizes. Cost: O(balls n d) time
+    for up to `neighbourhoods.SCAN_LIMIT` states; above O(n sqrt(n) d) once and O((sqrt(n) + size) d) a centre tried.
     """
     states = _rows(X)
     _check_sizes(sizes, len(states))
@@ -165,7 +168,8 @@ def null_replicates(
     replicates = max(MIN_REPLICATES, math.ceil(n_balls / len(sizes)))
     # One thread of BLAS: the last bits of a cosine, and with them who is nearest, depend on their number.
     with threadpool_limits(limits=1):
-        return [_replicate(states, sizes, generator, clusters) for _ in range(replicates)]
+        around = Neighbourhoods(states)
+        return [_replicate(around, len(states), sizes, generator, clusters) for _ in range(replicates)]
 
 
 def null_ball_means(
@@ -186,7 +190,7 @@ def null_ball_means(
     Returns
     -------
     (replicates, len(sizes), d) float32 means, taken in float64, not scaled to unit length; (0, 0, d) without sizes.
-    Cost: O(balls n d).
+    Cost: that of `null_replicates`.
     """
     states = _rows(X)
     replicates = null_replicates(states, sizes, random_state, labels=labels, n_balls=n_balls)
@@ -289,21 +293,23 @@ def _order_statistic(cosines: list[FloatArray], quantile: float) -> float:
 
 
 def _replicate(
-    states: Vectors, sizes: Sequence[int], generator: np.random.Generator, clusters: IntArray | None
+    around: Neighbourhoods,
+    n_states: int,
+    sizes: Sequence[int],
+    generator: np.random.Generator,
+    clusters: IntArray | None,
 ) -> list[IntArray]:
     if not len(sizes):
         return []
     # Sorting uniforms rather than Generator.choice: the stream of `random` is the one that numpy keeps stable.
-    centres = itertools.cycle(np.argsort(generator.random(len(states)), kind="stable").tolist())
-    return [_ball(states, size, clusters, centres) for size in sizes]
+    centres = itertools.cycle(np.argsort(generator.random(n_states), kind="stable").tolist())
+    return [_ball(around, size, clusters, centres) for size in sizes]
 
 
-def _ball(states: Vectors, size: int, clusters: IntArray | None, centres: Iterator[int]) -> IntArray:
+def _ball(around: Neighbourhoods, size: int, clusters: IntArray | None, centres: Iterator[int]) -> IntArray:
     ball = np.zeros(0, dtype=np.int64)
     for centre in itertools.islice(centres, BALL_ATTEMPTS):
-        similarity = states @ states[centre]
-        similarity[centre] = np.inf
-        ball = np.sort(np.argpartition(-similarity, size - 1)[:size]).astype(np.int64)
+        ball = around.nearest(centre, size)
         if clusters is None:
             break
         inside = clusters[ball]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
+from scipy.spatial.distance import cdist
+from scipy.stats import chi2
 
 from memory.errors import InvalidRecordError
 from memory.records import VECTOR_DIMENSION
@@ -68,7 +70,9 @@ def planted_states(
     noise_share
         Share of all states that belong to no pattern.
     bridge_share
-        Share of the noise that lies on lines between two patterns; the rest is uniform over the manifold.
+        Share of the noise that lies on lines between two patterns, anywhere on the line that is outside the patterns:
+        a point within the radius that holds 99 % of a pattern's states would be a state of it, and is drawn again.
+        The rest of the noise is uniform over the manifold.
     density_ratio
         How many times further apart the states of the sparsest pattern are than those of the densest.
     near_duplicate_share
@@ -91,10 +95,7 @@ def planted_states(
     labels = np.repeat(np.arange(n_patterns), sizes)
     patterns = centres[labels] + generator.standard_normal((len(labels), manifold_dimension)) * spreads[labels, None]
     n_bridges = round(n_noise * bridge_share)
-    ends = np.array([generator.choice(n_patterns, 2, replace=False) for _ in range(n_bridges)]).reshape(-1, 2)
-    position = generator.uniform(_BRIDGE_ENDS[0], _BRIDGE_ENDS[1], (n_bridges, 1))
-    bridges = centres[ends[:, 0]] * position + centres[ends[:, 1]] * (1 - position)
-    bridges += generator.standard_normal(bridges.shape) * _BRIDGE_SPREAD
+    bridges = _bridges(generator, n_bridges, centres, spreads)
     uniform = generator.uniform(-1.0, 1.0, (n_noise - n_bridges, manifold_dimension))
     points = np.concatenate([patterns, bridges, uniform])
     labels = np.concatenate([labels, np.full(n_noise, NOISE)])
@@ -114,8 +115,9 @@ def planted_states(
 _DENSEST_SPREAD = 0.04
 """Standard deviation of the densest pattern in each direction, where the manifold is the cube from -1 to 1."""
 _BRIDGE_SPREAD = 0.05
-_BRIDGE_ENDS = (0.2, 0.8)
-"""Stretch of the line between two centres that bridges lie on: nearer the ends they would be part of a pattern."""
+"""Standard deviation of bridges around their line in each direction."""
+_OWN_SHARE = 0.99
+"""Share of a pattern's states that its own radius holds."""
 _BANDWIDTH = 2.0
 """Length over which the kernel of the Fourier features falls to exp(-1/2): that of an encoder's median heuristic."""
 
@@ -150,12 +152,60 @@ def _spread_centres(generator: np.random.Generator, n_centres: int, manifold_dim
     return centres
 
 
+def _bridges(
+    generator: np.random.Generator,
+    n_bridges: int,
+    centres: npt.NDArray[np.float64],
+    spreads: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Points on lines between two patterns, drawn again where they fall within a pattern's own radius."""
+    n_patterns, manifold_dimension = centres.shape
+    bridges = np.empty((n_bridges, manifold_dimension))
+    if n_bridges and n_patterns < 2:
+        raise InvalidRecordError(
+            f"{n_patterns} patterns have no line between them.",
+            remedy="Plant at least two patterns, or no bridges.",
+            field="bridge_share",
+        )
+    # The squared length of a state's offset over its spread is chi-squared, one degree of freedom a direction.
+    reach = np.sqrt(chi2.ppf(_OWN_SHARE, manifold_dimension)) * spreads
+    missing = np.arange(n_bridges)
+    for _ in range(_BRIDGE_ATTEMPTS):
+        if not len(missing):
+            return bridges
+        first = generator.integers(0, n_patterns, len(missing))
+        second = (first + generator.integers(1, n_patterns, len(missing))) % n_patterns
+        position = generator.uniform(0.0, 1.0, (len(missing), 1))
+        drawn = centres[first] * position + centres[second] * (1 - position)
+        drawn += generator.standard_normal(drawn.shape) * _BRIDGE_SPREAD
+        bridges[missing] = drawn
+        missing = missing[(cdist(drawn, centres) <= reach).any(axis=1)]
+    if not len(missing):
+        return bridges
+    raise InvalidRecordError(
+        f"{len(missing)} of {n_bridges} bridges found no place outside the patterns.",
+        remedy="Plant fewer or denser patterns, or no bridges.",
+        field="bridge_share",
+    )
+
+
+_BRIDGE_ATTEMPTS = 1_000
+"""Draws of one bridge: where nine places in ten are within patterns, one bridge in 10^45 needs more."""
+
+
 def _fourier_features(
     generator: np.random.Generator, points: npt.NDArray[np.float64], dimension: int
 ) -> npt.NDArray[np.float32]:
     """Random Fourier features (Rahimi & Recht 2007), scaled to unit length."""
     frequencies = generator.standard_normal((points.shape[1], dimension)) / _BANDWIDTH
     phases = generator.uniform(0.0, 2 * np.pi, dimension)
-    features = np.cos(points @ frequencies + phases)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    return features.astype(np.float32)
+    vectors = np.empty((len(points), dimension), dtype=np.float32)
+    for begin in range(0, len(points), _ROWS_AT_ONCE):
+        features = np.cos(points[begin : begin + _ROWS_AT_ONCE] @ frequencies + phases)
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        vectors[begin : begin + _ROWS_AT_ONCE] = features
+    return vectors
+
+
+_ROWS_AT_ONCE = 65_536
+"""Rows computed in float64 at once: of a million they would take several gigabytes."""

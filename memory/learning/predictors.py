@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from memory.learning.outcomes import SCALED, VOLATILITY, compute_outcomes
-from memory.learning.partitions import assign_partitions
+from memory.learning.partitions import MIN_PARTITION_STATES
 from memory.learning.predictions import COVERAGE_QUANTILE, HORIZONS, PatternPredictions
 from memory.learning.settings import LearningSettings
 from memory.records import MIXED, REGIMES
@@ -93,17 +92,18 @@ def random_balls(
     window_ms: int,
     most: int,
 ) -> PatternPredictions:
-    """The null of the patterns: for each a random state and the states nearest to it, out of one window's partition.
+    """The null of the patterns: for each a random state of its home and the states nearest to it, out of one window.
 
-    A pattern is as dense as a cluster of one window's partition is; balls out of many windows at once would be far
-    smaller than the patterns that they stand in for.
+    A pattern is as dense as a cluster of one window is; balls out of many windows at once would be far smaller than the
+    patterns that they stand in for. The ball of a pattern that is at home in a regime is drawn among that regime's
+    states, whether the window pooled them or not; that of a MIXED one among all the states that its window pooled.
 
     Parameters
     ----------
     predictions
-        The patterns that the balls stand in for: number, sizes and partitions are theirs.
+        The patterns that the balls stand in for: number, sizes and homes are theirs.
     remembered
-        States that the balls are drawn from, window by window. A ball holds at most all states of its partition there.
+        States that the balls are drawn from, window by window. A ball holds at most all states of its home there.
     random_state
         Chooses the centres.
     window_ms
@@ -114,16 +114,18 @@ def random_balls(
     Returns
     -------
     Balls in the form of patterns: mean vector, coverage by the same rule, mean outcomes of the members. Patterns of a
-    partition that no remembered window has get none. Cost: O(m + balls * largest partition * dimension).
+    home that no remembered window has a state of get none. Cost: O(m + balls * states of a window * dimension).
     """
     picked = np.arange(len(predictions))
     if len(picked) > most:
         picked = np.unique(np.linspace(0, len(picked) - 1, most).round().astype(np.int64))
     draws = random_state.random(len(picked))
-    window, partition = _windows_and_partitions(remembered.states, window_ms)
+    homes = [predictions.partitions[position].rpartition("/")[2] for position in picked.tolist()]
+    window = remembered.states.timestamp_ms // window_ms
+    rows_of = {home: _rows_of_home(remembered.states, window, home) for home in sorted(set(homes))}
     kept, vectors, floors, means = [], [], [], []
     for place, position in enumerate(picked.tolist()):
-        candidates = np.flatnonzero(partition == predictions.partitions[position].rpartition("/")[2])
+        candidates = rows_of[homes[place]]
         if not len(candidates):
             continue
         centre = candidates[int(draws[place] * len(candidates))]
@@ -152,14 +154,16 @@ def random_balls(
     )
 
 
-def _windows_and_partitions(states: StateTable, window_ms: int) -> tuple[Ints, npt.NDArray[np.str_]]:
-    """Window of each state, and the partition (regime or MIXED) that it had there."""
-    window = states.timestamp_ms // window_ms
-    partition = np.full(len(states), MIXED, dtype=f"<U{max(len(name) for name in (MIXED, *REGIMES))}")
+def _rows_of_home(states: StateTable, window: Ints, home: str) -> Ints:
+    """States that are at home in a regime; for MIXED those of all regimes that their window pooled."""
+    if home != MIXED:
+        return np.flatnonzero(states.regime == REGIMES.index(home))
+    pooled = [np.zeros(0, dtype=np.int64)]
     for number in np.unique(window).tolist():
         rows = np.flatnonzero(window == number)
-        partition[rows] = assign_partitions([REGIMES[code] for code in states.regime[rows]])
-    return window, partition
+        codes, counts = np.unique(states.regime[rows], return_counts=True)
+        pooled.append(rows[np.isin(states.regime[rows], codes[counts < MIN_PARTITION_STATES])])
+    return np.sort(np.concatenate(pooled))
 
 
 def predict_by_neighbours(remembered: Remembered, states: StateTable, *, neighbours: int, most: int) -> Floats:

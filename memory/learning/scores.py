@@ -62,6 +62,9 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     confirmation_rate, null_confirmation_rate
         Share of the window's clusters that matched a pattern, and of random balls that would have; filled in once the
         window is folded (`with_confirmation`).
+    unmistakable_share
+        Of the clusters that matched, the share that did so by the rule of the unmistakable alone, not above the null's
+        threshold (`matching`); None where none matched.
     scores
         By predictor, scope, outcome and horizon.
     gains
@@ -84,12 +87,17 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     covered_by_balls: float | None
     confirmation_rate: float | None = None
     null_confirmation_rate: float | None = None
+    unmistakable_share: float | None = None
     scores: tuple[Score, ...] = ()
     gains: tuple[PredictionGain, ...] = ()
 
-    def with_confirmation(self, rate: float | None, null_rate: float | None) -> Scorecard:
-        """The scorecard with the confirmation rates of the fold."""
-        return msgspec.structs.replace(self, confirmation_rate=rate, null_confirmation_rate=null_rate)
+    def with_confirmation(
+        self, rate: float | None, null_rate: float | None, unmistakable_share: float | None = None
+    ) -> Scorecard:
+        """The scorecard with what the fold confirmed, and by which rule."""
+        return msgspec.structs.replace(
+            self, confirmation_rate=rate, null_confirmation_rate=null_rate, unmistakable_share=unmistakable_share
+        )
 
     def score(self, predictor: str, outcome: str, horizon_minutes: int, scope: str = OWN) -> Agreement | None:
         """One score; None where there is none."""
@@ -137,27 +145,47 @@ def pool_scorecards(scorecards: Sequence[Scorecard]) -> list[PooledScore]:
             if item.agreement.rank_correlation is not None:
                 key = (item.predictor, item.scope, item.outcome, item.horizon_minutes)
                 found.setdefault(key, []).append(item.agreement.rank_correlation)
-    pooled = []
-    for key in sorted(found, key=_in_order):
-        values = np.array(found[key])
-        mean = float(values.mean())
-        interval = None
-        if len(values) > 1:
-            reach = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
-            interval = Interval(low=mean - reach, high=mean + reach)
-        predictor, scope, outcome, horizon = key
-        pooled.append(
-            PooledScore(
-                predictor=predictor,
-                scope=scope,
-                outcome=outcome,
-                horizon_minutes=horizon,
-                windows=len(values),
-                rank_correlation=mean,
-                interval=interval,
-            )
-        )
-    return pooled
+    return [_pooled(key, found[key]) for key in sorted(found, key=_in_order)]
+
+
+def pool_differences(scorecards: Sequence[Scorecard]) -> list[PooledScore]:
+    """How much more patterns know than each other predictor, day by day on the same states: mean difference of IC.
+
+    Paired by day, since a day that is easy for one predictor is easy for the others: the interval of the difference is
+    far narrower than those of the two means suggest. Both are taken on the states that patterns cover.
+
+    Returns
+    -------
+    One figure for each other predictor, outcome and horizon, under the name of that predictor; above 0 where patterns
+    do better. Windows in which either has no rank correlation are left out.
+    """
+    found: dict[tuple[str, str, str, int], list[float]] = {}
+    for card in scorecards:
+        for item in card.scores:
+            own = card.score(PATTERNS, item.outcome, item.horizon_minutes)
+            other = item.agreement.rank_correlation
+            if item.scope == COVERED and own is not None and own.rank_correlation is not None and other is not None:
+                key = (item.predictor, COVERED, item.outcome, item.horizon_minutes)
+                found.setdefault(key, []).append(own.rank_correlation - other)
+    return [_pooled(key, found[key]) for key in sorted(found, key=_in_order)]
+
+
+def _pooled(key: tuple[str, str, str, int], values: Sequence[float]) -> PooledScore:
+    mean = float(np.mean(values))
+    interval = None
+    if len(values) > 1:
+        reach = 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        interval = Interval(low=mean - reach, high=mean + reach)
+    predictor, scope, outcome, horizon = key
+    return PooledScore(
+        predictor=predictor,
+        scope=scope,
+        outcome=outcome,
+        horizon_minutes=horizon,
+        windows=len(values),
+        rank_correlation=mean,
+        interval=interval,
+    )
 
 
 def _in_order(key: tuple[str, str, str, int]) -> tuple[int, str, int, int]:

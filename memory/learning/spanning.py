@@ -34,6 +34,11 @@ _FLAT_LIMIT = 25_000
 """Up to here an exact search costs no more than building an inverted file."""
 _LISTS_PER_ROOT = 4
 _PROBES = 24
+_TRAINED_PER_LIST = 64
+"""States, at equal steps of the order, that the lists' centres are found from: all of a million would take minutes."""
+_ADDED_AT_ONCE = 65_536
+_EDGES_AT_ONCE = 6_000_000
+"""Edges of one graph; a batch of them takes about 400 MB while its forest is found."""
 _RECURRENCE_NEIGHBOURS = 512
 """How far the graph looks for states of other times: past the minutes around a state, of several products."""
 
@@ -128,16 +133,16 @@ def graph_spanning_tree(
     -------
     `SpanningTree`. Where too few states of other times are among the `_RECURRENCE_NEIGHBOURS` nearest, the core
     distance is that of the furthest one seen, which is a lower bound. Cost: O(n^2 d) up to 25,000 states,
-    O(n sqrt(n) d) above; memory 8 k n bytes for the edges.
+    O(n sqrt(n) d) above. Memory: the search's copy of the vectors (half precision above 25,000 states: 2 n d bytes)
+    and at most 32 k n bytes of neighbours, 16 a pair; a million states of 256 dimensions and 30 neighbours take 0.5 and
+    1 GB beside their own 1 GB.
     """
     n_states = len(vectors)
     wanted = min(n_states - 1, max(n_neighbors, min_samples))
     searched = min(n_states - 1, _RECURRENCE_NEIGHBOURS) if recurrence else wanted
     index = _index(vectors)
     core = np.empty(n_states)
-    starts: list[IntArray] = []
-    ends: list[IntArray] = []
-    lengths: list[FloatArray] = []
+    lists: list[_Links] = []
     for begin in range(0, n_states, _CHUNK_ROWS):
         rows = np.arange(begin, min(begin + _CHUNK_ROWS, n_states))
         _, found = index.search(vectors[rows], searched + 1)
@@ -158,12 +163,23 @@ def graph_spanning_tree(
         if recurrence:
             returned = _core_from_lists(distance, far & kept, furthest, recurrence.count)
             core[rows] = np.maximum(core[rows], returned)
-        starts.append(source[kept.ravel()])
-        ends.append(target[kept.ravel()])
-        lengths.append(distance[kept])
-    first, second, length = np.concatenate(starts), np.concatenate(ends), np.concatenate(lengths)
-    weight = np.maximum(np.maximum(length, np.maximum(core[first], core[second])), SMALLEST_DISTANCE)
-    return _tree_of_graph(vectors, core, first, second, weight)
+        flat = kept.ravel()
+        lists.append(_Links(source[flat].astype(np.int32), target[flat].astype(np.int32), distance[kept]))
+    # The search is over: its copy of the vectors is not needed beside the trees.
+    del index
+    return _tree_of_graph(vectors, core, lists)
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """Pairs of neighbours and their distances: 16 bytes a pair, since millions of them are held at once."""
+
+    first: npt.NDArray[np.int32]
+    second: npt.NDArray[np.int32]
+    length: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.first)
 
 
 def _distances(vectors: Vectors, min_samples: int, recurrence: Recurrence | None) -> tuple[FloatArray, FloatArray]:
@@ -221,11 +237,15 @@ def _index(vectors: Vectors) -> faiss.Index:
         index: faiss.Index = faiss.IndexFlatL2(dimension)
     else:
         lists = int(_LISTS_PER_ROOT * math.sqrt(len(vectors)))
+        index = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatL2(dimension), dimension, lists, faiss.ScalarQuantizer.QT_fp16
+        )
         # faiss trains its quantiser from a fixed seed, so the same rows give the same lists.
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dimension), dimension, lists)
-        index.train(vectors)
+        rows = np.unique(np.linspace(0, len(vectors) - 1, lists * _TRAINED_PER_LIST).round().astype(np.int64))
+        index.train(np.ascontiguousarray(vectors[rows]))
         index.nprobe = _PROBES
-    index.add(vectors)
+    for begin in range(0, len(vectors), _ADDED_AT_ONCE):
+        index.add(vectors[begin : begin + _ADDED_AT_ONCE])
     return index
 
 
@@ -251,27 +271,61 @@ def _core_from_lists(
     return np.where(np.isfinite(core), core, fallback)
 
 
-def _tree_of_graph(
-    vectors: Vectors, core: FloatArray, first: IntArray, second: IntArray, weight: FloatArray
-) -> SpanningTree:
+def _tree_of_graph(vectors: Vectors, core: FloatArray, lists: list[_Links]) -> SpanningTree:
+    """Spanning tree of the neighbour lists, which are emptied batch by batch.
+
+    A minimum spanning forest of all edges lies within the union of those of its parts, so that each batch is reduced
+    to a forest together with what the batches before it left: the lists of a million states never stand in one graph.
+    """
     n_states = len(vectors)
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    order = np.lexsort((weight, high, low))
-    low, high, weight = low[order], high[order], weight[order]
-    once = np.ones(len(low), dtype=bool)
-    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    graph = coo_matrix((weight[once], (low[once], high[once])), shape=(n_states, n_states)).tocsr()
-    n_components, component = connected_components(graph, directed=False)
-    tree = minimum_spanning_tree(graph).tocoo()
-    edges = [tree.row.astype(np.int64), tree.col.astype(np.int64)]
-    weights = tree.data.astype(np.float64)
+    nothing = np.zeros(0, dtype=np.int64)
+    forest = (nothing, nothing.copy(), np.zeros(0))
+    batch: list[_Links] = []
+    held = 0
+    # From the end, so that a list can be given up as soon as it is used.
+    lists.reverse()
+    while lists:
+        batch.append(lists.pop())
+        held += len(batch[-1])
+        if held >= _EDGES_AT_ONCE or not lists:
+            forest = _forest(n_states, core, batch, forest)
+            batch, held = [], 0
+    first, second, weight = forest
+    n_components, component = connected_components(
+        coo_matrix((weight, (first, second)), shape=(n_states, n_states)), directed=False
+    )
     if n_components > 1:
         bridges = _join_components(vectors, component, n_components)
         length = _exact_distances(vectors, bridges[0], bridges[1])
         length = np.maximum(length, np.maximum(core[bridges[0]], core[bridges[1]]))
-        edges = [np.concatenate([edges[side], bridges[side]]) for side in (0, 1)]
-        weights = np.concatenate([weights, np.maximum(length, SMALLEST_DISTANCE)])
-    return SpanningTree(first=edges[0], second=edges[1], weight=weights, components=int(n_components))
+        first, second = np.concatenate([first, bridges[0]]), np.concatenate([second, bridges[1]])
+        weight = np.concatenate([weight, np.maximum(length, SMALLEST_DISTANCE)])
+    return SpanningTree(first=first, second=second, weight=weight, components=int(n_components))
+
+
+def _forest(
+    n_states: int, core: FloatArray, batch: list[_Links], before: tuple[IntArray, IntArray, FloatArray]
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Minimum spanning forest of some neighbour lists and of the forest before them."""
+    first = np.concatenate([links.first for links in batch])
+    second = np.concatenate([links.second for links in batch])
+    weight = np.concatenate([links.length for links in batch])
+    np.maximum(weight, core[first], out=weight)
+    np.maximum(weight, core[second], out=weight)
+    np.maximum(weight, SMALLEST_DISTANCE, out=weight)
+    # A pair that is in both lists, or in the forest already, has one weight: any of its edges will do.
+    pair = np.concatenate([before[0], np.minimum(first, second)]) * np.int64(n_states)
+    pair += np.concatenate([before[1], np.maximum(first, second)])
+    weight = np.concatenate([before[2], weight])
+    del first, second
+    pair, once = np.unique(pair, return_index=True)
+    low, high = np.divmod(pair, np.int64(n_states))
+    graph = coo_matrix(
+        (weight[once], (low.astype(np.int32), high.astype(np.int32))), shape=(n_states, n_states)
+    ).tocsr()
+    tree = minimum_spanning_tree(graph).tocoo()
+    ends = tree.row.astype(np.int64), tree.col.astype(np.int64)
+    return np.minimum(*ends), np.maximum(*ends), tree.data.astype(np.float64)
 
 
 def _join_components(

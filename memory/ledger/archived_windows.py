@@ -76,7 +76,7 @@ class ArchivedWindowRepository:
             .order_by(ArchivedWindow.source, ArchivedWindow.id.desc())
         )
         with self._database.transaction() as session:
-            return [_archive_reference(row) for row in session.scalars(query)]
+            return sorted((_archive_reference(row) for row in session.scalars(query)), key=lambda item: item.source)
 
     def archives_of(self, line: str, window: Window) -> Sequence[ArchiveReference]:
         """What the current generation of a window was computed from, by source; empty where there is none.

@@ -112,7 +112,7 @@ class EventRow:
     Attributes
     ----------
     kind
-        FOUNDED, SPLIT, CONFIRMED, PROMOTED, MERGED, FADED, RETURNED, DEMOTED, REINSTATED, PRUNED or FORGOTTEN.
+        What happened, such as FOUNDED, SPLIT, CONFIRMED or MERGED: one of `memory.learning.lineage`.
     other_id
         The other pattern, where one is part of it: what it split from, what it became part of.
     label, states

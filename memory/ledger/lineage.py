@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
+from memory.ledger.hashing import canonical_json
 from memory.ledger.knowledge_rows import EventRow
 from memory.ledger.models import PatternEvent, Refold
 from memory.ledger.rows import FencingToken, RefoldRecord
@@ -36,7 +39,8 @@ class EventRepository:
             guard(session, token, line)
             here = sa.select(PatternEvent).where(PatternEvent.line == line, PatternEvent.window == window)
             kept = [_row(event) for event in session.scalars(here.order_by(PatternEvent.number))]
-            if kept == list(rows):
+            # As they come back: JSON knows no tuples.
+            if kept == [replace(row, details=json.loads(canonical_json(dict(row.details)))) for row in rows]:
                 return
             self.truncate_from(token, line, window)
             if rows:

@@ -39,7 +39,8 @@ class LineRepository:
     def ensure(self, token: FencingToken, encoder_id: str, algorithm_version: str) -> str:
         """The line's id, creating it where needed.
 
-        A namespace's first line becomes current at once; a later one is BUILDING until it is activated.
+        The first line of an encoder is LIVE at once: nothing has to be replaced for it to be read. A later one is
+        BUILDING until it is activated. A namespace's first line is the first in its succession too.
         """
         line = line_id(token.namespace, encoder_id, algorithm_version)
         with self._database.transaction() as session:
@@ -56,10 +57,18 @@ class LineRepository:
                 .on_conflict_do_nothing()
                 .returning(KnowledgeLine.line)
             ).one_or_none()
-            if created is not None and _latest_activation(session, token.namespace) is None:
-                session.execute(
-                    sa.update(KnowledgeLine).where(KnowledgeLine.line == line).values(activation=1, state=LIVE)
+            if created is not None:
+                row = _existing(session, line)
+                if _latest_activation(session, token.namespace) is None:
+                    row.activation = 1
+                others = sa.select(KnowledgeLine.line).where(
+                    KnowledgeLine.namespace == token.namespace,
+                    KnowledgeLine.encoder_id == encoder_id,
+                    KnowledgeLine.line != line,
                 )
+                if session.scalars(others.limit(1)).first() is None:
+                    row.state = LIVE
+                session.flush()
         return line
 
     def activate(self, token: FencingToken, line: str, *, current_from: datetime) -> None:

@@ -16,17 +16,16 @@ _log = logging.getLogger(__name__)
 
 DISK_TIMEOUT_S = 10.0
 """Longest wait for the append-only file: it is written out every second, later where the disk is busy."""
-KEY = "coinswarm:on_disk"
-"""Key that is written and removed again: a write of one's own to wait for."""
 KEY_TTL_MS = 1000
+"""Of the key that is written and removed again, a write of one's own to wait for."""
 
 
 async def wait_for_disk(link: RedisLink, timeout_s: float) -> bool:
     """See `RedisLink.on_disk`."""
     # WAITAOF waits for what was written on its own connection, and for all that anybody wrote before that.
     commands = [
-        ("SET", KEY, 1, "PX", KEY_TTL_MS),
-        ("UNLINK", KEY),
+        ("SET", link.own_key, 1, "PX", KEY_TTL_MS),
+        ("UNLINK", link.own_key),
         ("WAITAOF", 1, 0, max(1, int(timeout_s * 1000))),
     ]
     try:

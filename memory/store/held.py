@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memory.store.fence import Fence
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
-from memory.store.manifest import decode_manifest
+from memory.store.manifest import read_manifest
 from memory.store.staging import document_key, remove_leftovers, stored_versions, unlink_commands
 from memory.store.versions import Versions
 
@@ -58,17 +58,16 @@ async def hold(link: RedisLink, keys: Keys, fence: Fence, line: str, token: int,
         `token` is not the one announced last.
     """
     await fence.ensure(token)
-    stamp, listed, times, aliases, lines = await link.pipeline(
+    stamp, times, aliases, lines = await link.pipeline(
         [
             ("GET", keys.semantic_stamp(line)),
-            ("HGETALL", keys.semantic_manifest(line)),
             ("HGETALL", keys.semantic_publications(line)),
             ("HGETALL", keys.memory_aliases(line)),
             ("HVALS", keys.current_line),
         ],
         transaction=True,
     )
-    versions = decode_manifest(listed)
+    versions = await read_manifest(link, keys, line)
     await remove_leftovers(link, keys, fence, line, token, versions)
     if whole:
         orphans = [key for key in await stored_versions(link, keys, line) if key not in versions]

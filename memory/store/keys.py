@@ -210,6 +210,11 @@ class Keys:
         """Key of the highest fencing token that has written."""
         return f"{self.namespace}:fence"
 
+    @property
+    def on_disk(self) -> str:
+        """Key that is written, and removed again, to wait for the server's disk."""
+        return f"{self.namespace}:on_disk"
+
     # --- streams ---------------------------------------------------------------------------------------------
 
     def inbox(self, agent_id: str) -> str:

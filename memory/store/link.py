@@ -70,12 +70,17 @@ class RedisLink:
         the deadline.
     timeout_s
         Deadline of one operation, waiting and retries included, in seconds.
+    own_key
+        Key that `on_disk` may write and remove again.
     """
 
-    def __init__(self, url: str, *, max_connections: int = 16, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, max_connections: int = 16, timeout_s: float = 5.0, own_key: str = "coinswarm:on_disk"
+    ) -> None:
         self._url = url
         self._max_connections = max_connections
         self.timeout_s = timeout_s
+        self.own_key = own_key
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Redis | None = None
         self._wires: WirePool | None = None

@@ -16,10 +16,12 @@ import msgspec
 from memory.errors import PastExpiredError
 from memory.records import from_ms
 from memory.store.keys import Keys
-from memory.store.link import Command
+from memory.store.link import Command, RedisLink
 from memory.store.versions import Version, VersionKey, Versions
 
 STAMP_BYTES = 16
+SCAN_SIZE = 1000
+"""Versions listed by one command: about a millisecond of the server's time."""
 FIELDS_A_COMMAND = 500
 """Fields of the manifest that one command writes."""
 
@@ -88,6 +90,28 @@ def hash_commands(key: str, before: Mapping[str, Any], after: Mapping[str, Any])
     for start in range(0, len(gone), FIELDS_A_COMMAND):
         commands.append(("HDEL", key, *gone[start : start + FIELDS_A_COMMAND]))
     return commands
+
+
+async def read_manifest(link: RedisLink, keys: Keys, line: str, kind: str | None = None) -> Versions:
+    """All versions that a line lists (of one kind, where it is given), in small steps that make nobody wait.
+
+    What is listed may change meanwhile: the stamp, read before and after, says whether it did.
+    """
+    fields: dict[bytes, bytes] = {}
+    cursor = b"0"
+    while True:
+        cursor, flat = await link.execute(
+            "HSCAN",
+            keys.semantic_manifest(line),
+            cursor,
+            "MATCH",
+            "*" if kind is None else f"{kind}:*",
+            "COUNT",
+            SCAN_SIZE,
+        )
+        fields.update(zip(flat[::2], flat[1::2], strict=True))
+        if int(cursor) == 0:
+            return decode_manifest(fields)
 
 
 def decode_manifest(answer: Mapping[bytes, bytes]) -> Versions:

@@ -96,7 +96,7 @@ class _Plan:
 
 
 class _PublishedMeanwhileError(Exception):
-    """Another task of the run that holds the token has published."""
+    """Another task of the run that holds the token has published, or the server lost what was written beforehand."""
 
 
 class Publisher:
@@ -168,7 +168,9 @@ class Publisher:
             return await self._step(line, token, held, plan, staging)
         except _PublishedMeanwhileError:
             raise StoreUnavailableError(
-                f"another task of this run published {line} meanwhile.", remedy="Publish again."
+                f"{line} changed while it was being published: by another task of this run, or since Redis was "
+                "restarted and lost the last of what was written.",
+                remedy="Publish again.",
             ) from None
 
     # --- snapshots ---------------------------------------------------------------------------------------------
@@ -285,10 +287,9 @@ class Publisher:
         async def prepare(read: Read) -> tuple[list[Command], None]:
             await self._fence.check(read, token)
             stamp = await read("GET", stamp_key)
-            moved = bool(staging.written) and not await read("SISMEMBER", staging.list_key, staging.mark)
-            if stamp == plan.stamp.encode() and (moved or stamp != held.stamp):
+            if stamp != held.stamp and stamp == plan.stamp.encode():
                 return [], None  # The step was taken, and its answer lost.
-            if stamp != held.stamp or moved:
+            if stamp != held.stamp or not await staging.is_whole(read):
                 raise _PublishedMeanwhileError
             return commands, None
 

@@ -7,18 +7,16 @@ from datetime import datetime
 
 from memory.asof import bounded, check_lock, check_time
 from memory.errors import InvalidQueryError, InvalidRecordError
-from memory.records import SemanticMemory, SemanticType, from_ms, to_ms
-from memory.store import lines
+from memory.records import SemanticMemory, SemanticType, to_ms
 from memory.store.access import ACCESS_DAYS, AccessCount, AccessCounters
 from memory.store.codec import ms_rounded_up
 from memory.store.fence import Fence
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
-from memory.store.manifest import horizon_of
 from memory.store.publications import ALL_KINDS, Publication, SemanticVersion, expected_contents
 from memory.store.publishing import Publisher, PublishReport
-from memory.store.semantic_contents import SemanticContents
+from memory.store.semantic_lines import SemanticLines
 from memory.store.snapshots import READ_SIZE, Snapshots, unpack_document, valid_at
 from memory.store.staging import Document, document_key
 from memory.store.versions import VersionKey, Versions
@@ -34,7 +32,7 @@ __all__ = [
 ]
 
 
-class SemanticStore:
+class SemanticStore(SemanticLines):
     """The semantic memory of one namespace.
 
     Reading is bounded as all questions are (`memory.asof.bounded`): by a lock to a time, and inside a replay by its
@@ -65,14 +63,9 @@ class SemanticStore:
         locked_to: datetime | None = None,
         snapshots: Snapshots | None = None,
     ) -> None:
-        self._link = link
-        self._keys = keys
-        self._indexes = indexes
+        super().__init__(link, keys, indexes, fence, locked_to)
         self._publisher = publisher
-        self._fence = fence
         self._access = access
-        self._locked_to = locked_to
-        self._contents = SemanticContents(link, keys)
         self.snapshots = snapshots or Snapshots(link, keys)
 
     def at(self, as_of: datetime) -> SemanticStore:
@@ -206,96 +199,12 @@ class SemanticStore:
             versions, line, kinds, token, since, horizon, aliases, adopt=adopt
         )
 
-    # --- lines -----------------------------------------------------------------------------------------------
-
-    async def set_current_line(self, line: str, encoder_id: str, *, token: int) -> None:
-        """Make a knowledge line the one that is read for an encoder, as of any time, in one step; see `take_over`."""
-        commands = [("HSET", self._keys.current_line, encoder_id, line), ("DEL", self._keys.line_history(encoder_id))]
-        await self._fence.write(commands, token)
-
-    async def take_over(
-        self, line: str, encoder_id: str, *, current_from: datetime, token: int, make_current: bool = True
-    ) -> None:
-        """Let a line take over from the one that is read for an encoder, in one step.
-
-        From `current_from` on it answers, also questions as of such a time; as of an earlier one the line before it
-        still does. Taking over again changes nothing.
-
-        Parameters
-        ----------
-        make_current
-            Make the encoder the namespace's current one in the same step.
-
-        Raises
-        ------
-        FencedOutError
-            A newer run has begun. Nothing changes.
-        """
-        await lines.take_over(
-            self._link,
-            self._keys,
-            self._indexes,
-            self._fence,
-            line,
-            encoder_id,
-            current_from=current_from,
-            token=token,
-            make_current=make_current,
-        )
-
-    async def drop_line(self, line: str, token: int) -> int:
-        """Remove a line and all its versions, and return how many those were.
-
-        It is not read any more from the first step on; then its documents go, in batches. Dropping it again completes
-        what was interrupted.
-        """
-        return await lines.drop_line(self._link, self._keys, self._fence, line, token)
+    # --- reading ---------------------------------------------------------------------------------------------
 
     async def line_at(self, as_of: datetime, encoder_id: str | None = None) -> str | None:
         """The knowledge line that answers questions as of a time; None where there is none."""
         encoder_id = encoder_id or await self._indexes.current_encoder()
         return None if encoder_id is None else await self.snapshots.line(encoder_id, to_ms(self._bounded(as_of)))
-
-    async def lines(self) -> list[str]:
-        """All lines that Redis lists versions of, read or not; sorted. Looks at every key of the server."""
-        return await self._contents.lines()
-
-    async def succession(self, encoder_id: str) -> list[tuple[datetime | None, str]]:
-        """Lines that were read for an encoder, and from when on; None is always. Empty where none ever took over."""
-        found = lines.Succession.decode(await self._link.execute("HGETALL", self._keys.line_history(encoder_id)))
-        return list(zip((None, *map(from_ms, found.since_ms)), found.lines, strict=False))
-
-    async def aliases(self, line: str) -> dict[str, str]:
-        """Ids that memories of a line had before, with those that they have; sorted."""
-        answer = await self._link.execute("HGETALL", self._keys.memory_aliases(line))
-        return {old.decode(): new.decode() for old, new in sorted(answer.items())}
-
-    async def stamp(self, line: str) -> str | None:
-        """What the last publication of a line stamped it with (`PublishReport.stamp`); None where there is none.
-
-        It says what the line lists, so it tells whether Redis still holds what was published.
-        """
-        stamp = await self._link.execute("GET", self._keys.semantic_stamp(line))
-        return None if stamp is None else stamp.decode()
-
-    async def horizon(self, line: str) -> datetime | None:
-        """When the last version that has expired ended: earlier times cannot be asked about; None for no such end."""
-        horizon_ms = horizon_of(await self._link.execute("GET", self._keys.semantic_stamp(line)))
-        return None if horizon_ms is None else from_ms(horizon_ms)
-
-    # --- reading ---------------------------------------------------------------------------------------------
-
-    async def current_line(self, encoder_id: str | None = None) -> str | None:
-        """The knowledge line that is read for an encoder (the namespace's current one where None)."""
-        encoder_id = encoder_id or await self._indexes.current_encoder()
-        if encoder_id is None:
-            return None
-        line = await self._link.execute("HGET", self._keys.current_line, encoder_id)
-        return None if line is None else line.decode()
-
-    async def current_lines(self) -> list[str]:
-        """The knowledge lines that are read, one for each encoder that something was published for; sorted."""
-        return sorted(line.decode() for line in await self._link.execute("HVALS", self._keys.current_line))
 
     async def current(self, kind: SemanticType | None = None, *, line: str | None = None) -> list[SemanticMemory]:
         """What is known now, by kind and id; with `mem.at(t)`, what was known then.
@@ -344,11 +253,12 @@ class SemanticStore:
     # --- as it lies there --------------------------------------------------------------------------------------
 
     async def digest(self, *, line: str | None = None) -> str:
-        """SHA-256 over all semantic memory, or over one line: every field but access counters.
+        """SHA-256 over all semantic memory, or over one line: every field but access counters and aliases.
 
-        All of it is every line, the stamps and aliases, which line is and was read for each encoder, and the registered
-        encoders. The same knowledge gives the same digest in any namespace's Redis, whatever led to it: of the lines'
-        names, the namespace counts for nothing. Reads everything, and trusts nothing that this process has seen before.
+        All of it is every line with its stamp, which line is and was read for each encoder, and the registered
+        encoders. Which ids memories had before (`aliases`) is left out: that depends on the order of the work. The same
+        knowledge gives the same digest in any namespace's Redis, whatever led to it: of the lines' names, the namespace
+        counts for nothing. Reads everything, and trusts nothing that this process has seen before.
         """
         return await (self._contents.digest() if line is None else self._contents.line_digest(line))
 
@@ -378,10 +288,7 @@ class SemanticStore:
     # --- internals -------------------------------------------------------------------------------------------
 
     def _open_publisher(self) -> Publisher:
-        if self._locked_to is not None:
-            raise InvalidRecordError(
-                "the past cannot be published to.", remedy="Publish through mem.semantic.", field="valid_from"
-            )
+        self._check_open()
         return self._publisher
 
     def _bounded(self, time: datetime, name: str = "as_of") -> datetime:

@@ -27,8 +27,8 @@ from memory.store.codec import pack_vector, unpack_vector
 DIGEST_BYTES = 16
 _OUTSIDE = ("valid_from", "valid_to", "last_accessed", "access_count", "concept_vector")
 """Fields that lie beside the body: validity, access, and the vector."""
-_NO_CONTENT = ("created_at",)
-"""Fields in the body that make no new version when nothing else differs."""
+_NO_CONTENT = ("created_at", "line")
+"""Fields in the body that make no new version when nothing else differs; a line's name holds its namespace."""
 
 
 def _plain(value: Any) -> Any:

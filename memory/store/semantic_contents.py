@@ -13,7 +13,7 @@ import msgspec
 
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
-from memory.store.manifest import decode_manifest
+from memory.store.manifest import read_manifest
 from memory.store.staging import Document, document_key, stored_versions
 from memory.store.versions import VersionKey
 
@@ -36,7 +36,7 @@ class SemanticContents:
 
     async def documents(self, line: str) -> AsyncIterator[tuple[VersionKey, Document]]:
         """The fields of every version that a line lists, in order; none where the document is missing."""
-        ordered = sorted(decode_manifest(await self._link.execute("HGETALL", self._keys.semantic_manifest(line))))
+        ordered = sorted(await read_manifest(self._link, self._keys, line))
         for start in range(0, len(ordered), READ_SIZE):
             keys = ordered[start : start + READ_SIZE]
             names = [document_key(self._keys, key, line) for key in keys]
@@ -45,21 +45,23 @@ class SemanticContents:
 
     async def orphans(self, line: str) -> list[VersionKey]:
         """Versions that have a document but are not listed; sorted. Looks at every key of the server."""
-        listed = decode_manifest(await self._link.execute("HGETALL", self._keys.semantic_manifest(line)))
+        listed = await read_manifest(self._link, self._keys, line)
         return [key for key in await stored_versions(self._link, self._keys, line) if key not in listed]
 
     async def line_digest(self, line: str) -> str:
-        """SHA-256 over the list of a line's versions, its stamp, its aliases and every field of every version."""
+        """SHA-256 over the list of a line's versions, its stamp, and every field of every version.
+
+        Without aliases: which ids agents may still hold depends on the order of the work.
+        """
         digest = hashlib.sha256()
-        listed, stamp, aliases = await self._link.pipeline(
+        listed, stamp = await self._link.pipeline(
             [
                 ("HGETALL", self._keys.semantic_manifest(line)),
                 ("GET", self._keys.semantic_stamp(line)),
-                ("HGETALL", self._keys.memory_aliases(line)),
             ],
             transaction=True,
         )
-        _add(digest, (sorted(listed.items()), stamp, sorted(aliases.items())))
+        _add(digest, (sorted(listed.items()), stamp))
         async for key, stored in self.documents(line):
             _add(digest, (tuple(key), sorted(_without_namespace(stored, line).items())))
         return digest.hexdigest()
@@ -108,10 +110,13 @@ def _bare(line: str) -> str:
 
 
 def _without_namespace(document: Mapping[bytes, bytes], line: str) -> dict[bytes, bytes]:
-    """A stored hash as it would be in a namespace without a name."""
+    """A stored hash as it would be in a namespace without a name; what is damaged stays as it is."""
     content = dict(document)
-    if b"body" in content:
-        body: dict[str, Any] = msgspec.msgpack.decode(content[b"body"])
+    try:
+        body = msgspec.msgpack.decode(content.get(b"body", b""))
+    except msgspec.DecodeError:
+        body = None
+    if isinstance(body, dict) and isinstance(body.get("line"), str):
         namespace = line.removesuffix(_bare(line))
         content[b"body"] = msgspec.msgpack.encode({**body, "line": body["line"].removeprefix(namespace)})
     if b"scope" in content:

@@ -23,7 +23,7 @@ from memory.records import SEMANTIC_CLASSES, SemanticMemory, SemanticType
 from memory.store.keys import CONCEPT_VECTOR, Keys
 from memory.store.lines import LineChoice
 from memory.store.link import Command, RedisLink, check_complete
-from memory.store.manifest import check_past, decode_manifest
+from memory.store.manifest import check_past, read_manifest
 from memory.store.publications import ALL_KINDS
 from memory.store.scan import lost_index
 from memory.store.semantic_codec import unpack_semantic
@@ -33,8 +33,6 @@ SNAPSHOTS_KEPT = 64
 """Of each kind: a replay asks of one time after the other, so few are ever asked for again."""
 VERSIONS_KEPT = 1000
 """Of those that searches found: about 10 KB each; a day of one market knows a few hundred patterns."""
-SCAN_SIZE = 1000
-"""Versions listed by one command: about a millisecond of the server's time."""
 READ_SIZE = 200
 """Memories read in one round trip."""
 ATTEMPTS = 20
@@ -294,18 +292,9 @@ class Snapshots:
 
     async def _scan(self, line: str, kinds: Sequence[SemanticType]) -> dict[SemanticType, Versions]:
         """All versions of some kinds, listed in small steps so that nobody waits behind a long command."""
-        pattern = f"{kinds[0]}:*" if len(kinds) == 1 else "*"
-        fields: dict[bytes, bytes] = {}
-        cursor = b"0"
-        while True:
-            cursor, flat = await self._link.execute(
-                "HSCAN", self._keys.semantic_manifest(line), cursor, "MATCH", pattern, "COUNT", SCAN_SIZE
-            )
-            fields.update(zip(flat[::2], flat[1::2], strict=True))
-            if int(cursor) == 0:
-                break
+        listed = await read_manifest(self._link, self._keys, line, kinds[0] if len(kinds) == 1 else None)
         found: dict[SemanticType, Versions] = {kind: {} for kind in kinds}
-        for key, version in decode_manifest(fields).items():
+        for key, version in listed.items():
             own = found.get(SemanticType(key.kind))
             if own is not None:
                 own[key] = version

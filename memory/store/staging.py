@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from memory.records import SemanticType
 from memory.store.fence import Fence
 from memory.store.keys import CONCEPT_VECTOR, Keys, semantic_tags, vector_field
-from memory.store.link import Command, RedisLink
+from memory.store.link import Command, Read, RedisLink
 from memory.store.semantic_codec import PackedSemantic
 from memory.store.versions import VersionKey
 
@@ -95,11 +95,6 @@ class Staging:
         """Versions whose documents are written."""
         return self._written
 
-    @property
-    def mark(self) -> str:
-        """Member of the list as long as nobody has removed what this publication wrote."""
-        return self._mark
-
     async def add(self, key: VersionKey, fields: Document) -> None:
         """Write a document, soon."""
         self._waiting.append((key, fields))
@@ -125,6 +120,17 @@ class Staging:
         if self._live:
             moves = [("RENAME", self._staged(key), document_key(self._keys, key, self._line)) for key in self._written]
         return [*moves, ("UNLINK", self.list_key)]
+
+    async def is_whole(self, read: Read) -> bool:
+        """Whether all that was written is still there, to be asked in the step of publication.
+
+        Another publication may have removed it, or the server may have come back without the last of it. Documents and
+        their names on the list are written together, so the list tells.
+        """
+        if not self._written:
+            return True
+        listed = int(await read("SCARD", self.list_key))
+        return bool(await read("SISMEMBER", self.list_key, self._mark)) and listed == len(self._written) + 1
 
     async def _compare(self) -> None:
         waiting, self._unsure = self._unsure, []

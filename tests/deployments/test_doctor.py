@@ -21,6 +21,7 @@ import memory
 from deployments.console import Console
 from deployments.doctor import doctor, show_checks
 from memory import embedded
+from memory.learning import ALGORITHM_VERSION
 from memory.ledger import ArchivedFile, ArchiveReference, FencingToken, Ledger, ManifestEntry
 from memory.ledger.migrations import HEAD, VERSION_TABLE
 from memory.records import Action, EpisodicMemory, Side
@@ -193,13 +194,34 @@ def test_a_lock_whose_holder_died_is_left_behind(ledger: Ledger, servers: Any, c
 def test_a_ledger_older_than_its_redis_would_be_fenced_out(servers: Any, configured: str, token: FencingToken) -> None:
     async def write(value: int) -> None:
         async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:
-            await mem.fence.write([], value)
+            await mem.fence.raise_to(value)
 
     asyncio.run(write(token.value))
     assert "fence" not in examined(configured)
     asyncio.run(write(token.value + 1000))
     fence = examined(configured)["fence"]
-    assert (fence["status"], f"advance_past({token.value + 1000})" in fence["remedy"]) == ("fail", True)
+    assert (fence["status"], "rebuild_memory" in fence["remedy"]) == ("fail", True)
+
+
+def test_a_line_that_redis_does_not_hold_as_it_was_published_is_found(
+    configured: str, token: FencingToken, ledger: Ledger
+) -> None:
+    assert examined(configured)["knowledge"]["seen"] == "nothing was published yet"
+    line = ledger.lines.ensure(token, "rff-1", ALGORITHM_VERSION)
+    assert examined(configured)["knowledge"]["status"] == "ok"
+    ledger.folds.save_checkpoint(
+        token, line, "published-knowledge", WINDOW, input_digest="d", base=None, changed={}, stamp="0" * 32
+    )
+    check = examined(configured)["knowledge"]
+    assert (check["status"], line in check["seen"], "rebuild_memory" in check["remedy"]) == ("fail", True, True)
+
+
+def test_a_line_of_another_version_that_is_still_read_is_something_to_look_at(
+    configured: str, token: FencingToken, ledger: Ledger
+) -> None:
+    ledger.lines.ensure(token, "rff-1", "1")
+    check = examined(configured)["knowledge"]
+    assert (check["status"], "start_line" in check["remedy"]) == ("warn", True)
 
 
 def test_a_database_without_a_ledger_is_left_without_one(

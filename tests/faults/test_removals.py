@@ -10,7 +10,7 @@ from fault_removals import REMOVALS, Cut
 def test_every_safeguard_that_a_test_removes_is_in_the_code_that_the_test_runs(name: str) -> None:
     for cut in REMOVALS[name]:
         function, code = cut.compiled()
-        assert code.co_code != function.__code__.co_code
+        assert code != function.__code__
 
 
 def test_a_safeguard_that_was_rewritten_is_an_error_and_not_a_removal_of_nothing() -> None:

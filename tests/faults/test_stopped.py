@@ -10,6 +10,8 @@ from fault_rig import AGENTS, Calm, Rig, Run, proof
 
 pytestmark = pytest.mark.faults
 
+STEP = "redis (RENAME|UNLINK|HSET)"
+"""The step of publication itself: what was written before it, nobody sees."""
 ONE = AGENTS[:1]
 OTHER = AGENTS[1:]
 
@@ -42,6 +44,7 @@ def test_the_ledger_takes_nothing_from_a_run_that_was_overtaken(
     outcome = run.end()
     assert outcome.how == "failed"
     assert outcome.error == "FencedOutError"
+    print("MESSAGE", outcome.message)
     with proof(removed):
         assert rig.digests(namespace) == calm.first
 
@@ -65,7 +68,7 @@ def test_a_run_that_is_stopped_within_a_transaction_does_not_keep_its_successor_
 def test_redis_takes_nothing_from_a_run_that_was_overtaken_between_its_reading_and_its_writing(
     removed: tuple[str, ...], rig: Rig, calm: Calm, namespace: str
 ) -> None:
-    run = stopped(rig, namespace, Moment("publish", "redis .*", 2), removed)
+    run = stopped(rig, namespace, Moment("publish", STEP), removed)
     overtaken(rig, namespace)
     assert rig.digests(namespace) == calm.first
     run.signal(signal.SIGCONT)

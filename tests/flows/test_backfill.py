@@ -34,9 +34,11 @@ from memory.learning.clustering import MarketStateClusterer
 from memory.ledger import Ledger
 from memory.records import REGIMES, Action, EpisodicMemory, Regime, Side, to_ms
 from memory.settings import Settings
-from memory.window import Window
+from memory.window import Window, windows_between
+from tasks.backfill_plan import plan_backfill
 from tasks.backfilling import BackfillIncompleteError
 from tasks.progress import STEPS_LOGGER
+from tasks.workspace import open_workspace
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -158,12 +160,29 @@ def test_a_range_some_windows_at_once_ends_in_the_knowledge_of_its_nights_one_by
     assert done["windows_folded"] == len(DAYS)
 
 
+@pytest.mark.slow
+def test_two_worker_processes_of_a_dask_cluster_end_in_the_knowledge_of_threads(
+    configured: str, servers: Any, night_by_night: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(configured, servers)
+
+    def not_here(*_: Any, **__: Any) -> None:
+        raise AssertionError("clustered in the flow's own process")
+
+    monkeypatch.setattr(MarketStateClusterer, "fit", not_here)
+    monkeypatch.setenv("COINSWARM_TASK_RUNNER", "dask")
+    monkeypatch.setenv("COINSWARM_TASK_WORKERS", "2")
+    assert backfill(Parameters(namespace=configured, first=DAYS[0], last=DAYS[-1]))["done"] == len(DAYS)
+    assert digests(configured, servers) == night_by_night
+
+
 #: Runs a back-fill of all days, one window a chunk, and kills itself as the kernel would when the second is announced.
 DRIVER = """
 import json, logging, os, signal, sys
 wanted = json.loads(sys.argv[1])
 from flows.backfill import Parameters, backfill
 from tasks.progress import STEPS_LOGGER
+from tasks.workspace import open_workspace
 
 class Listener(logging.Handler):
     def emit(self, record):
@@ -292,8 +311,9 @@ def test_late_records_other_settings_and_lost_input_are_each_found_and_named(
     configured: str, servers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plan(last: dt.date) -> list[str]:
-        found = backfill(Parameters(namespace=configured, first=DAYS[0], last=last, dry_run=True))
-        return [row["plan"] for row in found["windows"]]
+        with open_workspace(configured) as workspace:
+            windows = list(windows_between(DAYS[0], last))
+            return [planned.describe() for planned in plan_backfill(workspace, windows, None)]
 
     async def store(late: EpisodicMemory) -> None:
         async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from pydantic import ValidationError
 
+from flows import FLOWS, load, parameters_of
 from flows.parameters import WindowParameters
 from memory.errors import WindowError
 
@@ -52,3 +59,72 @@ def test_an_unknown_parameter_is_refused() -> None:
 def test_a_namespace_that_keys_cannot_hold_is_refused() -> None:
     with pytest.raises(ValidationError):
         WindowParameters(namespace="No:Colons")
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_every_flow_takes_the_parameters_of_its_form_and_each_is_described(name: str) -> None:
+    flow, model = load(name)
+    assert model is parameters_of(name)
+    assert get_type_hints(flow.fn)["parameters"] in (model, model | None)
+    assert [field for field, info in model.model_fields.items() if not info.description] == []
+
+
+def test_a_range_that_runs_backwards_is_refused() -> None:
+    form = parameters_of("backfill")
+    parameters = form.model_validate({"first": "2021-06-18", "last": "2021-06-17"})
+    with pytest.raises(WindowError, match="Give the earlier date first"):
+        parameters.check()
+
+
+#: What is wrong with each run of a flow, then whether anything heavy was imported or made on the way.
+REFUSED = """
+import json, sys
+from datetime import date
+from deployments.commands import run_flow
+from deployments.console import Console
+from memory.errors import CoinswarmError
+
+day, before = date(2021, 6, 17), date(2021, 6, 16)
+said = []
+for flow, dates, parameters in (
+    ("nightly", (day, None, None), ["bad=1"]),
+    ("nightly", (day, None, None), ["queries=1"]),
+    ("consolidate_memories", (day, None, None), ["start=2021-06-17T00:00:00Z"]),
+    ("update_transitions", (None, day, before), []),
+    ("backfill", (None, day, before), []),
+    ("backfill", (None, None, None), []),
+    ("rebuild_memory", (None, None, None), ["into=No:Colons"]),
+):
+    try:
+        run_flow(flow, *dates, parameters, None, Console(as_json=True))
+    except CoinswarmError as error:
+        said.append(str(error))
+print(json.dumps([said, sorted({"prefect", "sqlalchemy", "sklearn", "polars"} & set(sys.modules))]))
+"""
+
+
+def test_a_wrong_parameter_is_refused_before_prefect_is_imported_or_a_home_is_made(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED],
+        env={**os.environ, "COINSWARM_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said, imported = json.loads(done.stdout)
+    expected = [
+        "nightly takes no parameter 'bad'. It takes ",
+        "nightly: queries=1: Input should be greater than or equal to 20. queries: Queries of each kind",
+        "both a date and a span are given. Give one of them.",
+        "the range 2021-06-17 to 2021-06-16 runs backwards.",
+        "the range 2021-06-17 to 2021-06-16 runs backwards.",
+        "backfill needs the parameter 'first'. first: First UTC date",
+        "rebuild_memory: into=No:Colons: String should match pattern",
+    ]
+    assert [found.startswith(start) for found, start in zip(said, expected, strict=True)] == [True] * len(expected), (
+        said
+    )
+    assert imported == []
+    assert not home.exists()

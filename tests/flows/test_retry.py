@@ -145,8 +145,9 @@ def test_a_run_retried_through_the_api_keeps_its_window_and_takes_up_the_partiti
 
     with get_client(sync_client=True) as client:
         # No date: the window is the last full day before the time that the run was scheduled for.
+        scheduled = Scheduled(scheduled_time=night)
         created = client.create_flow_run(
-            consolidate_memories, parameters={"parameters": {"namespace": recorded}}, state=Scheduled(scheduled_time=night)
+            consolidate_memories, parameters={"parameters": {"namespace": recorded}}, state=scheduled
         )
         with pytest.raises(RuntimeError, match="a defect"):
             run_flow(consolidate_memories, flow_run=client.read_flow_run(created.id), parameters=parameters)

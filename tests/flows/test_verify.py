@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+import rich.console
 
 import memory
+from deployments import commands
 from flows.rebuild_memory import Parameters as RebuildParameters
 from flows.rebuild_memory import rebuild_memory
 from flows.verify_memory import Parameters, verify_memory
@@ -17,6 +18,7 @@ from memory.errors import NamespaceBusyError
 from memory.ledger import Ledger
 from memory.records import SemanticType
 from memory.store.keys import Keys
+from tasks.verification import verify as compare_all
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
@@ -44,21 +46,6 @@ class Damage:
 
     def documents(self, kind: SemanticType) -> list[str]:
         return sorted(key.decode() for key in self.command("KEYS", f"{self.keys.semantic_prefix}{kind.value}:*"))
-
-    def of_row(self) -> None:
-        """Another payload in the ledger than what was published."""
-        engine = sa.create_engine(self.servers.database_url)
-        with engine.begin() as connection:
-            connection.execute(
-                sa.text(
-                    "UPDATE patterns SET payload = (SELECT payload FROM patterns p WHERE p.line = patterns.line "
-                    "AND p.item_id = patterns.item_id AND p.payload <> patterns.payload LIMIT 1) "
-                    "WHERE line = :line AND item_id = (SELECT item_id FROM patterns WHERE line = :line "
-                    "AND payload IS NOT NULL GROUP BY item_id HAVING count(DISTINCT payload) > 1 LIMIT 1)"
-                ),
-                {"line": self.line},
-            )
-        engine.dispose()
 
 
 DAMAGES: dict[str, tuple[Callable[[Damage], Any], dict[str, str]]] = {
@@ -131,12 +118,17 @@ def test_each_damage_is_named_and_undone_by_rebuilding(intact: str, small_world:
     before = small_world.digests()
     for name, (damage, expected) in DAMAGES.items():
         damage(Damage(intact, servers))
-        found = verify(intact, digest=True)
-        assert found["status"] == "different", name
+        found = compare_all.fn(intact, digest=True, as_of=None, into=None, limit=50)
+        assert commands.differs(found), name
         assert any(
             all(value in difference.get(key, "") for key, value in expected.items()) for difference in found["listed"]
         ), (name, found["listed"])
-    assert rebuild_memory(RebuildParameters(namespace=intact))["status"] == "same"
+    shown = rich.console.Console(width=200, force_terminal=False)
+    with shown.capture() as captured:
+        commands.show_flow_result(found, shown)
+    assert "line extra" in captured.get()
+    rebuilt = rebuild_memory(RebuildParameters(namespace=intact))
+    assert not commands.differs(rebuilt)
     assert small_world.digests() == before
     assert verify(intact)["status"] == "same"
 

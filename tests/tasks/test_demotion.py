@@ -22,7 +22,7 @@ NIGHTS = 7
 
 
 def minutes(window: Window, number: int) -> list[EpisodicMemory]:
-    """Six hours with three visits to each of two places: the first is wild on the first day, and usual on all others."""
+    """Six hours with three visits to each of two places: the first is wild on the first day, and usual later."""
     rng = np.random.default_rng((11, number))
     place, other = np.random.default_rng(11).standard_normal((2, 256))
     length = SHORT_VISIT if number else LONG_VISIT

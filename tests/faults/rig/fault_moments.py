@@ -7,7 +7,7 @@ A run passes *events*, each with a name:
 | `begin STEP`, `end STEP` | a step of the flow begins, has ended |
 | `sql STATEMENT` | before a statement is sent to the ledger |
 | `commit`, `committed` | before and after a transaction that has written is committed |
-| `redis COMMAND` | between the reading (WATCH) and the writing (EXEC) of a step in Redis; the command is the first it writes |
+| `redis COMMAND` | between the reading (WATCH) and the writing (EXEC) of a step in Redis; its first command |
 | `redis executed` | after such a step |
 | `command COMMAND` | before each command that is sent on a connection that watches keys |
 | `file`, `filed` | before and after a file of the archive gets its name |
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import threading
 from collections import Counter
@@ -50,9 +51,18 @@ class Moment:
         return f"{where}: {self.event}" + (f" ({self.number})" if self.number > 1 else "")
 
 
+STARVED_BYTES = 100_000
+"""No file grows beyond this in a process whose disk is full: less than the archive of a night takes."""
+
+
+def _starve() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (STARVED_BYTES, resource.RLIM_INFINITY))
+
+
 ACTIONS: dict[str, Callable[[], None]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "starve": _starve,
 }
 """What a run can do to itself as the kernel would; `meet` it does with whoever started it."""
 
@@ -63,14 +73,18 @@ class Watch:
     def __init__(self, moment: Moment | None, act: Callable[[], None]) -> None:
         self._moment = moment
         self._act = act
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._step = ""
         self._matched = 0
         self.events = 0
         self.names: Counter[str] = Counter()
 
     def reach(self, event: str) -> None:
-        """An event: nobody goes on in this process while the moment lasts that it may be."""
+        """An event. At the moment it acts, and holds up the thread that came so far, but not the heart of the run."""
+        if self._is_the_moment(event):
+            self._act()
+
+    def _is_the_moment(self, event: str) -> bool:
         with self._lock:
             self.events += 1
             kind, _, rest = event.partition(" ")
@@ -79,11 +93,12 @@ class Watch:
                 self._step = rest
             moment = self._moment
             if moment is None or moment.step not in (None, self._step) or not re.match(moment.event, event, re.DOTALL):
-                return
+                return False
             self._matched += 1
-            if self._matched == moment.number:
-                self._moment = None
-                self._act()
+            if self._matched < moment.number:
+                return False
+            self._moment = None
+            return True
 
 
 def install(watch: Watch) -> None:

@@ -148,7 +148,8 @@ REMOVALS: dict[str, tuple[Cut, ...]] = {
             "tasks.consolidation",
             "archive_window",
             "reference = workspace.archive.write(context.namespace, window, data)",
-            "reference = __import__('fault_removals').written_or_not(workspace.archive, context.namespace, window, data)",
+            "import fault_removals; reference = fault_removals.written_or_not("
+            "workspace.archive, context.namespace, window, data)",
         ),
     ),
     # The namespace is given to whoever asks.

@@ -112,6 +112,10 @@ class Run:
         """Wait until its moment has come, at which it stays until `go`."""
         assert self._next() == ("met",), self.story()
 
+    def has_met(self, within_s: float) -> bool:
+        """Whether its moment comes within a time."""
+        return self._line.poll(within_s) and self._next() == ("met",)
+
     def go(self) -> None:
         """Let it go on."""
         self._line.send("go")
@@ -147,8 +151,11 @@ class Run:
         self._line.close()
 
     def story(self) -> str:
-        """The end of what it printed."""
-        return self._log.read_text(encoding="utf-8")[-4000:] if self._log.exists() else ""
+        """What it printed, without the packages that a crash lists."""
+        if not self._log.exists():
+            return ""
+        lines = self._log.read_text(encoding="utf-8").splitlines()
+        return "\n".join(line[:300] for line in lines[-120:])
 
     def _next(self, timeout_s: float = RUN_TIMEOUT_S) -> tuple[Any, ...]:
         if not self._line.poll(timeout_s):

@@ -13,8 +13,10 @@ from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
+from memory.learning import spanning
 from memory.learning.clustering import NOISE, MarketStateClusterer
 from memory.learning.planted import PlantedStates, planted_states
+from memory.learning.spanning import graph_spanning_tree
 from memory.learning.support import occurrences_by_label
 
 MINUTE_MS = 60_000
@@ -60,19 +62,39 @@ class TestPlantedPatterns:
         assert index >= 0.9
         assert noise_recall >= 0.9
 
-    def test_a_night_is_recovered_while_the_recurrence_window_is_at_work(self, night: PlantedStates) -> None:
-        times = np.random.default_rng(0).integers(0, 1_440, len(night.labels)) * MINUTE_MS
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_a_night_is_recovered_while_the_recurrence_window_is_at_work(self, seed: int) -> None:
+        night = planted_states(4_320, random_state=seed)
+        times = np.random.default_rng(seed).integers(0, 1_440, len(night.labels)) * MINUTE_MS
         index, noise_recall = agreement(night, MarketStateClusterer().fit(night.vectors, timestamps_ms=times).labels_)
         assert index >= 0.9
         assert noise_recall >= 0.9
 
     def test_twenty_thousand_states_are_recovered_by_the_graph_route(self) -> None:
         states = planted_states(20_000, random_state=12)
-        clusterer = MarketStateClusterer().fit(states.vectors)
+        times = np.random.default_rng(12).integers(0, 1_440, len(states.labels)) * MINUTE_MS
+        clusterer = MarketStateClusterer().fit(states.vectors, timestamps_ms=times)
         index, noise_recall = agreement(states, clusterer.labels_)
         assert clusterer.route_ == "graph"
         assert index >= 0.9
         assert noise_recall >= 0.9
+
+    def test_the_graph_in_batches_has_the_tree_of_the_graph_at_once(
+        self, night: PlantedStates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = night.vectors[:1_500]
+        at_once = graph_spanning_tree(rows, min_samples=5, n_neighbors=10, recurrence=None)
+        monkeypatch.setattr(spanning, "_EDGES_AT_ONCE", 3_000)
+        in_batches = graph_spanning_tree(rows, min_samples=5, n_neighbors=10, recurrence=None)
+        np.testing.assert_array_equal(np.sort(in_batches.weight), np.sort(at_once.weight))
+        assert in_batches.components == at_once.components
+
+    def test_lists_of_states_give_nearly_the_clusters_of_a_full_search(
+        self, night: PlantedStates, night_clusterer: MarketStateClusterer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(spanning, "_FLAT_LIMIT", 1_000)
+        graph = MarketStateClusterer(exact_limit=100).fit(night.vectors)
+        assert adjusted_rand_score(graph.labels_, night_clusterer.labels_) > 0.95
 
     def test_the_largest_pattern_is_kept_whole_and_marked_broad(
         self, night: PlantedStates, night_clusterer: MarketStateClusterer

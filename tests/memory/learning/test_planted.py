@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.learning.planted import NOISE, planted_states
+from memory.learning.planted import NOISE, _bridges, planted_states
 
 
 @pytest.mark.parametrize("n_states", [4_320, 20_000])
@@ -58,3 +58,25 @@ def test_the_seed_decides() -> None:
 def test_sizes_that_cannot_add_up_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot add up"):
         planted_states(500, random_state=0)
+
+
+def test_bridges_lie_anywhere_between_patterns_but_in_none() -> None:
+    generator = np.random.default_rng(4)
+    centres = generator.uniform(-0.9, 0.9, (40, 12))
+    spreads = np.linspace(0.04, 0.16, 40)
+    bridges = _bridges(generator, 2_000, centres, spreads)
+    # The offset of a state in units of its pattern's spread: 99 % of a pattern's own states lie below 5.12.
+    offsets = np.linalg.norm(bridges[:, None] - centres[None], axis=2) / spreads
+    assert offsets.min() > 5.12
+    assert np.mean(offsets.min(axis=1) < 7.0) > 0.1
+
+
+def test_bridges_without_a_place_are_refused() -> None:
+    generator = np.random.default_rng(4)
+    with pytest.raises(ValueError, match="no place outside the patterns"):
+        _bridges(generator, 10, np.zeros((2, 12)), np.full(2, 1.0))
+
+
+def test_one_pattern_has_no_bridges() -> None:
+    with pytest.raises(ValueError, match="no line between"):
+        planted_states(1_000, random_state=0, n_patterns=1, largest_share=0.6)

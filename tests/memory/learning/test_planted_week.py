@@ -95,7 +95,7 @@ class Week:
 def planted_nights(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors, planted labels and nights: all labels recur nightly but those that occur once or twice in the week.
 
-    Noise that lies among the states of a pattern that does not recur would be a recurrence of it; it is left out.
+    The generator's bridges lead right up to every pattern. Where a pattern is not, they would be it, and are left out.
     """
     drawn = planted_states(NIGHTS * STATES_A_NIGHT, random_state=seed, n_patterns=PATTERNS, smallest_size=NIGHTS * 16)
     vectors, labels = drawn.vectors.astype(np.float64), drawn.labels
@@ -104,15 +104,22 @@ def planted_nights(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = np.flatnonzero(labels == label)
         night[rows] = np.arange(len(rows)) % NIGHTS
     rows = np.flatnonzero(labels == AWAY)
-    night[rows] = np.array([number for number in range(NIGHTS) if number not in AWAY_NIGHTS])[np.arange(len(rows)) % 3]
+    there = np.array([number for number in range(NIGHTS) if number not in AWAY_NIGHTS])
+    night[rows] = there[np.arange(len(rows)) % len(there)]
+    night[noise_around(vectors, labels, AWAY) & np.isin(night, AWAY_NIGHTS)] = -1
     for label, (where, runs) in (ONCE | TWICE).items():
         rows = np.flatnonzero(labels == label)
         night[rows] = -1
         night[rows[: runs * RUN_STATES]] = where
-        centre = vectors[rows].mean(axis=0)
-        distance = np.linalg.norm(vectors - centre, axis=1)
-        night[(labels == NOISE) & (distance < 2 * distance[rows].max())] = -1
+        night[noise_around(vectors, labels, label)] = -1
     return vectors[night >= 0], labels[night >= 0], night[night >= 0]
+
+
+def noise_around(vectors: np.ndarray, labels: np.ndarray, label: int) -> np.ndarray:
+    """Which states are noise that lies within twice the radius of a pattern."""
+    members = labels == label
+    distance = np.linalg.norm(vectors - vectors[members].mean(axis=0), axis=1)
+    return (labels == NOISE) & (distance < 2 * distance[members].max())
 
 
 def in_runs(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -286,13 +286,25 @@ def test_balls_are_as_large_as_patterns_are_in_one_window():
     assert balls_of(twice, remembered(-1)).states.tolist() == [50] * KINDS
 
 
-def test_patterns_of_small_regimes_meet_balls_of_the_mixed_partition():
+def test_mixed_patterns_meet_balls_of_all_pooled_states():
     past = remembered(-1)
     past.states.regime[:] = QUIET
-    past.states.regime[:100] = VOLATILE
+    past.states.regime[:100], past.states.regime[100:150] = VOLATILE, REGIMES.index("TRENDING")
     some = replace(patterns((0, 4)), partitions=("enc/replay/QUIET", f"enc/replay/{MIXED}"), states=np.array([9, 999]))
-    balls = balls_of(some, past)
-    assert balls.volatility[1] == pytest.approx(past.targets[:100, :, 1].mean(axis=0))
+    assert balls_of(some, past).volatility[1] == pytest.approx(past.targets[:150, :, 1].mean(axis=0))
+
+
+def test_a_pattern_of_a_regime_that_was_pooled_meets_balls_of_that_regime_alone():
+    past = remembered(-1)
+    past.states.regime[:] = QUIET
+    past.states.regime[:100], past.states.regime[100:150] = VOLATILE, REGIMES.index("TRENDING")
+    (ball,) = balls_of(replace(patterns((4,)), states=np.array([999])), past).volatility
+    assert ball == pytest.approx(past.targets[:100, :, 1].mean(axis=0))
+
+
+def test_a_pattern_whose_home_is_not_remembered_has_no_ball():
+    past = remembered(-1)
+    past.states.regime[:] = QUIET
     assert len(balls_of(patterns((4,)), past)) == 0
 
 

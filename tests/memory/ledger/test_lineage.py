@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date, timedelta
 
 from memory.ledger import EventRow, FencingToken, Ledger
@@ -38,9 +39,10 @@ def test_events_come_back_by_pattern_whichever_side_it_was_on(ledger: Ledger, to
 def test_other_events_of_a_window_drop_what_followed_from_the_former(
     ledger: Ledger, token: FencingToken, line: str
 ) -> None:
-    ledger.events.save(token, line, day(0), [FOUNDED])
+    founded = dataclasses.replace(FOUNDED, details={"regimes": ("QUIET", "CRISIS"), "share": 0.1})
+    ledger.events.save(token, line, day(0), [founded])
     ledger.events.save(token, line, day(1), [MERGED])
-    ledger.events.save(token, line, day(0), [FOUNDED])
+    ledger.events.save(token, line, day(0), [founded])
     assert len(ledger.events.of(line)) == 2
     ledger.events.save(token, line, day(0), [EventRow(kind="FOUNDED", pattern_id="p-1", label=4)])
     assert [event.label for _, event in ledger.events.of(line)] == [4]

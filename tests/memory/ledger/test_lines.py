@@ -105,7 +105,7 @@ def test_lines_succeed_each_other_in_the_order_of_their_activation(
 
 
 def test_a_line_is_built_before_it_lives(ledger: Ledger, token: FencingToken, line: str) -> None:
-    new = ledger.lines.ensure(token, "encoder-2", "1")
+    new = ledger.lines.ensure(token, "encoder-1", "2")
 
     def states() -> dict[str, str]:
         return {record.line: record.state for record in ledger.lines.list(token.namespace)}
@@ -114,6 +114,18 @@ def test_a_line_is_built_before_it_lives(ledger: Ledger, token: FencingToken, li
     ledger.lines.activate(token, new, current_from=JULY)
     ledger.lines.set_state(token, line, "RETIRED")
     assert states() == {line: "RETIRED", new: "LIVE"}
+
+
+def test_the_first_line_of_another_encoder_is_read_at_once_and_succeeds_nobody(
+    ledger: Ledger, token: FencingToken, line: str
+) -> None:
+    """Two markets side by side, each with an encoder of its own."""
+    other = ledger.lines.ensure(token, "encoder-2", "1")
+    assert [(record.line, record.state) for record in ledger.lines.list(token.namespace)] == [
+        (line, "LIVE"),
+        (other, "LIVE"),
+    ]
+    assert ledger.lines.succession(token.namespace) == [(line, None)]
 
 
 def test_the_current_line_cannot_be_retired(ledger: Ledger, token: FencingToken, line: str) -> None:

@@ -82,7 +82,11 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows(database_url: str) -> None:
     window = Window.of_date(date(2021, 6, 17))
     with Ledger.open(database_url) as ledger:
         assert ledger.schema_revision == HEAD
-        assert [(row.line, row.state) for row in ledger.lines.list("n")] == [("n/e/1", "LIVE"), ("n/e/2", "BUILDING")]
+        assert [(row.line, row.state) for row in ledger.lines.list("n")] == [
+            ("n/e/1", "LIVE"),
+            ("n/e/2", "BUILDING"),
+            ("n/f/1", "LIVE"),
+        ]
         (archived,) = ledger.windows.archives("n", window, "e")
         assert (archived.format, archived.known_at_max, archived.derived_from) == (1, None, None)
         (status,) = ledger.windows.list("n/e/1")
@@ -105,8 +109,9 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows(database_url: str) -> None:
 
 
 ROWS_OF_THE_FIRST_SCHEMA = (
-    "INSERT INTO knowledge_lines (line, namespace, encoder_id, algorithm_version, activation) "
-    "VALUES ('n/e/1', 'n', 'e', '1', 1), ('n/e/2', 'n', 'e', '2', NULL)",
+    "INSERT INTO knowledge_lines (line, namespace, encoder_id, algorithm_version, activation, created_at) "
+    "VALUES ('n/e/1', 'n', 'e', '1', 1, '2021-06-18+00'), ('n/e/2', 'n', 'e', '2', NULL, '2021-06-19+00'), "
+    "('n/f/1', 'n', 'f', '1', NULL, '2021-06-19+00')",
     "INSERT INTO windows (line, \"window\", stale_since, stale_reason) VALUES ('n/e/1', '2021-06-17', now(), 'late')",
     'INSERT INTO archives (namespace, "window", encoder_id, source, content_digest, states_path, states_sha256, '
     "states_rows, states_bytes, experiences_path, experiences_sha256, experiences_rows, experiences_bytes) "

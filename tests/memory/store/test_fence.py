@@ -75,5 +75,7 @@ async def test_a_server_without_an_append_only_file_promises_nothing(own_redis: 
 
 async def test_a_user_who_may_not_ask_is_promised_nothing(own_redis: Any) -> None:
     async with memory.connect(redis_url=own_redis.url) as mem:
+        await mem.link.execute("ACL", "SETUSER", "default", "resetkeys", f"~{mem.namespace}:*")
+        assert await mem.link.on_disk()
         await mem.link.execute("ACL", "SETUSER", "default", "-waitaof")
         assert not await mem.link.on_disk()

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import memory
 from memory import MemoryConnection, SemanticType
-from memory.errors import FencedOutError, InvalidRecordError, PastExpiredError
+from memory.errors import FencedOutError, InvalidRecordError, PastExpiredError, StoreUnavailableError
 from memory.records import to_ms
+from memory.store.publishing import Publisher
 from memory.store.semantic import SemanticVersion, expected_contents
 from memory.store.staging import document_key
 
@@ -291,6 +292,28 @@ async def test_what_a_killed_publication_left_is_removed_by_the_next(
     assert sorted(await published.link.execute("KEYS", f"{published.namespace}:*")) == sorted(names)
 
 
+async def test_a_publication_whose_documents_were_lost_before_the_step_changes_nothing(
+    published: MemoryConnection, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history: History = {(PATTERN, f"p-{number}"): {0: 1} for number in range(3)}
+    await send(published, build, history)
+    before = await everything(published)
+    step = Publisher._step
+
+    async def lost(self: Any, line: str, token: int, held: Any, plan: Any, staging: Any) -> Any:
+        (name, *_) = await published.link.execute("KEYS", f"{staging.list_key}:*")
+        await published.link.pipeline([("DEL", name), ("SREM", staging.list_key, name)])
+        return await step(self, line, token, held, plan, staging)
+
+    monkeypatch.setattr(Publisher, "_step", lost)
+    changed: History = {(PATTERN, f"p-{number}"): {0: 1, 5: 2} for number in range(3)}
+    with pytest.raises(StoreUnavailableError, match="Publish again"):
+        await send(published, build, changed, since=5)
+    monkeypatch.undo()
+    assert await everything(published) == before
+    assert (await send(published, build, changed, since=5)).added == 3
+
+
 async def test_what_expired_when_a_publication_was_killed_is_removed_by_the_next(
     published: MemoryConnection, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +353,27 @@ async def test_two_tasks_of_one_run_that_publish_at_once_leave_one_whole_publica
     assert stamp in last
     assert held == last[stamp]
     assert await published.semantic.orphans(LINE) == []
+
+
+async def test_a_publication_that_a_killed_server_lost_is_seen_by_the_stamp_and_made_again(
+    own_redis: Any, build: Any
+) -> None:
+    log = own_redis.socket.parent / "appendonlydir"
+    async with memory.connect(redis_url=own_redis.url) as mem:
+        await mem.fence.raise_to(1)
+        await send(mem, build, {(PATTERN, "p-1"): {0: 1}})
+        kept = {path: path.stat().st_size for path in log.iterdir()}
+        history: History = {(PATTERN, "p-1"): {0: 1, 2: 2}, (PATTERN, "p-2"): {2: 1}}
+        report = await send(mem, build, history, since=2)
+        whole = await everything(mem)
+        own_redis.kill()
+        for path, size in kept.items():  # What had not reached the disk when the server died.
+            with path.open("r+b") as file:
+                file.truncate(size)
+        own_redis.start()
+        assert await mem.semantic.stamp(LINE) != report.stamp
+        assert (await send(mem, build, history)).stamp == report.stamp
+        assert await everything(mem) == whole
 
 
 # --- the fence -----------------------------------------------------------------------------------------------

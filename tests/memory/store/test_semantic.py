@@ -12,7 +12,7 @@ import pytest
 import memory
 from memory import MemoryConnection, SemanticType
 from memory.errors import EncoderError, FencedOutError, InvalidQueryError, InvalidRecordError
-from memory.records import SemanticBase
+from memory.records import SemanticBase, to_ms
 from memory.store.publishing import Publication
 
 DAY = datetime(2021, 6, 18, tzinfo=UTC)
@@ -245,6 +245,10 @@ async def test_a_locked_memory_neither_looks_ahead_nor_publishes(mem: MemoryConn
         await locked.retrieval.retrieve_patterns(build["vector"](0), as_of=DAY + NIGHT)
     with pytest.raises(InvalidRecordError, match="past"):
         await locked.semantic.publish([], line=LINE, kinds=PATTERNS, token=1, valid_from=DAY)
+    with pytest.raises(InvalidRecordError, match="past"):
+        await locked.semantic.take_over(LINE, "rff-1", current_from=DAY, token=1)
+    with pytest.raises(InvalidRecordError, match="past"):
+        await locked.semantic.drop_line(LINE, 1)
 
 
 async def test_an_encoder_of_the_future_is_refused(mem: MemoryConnection, build: Any) -> None:
@@ -289,3 +293,32 @@ async def test_two_encoders_patterns_keep_to_themselves(servers: Any, mem: Memor
     async with memory.connect(redis_url=servers.redis_url, namespace=mem.namespace, encoder_id="rff-2") as second:
         hits = await second.retrieval.retrieve_patterns(build["vector"](0))
         assert [hit.memory.memory_id for hit in hits] == ["p-2"]
+
+
+async def test_the_same_knowledge_has_the_same_digest_in_every_namespace_and_any_other_another(
+    servers: Any, namespace: str, build: Any
+) -> None:
+    digests = {}
+    for name in (namespace, f"{namespace}-b"):
+        line = f"{name}/rff-1/2"
+        async with memory.connect(redis_url=servers.redis_url, namespace=name) as mem:
+            await announce(mem, 1)
+            known = [build["pattern"]("p-1", line=line), build["regime"]("r-1", line=line)]
+            report = await mem.semantic.publish(known, line=line, kinds=EVERYTHING, token=1, valid_from=DAY)
+            digests[name] = (await mem.semantic.digest(), await mem.semantic.digest(line=line), report.stamp)
+    assert digests[namespace] == digests[f"{namespace}-b"]
+    async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
+        line, keys = f"{namespace}/rff-1/2", mem.keys
+        name = keys.semantic("PATTERN", "p-1", to_ms(DAY), line)
+        for change, back in (
+            (("HSET", name, "body", b"damaged"), ("HSET", name, "body", await mem.link.execute("HGET", name, "body"))),
+            (("HSET", name, "more", "x"), ("HDEL", name, "more")),
+            (("HSET", keys.current_line, "rff-1", "x/y"), ("HSET", keys.current_line, "rff-1", line)),
+            (("HSET", keys.line_history("rff-1"), "first", line), ("DEL", keys.line_history("rff-1"))),
+            (("SET", keys.encoder("rff-1"), "{}"), ("DEL", keys.encoder("rff-1"))),
+            (("SET", keys.current_encoder, "rff-2"), ("SET", keys.current_encoder, "rff-1")),
+        ):
+            await mem.link.execute(*change)
+            assert await mem.semantic.digest() != digests[namespace][0], change
+            await mem.link.execute(*back)
+            assert await mem.semantic.digest() == digests[namespace][0], back

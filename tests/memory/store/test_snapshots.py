@@ -16,7 +16,7 @@ from memory import MemoryConnection, SemanticType
 from memory.asof import ReplayClock, replaying
 from memory.errors import InvalidQueryError, StoreUnavailableError
 from memory.records import SemanticMemory, to_ms
-from memory.store import snapshots
+from memory.store import manifest, snapshots
 from memory.store.snapshots import Snapshots
 
 DAY = datetime(2021, 6, 18, tzinfo=UTC)
@@ -105,7 +105,7 @@ async def test_a_reader_never_sees_half_a_publication(servers: Any, mem: MemoryC
 async def test_lists_longer_than_one_command_are_read_whole(
     mem: MemoryConnection, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "SCAN_SIZE", 10)
+    monkeypatch.setattr(manifest, "SCAN_SIZE", 10)
     monkeypatch.setattr(snapshots, "READ_SIZE", 50)
     regimes = [build["regime"](f"r-{number}", spells=number) for number in range(700)]
     await publish(mem, regimes)

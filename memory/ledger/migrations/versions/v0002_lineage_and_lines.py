@@ -97,8 +97,12 @@ def _extend_archives() -> None:
 def _extend_lines() -> None:
     op.add_column("knowledge_lines", sa.Column("state", sa.Text(), server_default=sa.text("'LIVE'"), nullable=False))
     op.alter_column("knowledge_lines", "state", server_default=None)
-    # A line that was never current was being built; none was retired.
-    op.execute("UPDATE knowledge_lines SET state = 'BUILDING' WHERE activation IS NULL")
+    # The first line of each encoder is read; a later one that never became current was being built.
+    op.execute(
+        "UPDATE knowledge_lines SET state = 'BUILDING' WHERE activation IS NULL AND EXISTS ("
+        "SELECT FROM knowledge_lines AS other WHERE other.namespace = knowledge_lines.namespace "
+        "AND other.encoder_id = knowledge_lines.encoder_id AND other.created_at < knowledge_lines.created_at)"
+    )
     op.create_check_constraint(
         op.f("ck_knowledge_lines_state"), "knowledge_lines", "state IN ('BUILDING', 'LIVE', 'RETIRED')"
     )
