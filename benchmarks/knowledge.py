@@ -3,8 +3,10 @@
 Run as ``python benchmarks/knowledge.py`` for the sample market, or with ``--history bitfinex --first 2018-04-01
 --last 2018-05-31`` for a market in the folder that COINSWARM_HISTORY names; its encoder is then fitted to the thirty
 days before. Each day is clustered, summarised and folded with the settings that ship, after it was used to score what
-was known the evening before. Printed: mean rank correlation (IC) over the days with 1.96 standard errors, coverage,
-confirmation beside the null, and the seconds that each step took.
+was known the evening before. Printed: mean rank correlation (IC) over the days with 1.96 standard errors, the
+differences between patterns and each rival paired by day, coverage, confirmation beside the null, and the seconds that
+each step took. In brackets: the days that count. Where all patterns predict the same, because nothing sets them apart
+from their base rate, there is no rank correlation, and the day is left out.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from agents.catalogue import FEATURE_NAMES
 from agents.encoder import StateEncoder
-from agents.features import FEATURE_NAMES
 from agents.fitting import default_encoder, fit_encoder
 from agents.market import Market
 from agents.replay import MarketReplay
@@ -30,11 +33,22 @@ from memory.learning.partitions import assign_partitions
 from memory.learning.predictions import HORIZONS
 from memory.learning.projection import build_predictions
 from memory.learning.scorecard import remembered_states, score_window
-from memory.learning.scores import OUTCOMES, OWN, PREDICTORS, Scorecard, pool_scorecards
+from memory.learning.scores import (
+    COVERED,
+    OUTCOMES,
+    OWN,
+    PATTERNS,
+    PREDICTORS,
+    PooledScore,
+    Scorecard,
+    pool_differences,
+    pool_scorecards,
+)
 from memory.learning.settings import LearningSettings
 from memory.learning.summaries import PartitionSummary, summarise_partition
 from memory.tables import TRAILING_VOLATILITY, StateTable
 from memory.window import Window, windows_between
+from tasks.fold_plan import REMEMBERED_WINDOWS
 
 SETTINGS = LearningSettings()
 FIT_DAYS = 30
@@ -131,25 +145,48 @@ def walk(
 def show(cards: list[Scorecard], counts: list[FoldCounts], seconds: dict[str, float]) -> None:
     """Print the tables."""
     pooled = {(item.predictor, item.scope, item.outcome, item.horizon_minutes): item for item in pool_scorecards(cards)}
-    for scope, note in ((OWN, "each on all states that it covers"), ("covered", "on the states that patterns cover")):
+    for scope, note in ((OWN, "each on all states that it covers"), (COVERED, "on the states that patterns cover")):
         print(f"\nRank correlation with what came, {note}; mean over {len(cards)} days and 1.96 standard errors")
-        print(f"{'':20}" + "".join(f"{predictor:>18}" for predictor in PREDICTORS))
-        for outcome in OUTCOMES:
-            for horizon in HORIZONS:
-                cells = []
-                for predictor in PREDICTORS:
-                    item = pooled.get((predictor, OWN if predictor == "patterns" else scope, outcome, horizon))
-                    reach = item.interval.high - item.rank_correlation if item and item.interval else float("nan")
-                    cells.append(f"{item.rank_correlation:+.3f} ± {reach:.3f}" if item else "-")
-                print(f"{outcome:12}{horizon:>4} min" + "".join(f"{cell:>18}" for cell in cells))
+        _table(
+            PREDICTORS,
+            {
+                (predictor, outcome, horizon): pooled.get((predictor, own, outcome, horizon))
+                for predictor in PREDICTORS
+                for own in (OWN if predictor == PATTERNS else scope,)
+                for outcome in OUTCOMES
+                for horizon in HORIZONS
+            },
+        )
+    print("\nPatterns less each rival, paired by day, on the states that patterns cover")
+    rivals = tuple(predictor for predictor in PREDICTORS if predictor != PATTERNS)
+    _table(rivals, {(item.predictor, item.outcome, item.horizon_minutes): item for item in pool_differences(cards)})
     covered = [card.covered for card in cards if card.covered is not None]
     by_balls = [card.covered_by_balls for card in cards if card.covered_by_balls is not None]
     print(f"\nPatterns at the end: {cards[-1].patterns}; covered {np.mean(covered):.0%} of the states")
     print(f"(balls {np.mean(by_balls):.0%}); gain of the patterns' volatility against their base rate, by day:")
     gains = [np.mean([gain.volatility_gain for gain in card.gains]) for card in cards if card.gains]
     print(f"{np.mean(gains):+.3f}, above 0 on {np.mean(np.array(gains) > 0):.0%} of the days" if gains else "none")
+    clusters, matched = (sum(getattr(count, name) for count in counts[1:]) for name in ("clusters", "matched"))
+    chance = sum(count.null_confirmation_rate * count.clusters for count in counts[1:])
+    unmistakable = sum(count.matched_unmistakable for count in counts[1:])
+    print(
+        f"\nOf {clusters} clusters {matched / max(clusters, 1):.1%} matched, by chance {chance / max(clusters, 1):.1%};"
+    )
+    print(f"{unmistakable / max(matched, 1):.1%} of the matches by the rule of the unmistakable alone")
     print("\nFold of the last day:", counts[-1])
     print("\nSeconds a day: " + ", ".join(f"{step} {total / len(counts):.2f}" for step, total in seconds.items()))
+
+
+def _table(predictors: Sequence[str], cells: Mapping[tuple[str, str, int], PooledScore | None]) -> None:
+    print(f"{'':20}" + "".join(f"{predictor:>22}" for predictor in predictors))
+    for outcome in OUTCOMES:
+        for horizon in HORIZONS:
+            texts = []
+            for predictor in predictors:
+                item = cells.get((predictor, outcome, horizon))
+                reach = item.interval.high - item.rank_correlation if item and item.interval else float("nan")
+                texts.append(f"{item.rank_correlation:+.3f} ± {reach:.3f} ({item.windows})" if item else "-")
+            print(f"{outcome:12}{horizon:>4} min" + "".join(f"{text:>22}" for text in texts))
 
 
 def main() -> None:
@@ -158,7 +195,9 @@ def main() -> None:
     parser.add_argument("--history", metavar="EXCHANGE", help="a market in the folder that COINSWARM_HISTORY names")
     parser.add_argument("--first", type=date.fromisoformat, help="first day that is remembered")
     parser.add_argument("--last", type=date.fromisoformat, help="last day that is scored")
-    parser.add_argument("--remember-days", type=int, default=14, help="days among which balls and neighbours are taken")
+    parser.add_argument(
+        "--remember-days", type=int, default=REMEMBERED_WINDOWS, help="days that balls and neighbours are of"
+    )
     arguments = parser.parse_args()
     if arguments.history:
         if arguments.first is None or arguments.last is None:

@@ -16,11 +16,12 @@ from memory.errors import LineError, StoreUnavailableError
 from memory.ledger import KeepAlive
 from memory.store.encoders import unpack_encoder
 from memory.store.semantic import PublishReport
+from tasks.differences import Findings
 from tasks.progress import announce, begin
 from tasks.projected import ALL_KINDS, ProjectedKnowledge, of_namespace, project
 from tasks.retry import retried
 from tasks.runs import LedgerRun
-from tasks.verification import Findings, compare
+from tasks.verification import compare
 from tasks.workspace import Workspace, open_workspace
 
 

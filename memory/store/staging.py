@@ -119,7 +119,8 @@ class Staging:
         moves: list[Command] = []
         if self._live:
             moves = [("RENAME", self._staged(key), document_key(self._keys, key, self._line)) for key in self._written]
-        return [*moves, ("UNLINK", self.list_key)]
+        listed = in_parts([self._mark, *self._names()], UNLINK_SIZE)
+        return [*moves, *(("SREM", self.list_key, *part) for part in listed)]
 
     async def is_whole(self, read: Read) -> bool:
         """Whether all that was written is still there, to be asked in the step of publication.
@@ -129,8 +130,17 @@ class Staging:
         """
         if not self._written:
             return True
-        listed = int(await read("SCARD", self.list_key))
-        return bool(await read("SISMEMBER", self.list_key, self._mark)) and listed == len(self._written) + 1
+        for part in in_parts([self._mark, *self._names()], UNLINK_SIZE):
+            if not all(await read("SMISMEMBER", self.list_key, *part)):
+                return False
+        return True
+
+    def _names(self) -> list[str]:
+        """Keys that were written."""
+        return [self._name(key) for key in sorted(self._written)]
+
+    def _name(self, key: VersionKey) -> str:
+        return self._staged(key) if self._live else document_key(self._keys, key, self._line)
 
     async def _compare(self) -> None:
         waiting, self._unsure = self._unsure, []
@@ -145,10 +155,7 @@ class Staging:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        named = [
-            (self._staged(key) if self._live else document_key(self._keys, key, self._line), fields)
-            for key, fields in waiting
-        ]
+        named = [(self._name(key), fields) for key, fields in waiting]
         marked = () if self._written else (self._mark,)
         commands: list[Command] = [("SADD", self.list_key, *marked, *(name for name, _ in named))]
         for name, fields in named:
@@ -157,7 +164,7 @@ class Staging:
         self._written.update(key for key, _ in waiting)
 
     def _staged(self, key: VersionKey) -> str:
-        return f"{self.list_key}:{key.kind}:{key.memory_id}:{key.valid_from_ms}"
+        return f"{self.list_key}:{self._mark}:{key.kind}:{key.memory_id}:{key.valid_from_ms}"
 
 
 async def remove_leftovers(

@@ -75,6 +75,7 @@ def rig(shared_rig: Rig) -> Iterator[Rig]:
     Redis forces each write to its disk, where it otherwise waits up to a second for more: a second for each wait for
     the disk is what most of these runs would take.
     """
+    shared_rig.rest()
     shared_rig.until_up()
     shared_rig.configure_redis(appendonly="yes", appendfsync="always")
     yield shared_rig

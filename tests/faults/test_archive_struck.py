@@ -44,6 +44,8 @@ def test_an_archive_that_cannot_be_written_to_fails_the_run_before_anything_refe
         assert outcome.error == "ArchiveUnavailableError"
         assert unreadable(rig, namespace) == []
     in_the_way.unlink()
+    if removed:
+        return
     assert rig.run("consolidate", namespace, 0).how == "done"
     assert rig.digests(namespace) == calm.first
 

@@ -54,6 +54,7 @@ TRANSITION_BOUNDARIES = (
 
 CHAINS = 8
 KILLS_A_RUN = 2
+BACKWARDS = "t-backwards"
 MISSES = 12
 """A kill that comes too late for a run that has little left to do comes earlier in the next one."""
 
@@ -171,19 +172,24 @@ def test_old_names_are_kept_by_the_run_after_the_one_that_was_killed_while_it_fo
     moment = Moment("fold", "sql SELECT .*FROM refolds")
     assert rig.run("consolidate", namespace, 0, moment=moment, removed=removed).how == "killed"
     assert rig.run("consolidate", namespace, 0).how == "done"
+    assert rig.digests(namespace)[0] == backwards[0]
     with proof(removed):
-        assert rig.digests(namespace)[0] == backwards[0]
+        assert aliases(rig, namespace) == aliases(rig, BACKWARDS)
 
 
 @pytest.fixture(scope="module")
 def backwards(shared_rig: Rig) -> tuple[str, str]:
     """Digests of both days, the second of which was consolidated first."""
-    namespace = "t-backwards"
     shared_rig.until_up()
-    shared_rig.fill(namespace)
+    shared_rig.fill(BACKWARDS)
     for day in (1, 0):
-        assert shared_rig.run("consolidate", namespace, day).how == "done"
-    with shared_rig.ledger() as ledger:
+        assert shared_rig.run("consolidate", BACKWARDS, day).how == "done"
+    assert aliases(shared_rig, BACKWARDS)  # names of the second day lead to those of the first
+    return shared_rig.digests(BACKWARDS)
+
+
+def aliases(rig: Rig, namespace: str) -> list[tuple[str, str]]:
+    """Names that patterns had before, and where they lead."""
+    with rig.ledger() as ledger:
         (record,) = ledger.lines.list(namespace)
-        assert ledger.projections.aliases(record.line)  # names of the second day lead to those of the first
-    return shared_rig.digests(namespace)
+        return sorted((alias.alias_id, alias.pattern_id) for alias in ledger.projections.aliases(record.line))

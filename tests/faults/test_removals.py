@@ -15,4 +15,4 @@ def test_every_safeguard_that_a_test_removes_is_in_the_code_that_the_test_runs(n
 
 def test_a_safeguard_that_was_rewritten_is_an_error_and_not_a_removal_of_nothing() -> None:
     with pytest.raises(LookupError, match="holds 0 times"):
-        Cut("memory.ledger.fence", "guard", "if the_fence_was_rewritten:", "if False:").compiled()
+        Cut("memory.ledger.fence", "guard", (("if the_fence_was_rewritten:", "if False:"),)).compiled()

@@ -44,7 +44,6 @@ def test_the_ledger_takes_nothing_from_a_run_that_was_overtaken(
     outcome = run.end()
     assert outcome.how == "failed"
     assert outcome.error == "FencedOutError"
-    print("MESSAGE", outcome.message)
     with proof(removed):
         assert rig.digests(namespace) == calm.first
 

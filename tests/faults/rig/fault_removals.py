@@ -18,12 +18,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cut:
-    """One function, and what is replaced in it."""
+    """One function, and what is replaced in it: pairs of old text and new text."""
 
     module: str
     function: str
-    old: str
-    new: str
+    texts: tuple[tuple[str, str], ...]
 
     def apply(self) -> None:
         """Replace the function's code in this process; LookupError as `compiled` raises it."""
@@ -36,21 +35,20 @@ class Cut:
         Raises
         ------
         LookupError
-            The text is not in the function, or not once.
+            A text is not in the function, or not once.
         """
         module = importlib.import_module(self.module)
-        source = Path(inspect.getfile(module)).read_text(encoding="utf-8")
+        source = Path(inspect.getfile(module)).read_text(encoding="utf-8").splitlines(keepends=True)
         function = _function(module, self.function)
         lines, first = inspect.getsourcelines(function)
         body = "".join(lines)
-        if body.count(self.old) != 1:
-            raise LookupError(
-                f"{self.module}.{self.function} holds {body.count(self.old)} times what the removal names:\n{self.old}"
-            )
-        all_lines = source.splitlines(keepends=True)
-        changed = "".join(
-            [*all_lines[: first - 1], body.replace(self.old, self.new), *all_lines[first - 1 + len(lines) :]]
-        )
+        for old, new in self.texts:
+            if body.count(old) != 1:
+                raise LookupError(
+                    f"{self.module}.{self.function} holds {body.count(old)} times what the removal names:\n{old}"
+                )
+            body = body.replace(old, new)
+        changed = "".join([*source[: first - 1], body, *source[first - 1 + len(lines) :]])
         compiled = compile(changed, inspect.getfile(module), "exec", dont_inherit=True)
         (code,) = [code for code in _codes(compiled) if code.co_qualname == function.__code__.co_qualname]
         return function, code
@@ -81,75 +79,95 @@ REMOVALS: dict[str, tuple[Cut, ...]] = {
         Cut(
             "memory.ledger.database",
             "Database.connect",
-            "pool_pre_ping=True,",
-            'pool_pre_ping=True, isolation_level="AUTOCOMMIT",',
+            (("pool_pre_ping=True,", 'pool_pre_ping=True, isolation_level="AUTOCOMMIT",'),),
         ),
     ),
     # The ledger takes what a run writes after it was overtaken.
     "fence of the ledger": (
-        Cut("memory.ledger.fence", "guard", "if row is None or row.token != token.value:", "if False:"),
-        Cut("memory.ledger.fence", "guard", "if row.released:", "if False:"),
+        Cut(
+            "memory.ledger.fence",
+            "guard",
+            (
+                ("if row is None or row.token != token.value:", "if False:"),
+                ("if row.released:", "if False:"),
+            ),
+        ),
     ),
     # Redis takes it: its number is not compared, and keys that changed since they were read are written all the same.
     "fence of Redis": (
-        Cut("memory.store.fence", "Fence.check", "if token < highest:", "if False:"),
-        Cut("memory.store.fence", "Fence.check", "if token > highest:", "if False:"),
-        Cut("memory.store.link", "RedisLink.transaction", "await pipe.watch(*watched)", 'await pipe.watch("nothing")'),
-    ),
-    # A Redis that lost its number of who may write lets everybody write.
-    "lost fence": (Cut("memory.store.fence", "Fence.check", "if token > highest:", "if False:"),),
-    # Publication is many small steps.
-    "one step": (
-        Cut("memory.store.link", "RedisLink.transaction", "pipe.multi()", "None"),
+        Cut(
+            "memory.store.fence",
+            "Fence.check",
+            (("if token < highest:", "if False:"), ("if token > highest:", "if False:")),
+        ),
         Cut(
             "memory.store.link",
             "RedisLink.transaction",
-            "pipe.execute_command(*command)",
-            "await pipe.execute_command(*command)",
+            (("await pipe.watch(*watched)", 'await pipe.watch("nothing")'),),
         ),
-        Cut("memory.store.link", "RedisLink.transaction", "await pipe.execute()", "pass"),
+    ),
+    # A Redis that lost its number of who may write lets everybody write.
+    "lost fence": (Cut("memory.store.fence", "Fence.check", (("if token > highest:", "if False:"),)),),
+    # Publication is many small steps.
+    "one step": (
+        Cut(
+            "memory.store.link",
+            "RedisLink.transaction",
+            (
+                ("pipe.multi()", "None"),
+                ("pipe.execute_command(*command)", "await pipe.execute_command(*command)"),
+                ("await pipe.execute()", "pass"),
+            ),
+        ),
     ),
     # Whether Redis is what it was left as is not looked at.
-    "stamp": (Cut("tasks.publishing", "publish", "lost = bool(stamps) and ", "lost = False and "),),
+    "stamp": (Cut("tasks.publishing", "publish", (("lost = bool(stamps) and ", "lost = False and "),)),),
     # Nobody waits for the disk of Redis.
     "disk": (
-        Cut("tasks.publishing", "_send", "await mem.link.on_disk()", "pass"),
-        Cut("memory.store.fence", "Fence.raise_to", "await self._link.on_disk()", "pass"),
+        Cut("tasks.publishing", "_send", (("await mem.link.on_disk()", "pass"),)),
+        Cut("memory.store.fence", "Fence.raise_to", (("await self._link.on_disk()", "pass"),)),
     ),
     # No task is tried again.
     "task retries": (
-        Cut("tasks.retry", "may_pass", "return isinstance(error, StoreUnavailableError)", "return False"),
+        Cut("tasks.retry", "may_pass", (("return isinstance(error, StoreUnavailableError)", "return False"),)),
     ),
     # Nothing is sent to Redis again where a connection broke.
     "link retries": (
         Cut(
             "memory.store.link",
             "RedisLink._attempt",
-            "if not retry or loop.time() + delay_s >= deadline:",
-            "if True:",
+            (("if not retry or loop.time() + delay_s >= deadline:", "if True:"),),
         ),
     ),
     # A stopped process keeps what it has locked.
     "end of transactions": (
-        Cut("memory.ledger.fence", "FenceRepository._try", "self._end_transactions(namespace)", "pass"),
-        Cut("memory.ledger.fence", "FenceRepository.revoke_dead", "self._end_transactions(namespace)", "raise"),
+        Cut("memory.ledger.fence", "FenceRepository._try", (("self._end_transactions(namespace)", "pass"),)),
+        Cut("memory.ledger.fence", "FenceRepository.revoke_dead", (("self._end_transactions(namespace)", "raise"),)),
     ),
     # The same summaries make a new generation each time that they are committed.
     "one generation": (
-        Cut("memory.ledger.windows", "WindowRepository.commit_generation", "if generation is None:", "if True:"),
+        Cut(
+            "memory.ledger.windows",
+            "WindowRepository.commit_generation",
+            (("if generation is None:", "if True:"),),
+        ),
     ),
     # What is staged already is not looked for.
-    "staged work": (Cut("tasks.consolidation", "summarise_patterns", "if staged is None:", "if True:"),),
+    "staged work": (Cut("tasks.consolidation", "summarise_patterns", (("if staged is None:", "if True:"),)),),
     # Names are not kept before they are overwritten.
-    "old names": (Cut("tasks.folding", "fold_knowledge", "if plan.is_refold:", "if False:"),),
+    "old names": (Cut("tasks.folding", "fold_knowledge", (("if plan.is_refold:", "if False:"),)),),
     # A file is referred to whether or not it could be written.
     "whole files": (
         Cut(
             "tasks.consolidation",
             "archive_window",
-            "reference = workspace.archive.write(context.namespace, window, data)",
-            "import fault_removals; reference = fault_removals.written_or_not("
-            "workspace.archive, context.namespace, window, data)",
+            (
+                (
+                    "reference = workspace.archive.write(context.namespace, window, data)",
+                    "import fault_removals; reference = fault_removals.written_or_not("
+                    "workspace.archive, context.namespace, window, data)",
+                ),
+            ),
         ),
     ),
     # The namespace is given to whoever asks.
@@ -157,12 +175,16 @@ REMOVALS: dict[str, tuple[Cut, ...]] = {
         Cut(
             "memory.ledger.fence",
             "FenceRepository._try",
-            "if not row.released and row.expires_at > session.execute(sa.select(_clock())).scalar_one():",
-            "if False:",
+            (
+                (
+                    "if not row.released and row.expires_at > session.execute(sa.select(_clock())).scalar_one():",
+                    "if False:",
+                ),
+            ),
         ),
     ),
 }
-"""Safeguards by name."""
+"""Safeguards by name. Each function is cut once in a removal, and in no two removals of one run."""
 
 
 def remove(names: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from fault_moments import Moment
 import memory
 from agents.fitting import default_encoder
 from memory import embedded
+from memory.embedded.service import RESTART_PERIOD_S, RESTARTS_ALLOWED
+from memory.errors import CoinswarmError
 from memory.ledger import Ledger
 from memory.records import EpisodicMemory
 from memory.window import Window
@@ -184,6 +187,7 @@ class Rig:
         self._context = multiprocessing.get_context("forkserver")
         self._logs = itertools.count()
         self._runs: list[Run] = []
+        self._deaths: dict[str, deque[float]] = {}
 
     # --- runs --------------------------------------------------------------------------------------------------
 
@@ -315,13 +319,20 @@ class Rig:
     def kill(self, server: str) -> None:
         """End a server as the kernel would; its supervisor starts it again. Returns when it answers again."""
         before = self.pid_of(server)
-        os.kill(before, signal.SIGKILL)
+        self.strike(server)
         wait_for(lambda: not Path(f"/proc/{before}").exists(), f"{server} to die")
         self.until_up()
 
     def strike(self, server: str) -> None:
         """End a server as the kernel would, and return at once."""
+        self._deaths.setdefault(server, deque(maxlen=RESTARTS_ALLOWED - 1)).append(time.monotonic())
         os.kill(self.pid_of(server), signal.SIGKILL)
+
+    def rest(self) -> None:
+        """Wait until each server may be struck again: a supervisor gives up one that dies too often."""
+        for deaths in self._deaths.values():
+            if len(deaths) == deaths.maxlen:
+                time.sleep(max(0.0, deaths[0] + RESTART_PERIOD_S - time.monotonic()))
 
     def until_up(self) -> None:
         """Wait until both servers answer."""
@@ -346,7 +357,7 @@ class Rig:
                 server.ping()
             with Ledger.open(self.database_url) as ledger:
                 ledger.lines.list("t-nobody")
-        except (redis.RedisError, memory.CoinswarmError, OSError):
+        except (redis.RedisError, CoinswarmError, OSError):
             return False
         return True
 

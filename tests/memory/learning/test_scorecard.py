@@ -31,6 +31,7 @@ from memory.learning.scores import (
     RIDGE,
     VOLATILITY,
     Scorecard,
+    pool_differences,
     pool_scorecards,
 )
 from memory.learning.settings import LearningSettings
@@ -377,6 +378,34 @@ def test_scorecards_are_pooled_over_windows():
     assert item.rank_correlation == pytest.approx(np.mean(values))
     assert item.interval.high - item.interval.low == pytest.approx(2 * 1.96 * np.std(values, ddof=1) / 2)
     assert pool_scorecards([]) == []
+
+
+def test_differences_are_paired_by_window_and_taken_on_the_same_states(scorecard: Scorecard):
+    other = score_window(
+        patterns(), market(1), remembered_states([market(-2), market(-1)]), Window.of_date(date(2021, 6, 21))
+    )
+    cards = [scorecard, other]
+    pooled = {(item.predictor, item.outcome, item.horizon_minutes): item for item in pool_differences(cards)}
+    values = [
+        card.score(PATTERNS, VOLATILITY, 1).rank_correlation
+        - card.score(BALLS, VOLATILITY, 1, COVERED).rank_correlation
+        for card in cards
+    ]
+    item = pooled[BALLS, VOLATILITY, 1]
+    assert item.windows == 2
+    assert item.rank_correlation == pytest.approx(np.mean(values))
+    assert item.interval.high - item.interval.low == pytest.approx(2 * 1.96 * np.std(values, ddof=1) / np.sqrt(2))
+    assert PATTERNS not in {predictor for predictor, _, _ in pooled}
+
+
+def test_windows_without_rivals_have_no_difference():
+    assert pool_differences([score_window(patterns(), market(0), None, DAY)]) == []
+
+
+def test_a_scorecard_takes_up_what_the_fold_confirmed(scorecard: Scorecard):
+    card = scorecard.with_confirmation(0.5, 0.04, 0.2)
+    assert (card.confirmation_rate, card.null_confirmation_rate, card.unmistakable_share) == (0.5, 0.04, 0.2)
+    assert scorecard.with_confirmation(0.0, 0.0).unmistakable_share is None
 
 
 def _gain(value: float) -> PredictionGain:
