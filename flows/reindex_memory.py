@@ -96,6 +96,6 @@ def knowledge_of(change: Change) -> str:
     if change.successor_id is None:
         return "Semantic memory stays as it is."
     return (
-        f"Patterns of {change.successor_id} are a knowledge line of their own: consolidate_memories learns them, "
-        "window by window; until then those of the old encoder are all there are."
+        f"Patterns of {change.successor_id} are a knowledge line of their own: `coinswarm run start_line` learns them "
+        "from the archive and lets them take over; until then those of the old encoder are all there are."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from memory.errors import ArchiveError, ArchiveUnavailableError
+from memory.errors import ArchiveError, ArchiveUnavailableError, LineError
 from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.knowledge import FoldState
 from memory.learning.projection import build_predictions
@@ -101,10 +101,21 @@ def plan_fold(ledger: Ledger, line: str, kinds: Sequence[str], digest: str, *, r
         Names the present settings: windows with others are in force only as long as they can be consolidated again.
     refold
         Begin with the first window in any case.
+
+    Raises
+    ------
+    LineError
+        No window is in force: all were consolidated with other settings, and are sealed. What they taught stays.
     """
     statuses = {status.window: status for status in ledger.windows.list(line)}
     digests = dict(ledger.windows.with_current(line))
     windows = {window: digests[window] for window in sorted(digests) if not _is_left_out(statuses[window], digest)}
+    left_out = tuple(sorted(window for window in digests if window not in windows))
+    if left_out and not windows:
+        raise LineError(
+            f"all {len(left_out)} windows of {line} are of other settings, and their archives are lost.",
+            remedy="Go back to the former COINSWARM_LEARNING, or restore the archives; what is known stays as it is.",
+        )
     sealed = frozenset(window for window in windows if statuses[window].sealed_since is not None)
     stale: set[Window] = set(windows) if refold else set()
     folded: set[Window] = set()
@@ -122,7 +133,7 @@ def plan_fold(ledger: Ledger, line: str, kinds: Sequence[str], digest: str, *, r
     return FoldPlan(
         windows=windows,
         sealed=sealed,
-        left_out=tuple(sorted(window for window in digests if window not in windows)),
+        left_out=left_out,
         first=min(stale, default=None),
         last_folded=last_folded,
         dropped=not folded <= set(windows),

@@ -20,6 +20,7 @@ from memory.learning.settings import (
     settings_hash,
 )
 from memory.settings import Settings
+from memory.typed import json_as
 
 OWN_SETTINGS: Mapping[str, str] = {"cost_bp": "COINSWARM_COST_BP", "market_reference": "COINSWARM_MARKET_REFERENCE"}
 """What has a variable of its own, beside COINSWARM_LEARNING."""
@@ -63,7 +64,7 @@ class Learning:
     @classmethod
     def from_text(cls, text: str) -> Learning:
         """What `to_text` wrote."""
-        return msgspec.json.decode(text, type=cls)
+        return json_as(cls, text)
 
 
 def learning_of(settings: Settings) -> Learning:

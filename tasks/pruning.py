@@ -11,8 +11,6 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-import msgspec
-
 from memory import MemoryConnection
 from memory.errors import WindowError
 from memory.learning.context import ProjectionContext
@@ -21,6 +19,7 @@ from memory.learning.pruning import PruneOutlook, preview_pruning
 from memory.learning.strategy_pruning import decide_strategy_pruning
 from memory.ledger import Ledger, LineRecord, PruneDecision
 from memory.records import SemanticType, to_ms
+from memory.typed import convert_to
 from memory.window import Window
 from tasks.consolidation import PATTERNS, accesses_before
 from tasks.lateness import ArchivedSpan, archived_spans, fed_lines, held_beyond_archive
@@ -109,7 +108,7 @@ def _outlook(ledger: Ledger, line: str, window: Window) -> PruneOutlook | None:
     """How much the Sharpe rule said in a window that was folded."""
     for point in ledger.folds.checkpoints(line, PATTERNS):
         if point.window == window and "outlook" in point.counts:
-            return msgspec.convert(point.counts["outlook"], PruneOutlook)
+            return convert_to(PruneOutlook, point.counts["outlook"])
     return None
 
 

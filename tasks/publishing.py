@@ -9,7 +9,7 @@ the line is published again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,8 +19,9 @@ import msgspec
 
 from memory import MemoryConnection
 from memory.errors import StoreUnavailableError
-from memory.ledger import Checkpoint, CurrentGeneration, FencingToken, Ledger
+from memory.ledger import Checkpoint, CurrentGeneration, EncoderRecord, FencingToken, Ledger
 from memory.records import SemanticType
+from memory.store.encoders import unpack_encoder
 from memory.store.semantic import PublishReport, SemanticVersion
 from memory.window import Window
 from tasks import projections
@@ -163,7 +164,8 @@ def plan_publication(workspace: Workspace, line: str, what: str, *, whole: bool)
 def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
     """Bring Redis up to what the ledger holds of a line (`KNOWLEDGE` or `DYNAMICS`).
 
-    Where Redis is not what it was left as, everything of the line is published again, the other group included.
+    Where Redis is not what it was left as, everything of the line is published again, the other group included, and its
+    encoders are registered.
     """
     counts = {"added": 0, "closed": 0, "removed": 0}
     with context.open() as workspace:
@@ -171,6 +173,10 @@ def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
         marks = {group: ledger.folds.checkpoints(line, PUBLISHED[group][0]) for group in PUBLISHED}
         stamps = {found[-1].stamp for found in marks.values() if found}
         lost = bool(stamps) and stamps != {workspace.with_memory(lambda mem: mem.semantic.stamp(line))}
+        if lost:
+            leading = ledger.lines.current(token.namespace)
+            kept = ledger.lines.encoders(token.namespace)
+            workspace.with_memory(partial(register_encoders, kept, leading.encoder_id if leading else None))
         for group in PUBLISHED if lost else (what,):
             if group == what or marks[group]:
                 plan = plan_publication(workspace, line, group, whole=lost)
@@ -180,6 +186,14 @@ def publish(context: TaskContext, line: str, what: str) -> dict[str, int]:
                     for name in counts:
                         counts[name] += getattr(report, name)
     return counts
+
+
+async def register_encoders(kept: Iterable[EncoderRecord], current: str | None, mem: MemoryConnection) -> None:
+    """Register encoders that the ledger keeps, and make one the current one where there is none."""
+    for record in kept:
+        await mem.encoders.restore(unpack_encoder(record.payload))
+    if current is not None and await mem.encoders.current() is None:
+        await mem.encoders.set_current(current)
 
 
 async def _send(

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from memory import MemoryConnection
 from memory.errors import LineError, StoreUnavailableError
 from memory.ledger import KeepAlive
-from memory.store.encoders import unpack_encoder
 from memory.store.semantic import PublishReport
 from tasks.differences import Findings
 from tasks.progress import announce, begin
 from tasks.projected import ALL_KINDS, ProjectedKnowledge, of_namespace, project
+from tasks.publishing import register_encoders
 from tasks.retry import retried
 from tasks.runs import LedgerRun
 from tasks.verification import compare
@@ -123,12 +124,7 @@ def restore_encoders(rebuilding: Rebuilding) -> dict[str, int]:
         for encoder_id in unkept:
             announce(f"the ledger does not keep encoder {encoder_id}: record or consolidate once to register it again")
 
-        async def restore(mem: MemoryConnection) -> None:
-            for kept in knowledge.encoders.values():
-                await mem.encoders.restore(unpack_encoder(kept.payload))
-            if knowledge.current_encoder is not None and await mem.encoders.current() is None:
-                await mem.encoders.set_current(knowledge.current_encoder)
-
+        restore = partial(register_encoders, knowledge.encoders.values(), knowledge.current_encoder)
         rebuilding.held(workspace).with_memory(restore)
         return {"lines": len(knowledge.lines), "encoders": len(knowledge.encoders)}
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from memory.errors import InvalidRecordError
+from memory.typed import msgpack_as
 
 _Content = TypeVar("_Content")
 
@@ -57,7 +58,7 @@ def decode(data: bytes, kind: type[_Content]) -> _Content:
         Where the bytes do not hold such an object, or hold an array of another dtype than the type declares.
     """
     try:
-        content: _Content = _decoder(kind).decode(data)
+        content: _Content = msgpack_as(kind, data, _from_plain)
         return content
     except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
         raise InvalidRecordError(
@@ -68,16 +69,6 @@ def decode(data: bytes, kind: type[_Content]) -> _Content:
 def digest(data: bytes) -> str:
     """SHA-256 of bytes, as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-_DECODERS: dict[type, Any] = {}
-
-
-def _decoder(kind: type[_Content]) -> Any:
-    # Building a decoder walks the whole type; one a type is enough for the life of the process.
-    if kind not in _DECODERS:
-        _DECODERS[kind] = msgspec.msgpack.Decoder(kind, dec_hook=_from_plain)
-    return _DECODERS[kind]
 
 
 def _to_plain(value: object) -> object:

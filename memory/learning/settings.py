@@ -13,6 +13,7 @@ import msgspec
 from memory.errors import CoinswarmError
 from memory.learning import serial
 from memory.learning.predictions import HORIZONS
+from memory.typed import convert_to
 
 
 class LearningSettingsError(CoinswarmError, ValueError):
@@ -289,7 +290,7 @@ def from_overrides(overrides: Mapping[str, Any]) -> Overrides:
             )
         for known in fitting:
             try:
-                chosen[known][rest] = msgspec.convert(overrides[name], types[known][rest])
+                chosen[known][rest] = convert_to(types[known][rest], overrides[name])
             except msgspec.ValidationError as error:
                 raise LearningSettingsError(
                     f"the setting {name} is {overrides[name]!r}: {error}.",

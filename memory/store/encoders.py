@@ -14,6 +14,7 @@ from memory.records import VECTOR_DIMENSION
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+from memory.typed import json_as
 from memory.validation import validate_identifier, validate_timestamp
 
 
@@ -46,7 +47,7 @@ def pack_encoder(record: EncoderRecord) -> bytes:
 
 def unpack_encoder(packed: bytes) -> EncoderRecord:
     """The record that `pack_encoder` wrote."""
-    return msgspec.json.decode(packed, type=EncoderRecord)
+    return json_as(EncoderRecord, packed)
 
 
 class EncoderRegistry:

@@ -42,6 +42,7 @@ from memory.store.layout import (
 from memory.store.link import Command, RedisLink
 from memory.store.partitions import Pair, Partitions, create_where_missing
 from memory.store.readiness import share_built
+from memory.typed import json_as
 
 __all__ = [
     "HNSW_BUILD_EFFORT",
@@ -135,7 +136,7 @@ class Indexes:
         self._known[parts[0]] = schema
         if before is not None and before != schema:
             self.partitions.forget(before)
-        shadow = Shadow() if shadowed is None else msgspec.json.decode(shadowed, type=Shadow)
+        shadow = Shadow() if shadowed is None else json_as(Shadow, shadowed)
         return WriteRules(schema, shadow.schema, shadow.successor, "" if epoch is None else epoch.decode())
 
     async def refreshed(self, schema: IndexSchema) -> IndexSchema | None:

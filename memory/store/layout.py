@@ -14,11 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import msgspec
-
 from memory.settings import Settings
 from memory.store.keys import STATE_VECTOR, TAG_SEPARATOR, Keys, vector_attribute, vector_field
 from memory.store.link import Command
+from memory.typed import json_as
 
 Layout = Literal["single", "partitioned"]
 SINGLE: Layout = "single"
@@ -233,7 +232,7 @@ def partition_name(schema: IndexSchema, agent_id: str, product_id: str) -> str:
 
 def decode_schema(packed: bytes, encoder_id: str) -> IndexSchema:
     """A stored schema; those that older versions stored do not say whose they are."""
-    schema = msgspec.json.decode(packed, type=IndexSchema)
+    schema = json_as(IndexSchema, packed)
     return schema if schema.encoder_id else replace(schema, encoder_id=encoder_id)
 
 

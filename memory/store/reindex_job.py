@@ -13,6 +13,7 @@ from memory.store.fence import Fence
 from memory.store.layout import Family, IndexSchema
 from memory.store.link import Command, Read, RedisLink
 from memory.store.revectoring import Tally
+from memory.typed import json_as
 
 Phase = Literal["filling", "swapped", "retired", "abandoned"]
 _FOLLOWING: dict[Phase, frozenset[Phase]] = {
@@ -124,14 +125,14 @@ class JobNotes:
             if self._token is not None:
                 await self._fence.check(read, self._token)
             packed = await read("GET", job_key)
-            noted = None if packed is None else msgspec.json.decode(packed, type=ReindexJob)
+            noted = None if packed is None else json_as(ReindexJob, packed)
             done = noted is None if ends else noted == job
             if done:
                 return [], True
             check_follows(job, noted, begins=begins)
             if in_use is not None:
                 packed = await read("GET", schema_key)
-                if packed is None or msgspec.json.decode(packed, type=IndexSchema).name != in_use.name:
+                if packed is None or json_as(IndexSchema, packed).name != in_use.name:
                     raise ReindexError(
                         f"the index {in_use.name} is not the one in use any more.",
                         remedy="Another run changed it: look at its result, and start again where it is still needed.",
@@ -147,7 +148,7 @@ class JobNotes:
 async def read_job(link: RedisLink, family: Family, encoder_id: str) -> ReindexJob | None:
     """The change of an encoder's index that is under way; None where there is none."""
     packed = await link.execute("GET", family.key("job", encoder_id))
-    return None if packed is None else msgspec.json.decode(packed, type=ReindexJob)
+    return None if packed is None else json_as(ReindexJob, packed)
 
 
 def counted(job: ReindexJob, tally: Tally) -> ReindexJob:

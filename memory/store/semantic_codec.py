@@ -23,6 +23,7 @@ from memory.records import (
     semantic_type,
 )
 from memory.store.codec import pack_vector, unpack_vector
+from memory.typed import convert_to
 
 DIGEST_BYTES = 16
 _OUTSIDE = ("valid_from", "valid_to", "last_accessed", "access_count", "concept_vector")
@@ -92,7 +93,7 @@ def unpack_semantic(
     content["valid_to"] = None if valid_to_ms is None else from_ms(valid_to_ms)
     if vector is not None:
         content["concept_vector"] = unpack_vector(vector, "FLOAT32")
-    memory = msgspec.convert(content, SEMANTIC_CLASSES[kind], strict=False, dec_hook=_as_it_is)
+    memory = convert_to(SEMANTIC_CLASSES[kind], content, strict=False, hook=_as_it_is)
     return cast(SemanticMemory, memory)
 
 

@@ -37,7 +37,7 @@ BOUNDARIES = (
     (Moment("fold", PATTERNS), COMMITTED),
     (Moment("fold", "commit"), COMMITTED),
     (Moment("fold", "end fold"), FOLDED),
-    (Moment("publish", "redis "), FOLDED),
+    (Moment("publish", "redis step"), FOLDED),
     (Moment("publish", "redis executed"), FOLDED),
     (Moment("publish", MARKS), FOLDED),
     (Moment("publish", "commit"), FOLDED),
@@ -47,7 +47,7 @@ BOUNDARIES = (
 TRANSITION_BOUNDARIES = (
     Moment("transitions", r"sql INSERT INTO \S*\btransitions\b"),
     Moment("transitions", "end transitions"),
-    Moment("publish regimes", "redis "),
+    Moment("publish regimes", "redis step"),
     Moment("publish regimes", "redis executed"),
     Moment("publish regimes", "end publish regimes"),
 )
@@ -155,7 +155,7 @@ def test_a_publication_that_is_killed_half_way_has_published_nothing(
     rig.fill(namespace)
     assert rig.run("consolidate", namespace, 0).how == "done"
     # Without the one step, commands go one by one: it dies between two of them.
-    moment = Moment("publish", "command (HSET|RENAME|HDEL)", 3) if removed else Moment("publish", "redis .*", 2)
+    moment = Moment("publish", "command (HSET|RENAME|HDEL)", 3) if removed else Moment("publish", "redis step")
     assert rig.run("consolidate", namespace, 1, moment=moment, removed=removed).how == "killed"
     with proof(removed):
         assert rig.digests(namespace)[1] == calm.first[1]

@@ -57,8 +57,8 @@ def test_postgres_killed_under_a_consolidation_changes_nothing_of_what_it_ends_i
         (Moment("commit", "commit"), BEFORE, ()),
         (Moment("commit", "commit"), AFTER, ("one generation",)),
         (Moment("commit", "commit"), AFTER, ()),
-        (Moment("fold", "commit", 2), AFTER, ("task retries",)),
-        (Moment("fold", "commit", 2), AFTER, ()),
+        (Moment("fold", "commit"), AFTER, ("task retries",)),
+        (Moment("fold", "commit"), AFTER, ()),
     ],
     ids=lambda value: str(value) if isinstance(value, Moment | str) else "removed" if value else "kept",
 )
@@ -74,7 +74,8 @@ def test_a_connection_cut_within_a_transaction_leaves_all_of_it_or_nothing(
             moment=moment,
             action="meet",
             removed=removed,
-            environment={"COINSWARM_DATABASE_URL": wire.database_url},
+            # No heartbeat comes in between: what is said next is what the moment is about.
+            environment={"COINSWARM_DATABASE_URL": wire.database_url, "COINSWARM_LEASE_S": "300"},
         )
         run.until_met()
         wire.arm(where)
@@ -115,7 +116,9 @@ def test_a_disk_that_is_full_under_the_ledger_fails_the_run_and_leaves_the_ledge
     removed: tuple[str, ...], rig: Rig, calm: Calm, namespace: str
 ) -> None:
     rig.fill(namespace)
-    run = rig.start("consolidate", namespace, 0, moment=Moment("fold", PATTERNS), action="meet", removed=removed)
+    # Postgres may end for a full disk, and find room when its supervisor starts it again: one attempt, in both cases.
+    once = (*removed, "task retries")
+    run = rig.start("consolidate", namespace, 0, moment=Moment("fold", PATTERNS), action="meet", removed=once)
     run.until_met()
     with full_disk(rig):
         run.go()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from memory.ledger import ScorecardMetric
 from memory.learning.agreement import Agreement
 from memory.learning.scores import COVERED, OWN, PATTERNS, VOLATILITY, Score, Scorecard
+from memory.ledger import ScorecardMetric
 from memory.records import Interval
 from tasks.projections import scorecard_metrics
 

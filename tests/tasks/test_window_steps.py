@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 import memory
-from memory.errors import ArchiveUnavailableError, SealedWindowError
+from memory.errors import ArchiveUnavailableError, LineError, SealedWindowError
 from memory.learning.clustering import MarketStateClusterer
 from memory.store.encoders import unpack_encoder
 from tasks import consolidation, fold_plan, folding
@@ -256,3 +256,16 @@ def test_old_names_are_kept_although_the_fold_that_changed_them_was_killed(
 
 def _killed(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_line_of_which_nothing_is_in_force_keeps_what_is_known(days: Any) -> None:
+    days.record(0)
+    days.consolidate(0)
+    days.fold()
+    days.ledger.windows.seal(days.context.fencing_token, days.line, days.window(0), "lost")
+    before = days.ledger.digest(days.workspace.namespace).digest
+    patterns = type(days.context.settings().patterns)(cost_bp=9.0)
+    learning = dataclasses.replace(days.context.settings(), patterns=patterns)
+    with pytest.raises(LineError, match="other settings"):
+        plan_fold(days.ledger, days.line, FOLDS[KNOWLEDGE], learning.digest)
+    assert days.ledger.digest(days.workspace.namespace).digest == before

@@ -7,7 +7,8 @@ A run passes *events*, each with a name:
 | `begin STEP`, `end STEP` | a step of the flow begins, has ended |
 | `sql STATEMENT` | before a statement is sent to the ledger |
 | `commit`, `committed` | before and after a transaction that has written is committed |
-| `redis COMMAND` | between the reading (WATCH) and the writing (EXEC) of a step in Redis; its first command |
+| `redis write COMMAND` | between reading the fence (WATCH) and writing (EXEC); the first command |
+| `redis step COMMAND` | the same where more keys are watched: the step of a publication |
 | `redis executed` | after such a step |
 | `command COMMAND` | before each command that is sent on a connection that watches keys |
 | `file`, `filed` | before and after a file of the archive gets its name |
@@ -163,7 +164,7 @@ def _watch_redis(watch: Watch) -> None:
         async def prepared(read: Any) -> Any:
             commands, result = await prepare(read)
             if commands:
-                watch.reach(f"redis {commands[0][0]}")
+                watch.reach(f"redis {'step' if len(watched) > 1 else 'write'} {commands[0][0]}")
             return commands, result
 
         result = await transaction(link, watched, prepared, **options)

@@ -167,6 +167,7 @@ class Run:
         return message
 
     def _state(self) -> str:
+        assert self._process.is_alive(), f"the run has ended before its moment\n{self.story()}"
         return Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
     def _until(self, holds: Callable[[], bool], what: str) -> None:
