@@ -13,7 +13,7 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.13; do 
 	then echo $$candidate; break; fi; done)
 NIGHTS ?= 5
 # Processes of the test suites; each has servers of its own.
-WORKERS ?= 2
+WORKERS ?= 3
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: run test faults check format clean

@@ -223,7 +223,7 @@ NAMES = st.one_of(
     ),
     layout=st.sampled_from(["single", "single", "partitioned"]),
 )
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_names_are_kept_apart(
     servers: Any, names: list[str], places: list[tuple[int, int, int, int]], layout: str
 ) -> None:

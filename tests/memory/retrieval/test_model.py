@@ -491,7 +491,7 @@ def test_distances_of_the_pool_are_far_enough_apart_to_be_told_apart() -> None:
 
 
 @given(steps=STEPS)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_way_to_an_answer_gives_that_of_the_model(servers: Any, steps: list[Any]) -> None:
     async def run() -> None:
         model = Model()
@@ -525,7 +525,7 @@ def test_every_way_to_an_answer_gives_that_of_the_model(servers: Any, steps: lis
     moment=ANCHORS,
     questions=st.lists(QUESTIONS, min_size=2, max_size=6),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_was_not_known_yet_might_as_well_not_exist(
     servers: Any, batch: list[Record], moment: Any, questions: list[dict[str, Any]]
 ) -> None:

@@ -469,7 +469,7 @@ async def drop(mem: MemoryConnection, name: str) -> None:
 
 
 @given(steps=st.lists(st.tuples(CHANGES, QUESTIONS), min_size=3, max_size=9))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_question_knows_what_was_published_until_then_and_no_more(servers: Any, steps: list[Any]) -> None:
     async def run() -> None:
         name = f"v-{uuid.uuid4().hex[:10]}"

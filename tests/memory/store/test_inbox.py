@@ -109,9 +109,11 @@ async def test_what_cannot_be_written_down_is_refused_at_once(mem: MemoryConnect
     assert await mem.inbox.length() == {}
 
 
-async def test_a_durable_append_is_on_disk(mem: MemoryConnection, make: Any) -> None:
-    assert await mem.inbox.append(make(1), durable=True)
-    assert await mem.inbox.length() == {"momentum": 1}
+async def test_a_durable_append_is_on_disk(own_redis: Any, make: Any) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace="ns") as mem:
+        await mem.link.execute("CONFIG", "SET", "appendonly", "yes")
+        assert await mem.inbox.append(make(1), durable=True)
+        assert await mem.inbox.length() == {"momentum": 1}
 
 
 async def test_a_durable_append_is_refused_where_nothing_is_durable(own_redis: Any, make: Any) -> None:

@@ -113,7 +113,7 @@ async def change(mem: memory.MemoryConnection, what: tuple[Any, ...], keys: set[
 
 
 @given(steps=st.lists(st.tuples(CHANGES, st.booleans(), st.lists(QUESTIONS, max_size=3)), min_size=2, max_size=8))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_give_the_same_answers_after_every_change(servers: Any, steps: list[Any]) -> None:
     async def run() -> None:
         name = f"n-{uuid.uuid4().hex[:10]}"
