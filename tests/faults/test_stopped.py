@@ -67,8 +67,8 @@ def test_a_run_that_is_stopped_within_a_transaction_does_not_keep_its_successor_
 @pytest.mark.parametrize(
     "removed",
     [
-        # On a busy machine the late step may find its documents gone, and then the publication is repeated from the ledger
-        # and ends well without this fence; the prune below shows every time what it is for.
+        # On a busy machine the late step may find its documents gone; the publication is then repeated from the ledger
+        # and ends well without this fence. The prune below shows every time what it is for.
         pytest.param(
             ("fence of Redis",),
             marks=pytest.mark.xfail(strict=False, reason="on a busy machine the ledger mends what this fence prevents"),
