@@ -230,7 +230,7 @@ def _keep_old_names(ledger: Ledger, token: FencingToken, line: str) -> None:
         return
     following = Window.containing(refold.last.end)
     after = FoldState.from_items(ledger.folds.load_state(line, PATTERNS, before=following).items)
-    successors = aliases_after_refold(KnownNames.from_bytes(refold.payload).as_state(), after)
+    successors = aliases_after_refold(KnownNames.from_bytes(refold.payload), after)
     with ledger.transaction(token):
         ledger.projections.add_aliases(
             token,

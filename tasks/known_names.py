@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from memory.learning import serial
-from memory.learning.knowledge import FoldState, PatternState
+from memory.learning.knowledge import FoldState
 
 
 class KnownName(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -61,6 +59,7 @@ class KnownNames(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """What `to_bytes` wrote."""
         return serial.decode(data, cls)
 
-    def as_state(self) -> FoldState:
-        """A state of these patterns for `patterns.aliases_after_refold`, which asks for nothing else of them."""
-        return FoldState(patterns={known.pattern_id: cast("PatternState", known) for known in self.names})
+    @property
+    def patterns(self) -> dict[str, KnownName]:
+        """The patterns by id, as `memory.learning.patterns.aliases_after_refold` asks for them."""
+        return {known.pattern_id: known for known in self.names}

@@ -21,7 +21,6 @@ from memory.learning.support import Occurrences
 from memory.tables import Floats
 
 NEW, CONFIRMED, FADED = "new", "confirmed", "faded"
-STATUSES = (NEW, CONFIRMED, FADED)
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True, eq=False):

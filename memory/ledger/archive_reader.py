@@ -33,8 +33,6 @@ from memory.ledger.archive_tables import (
 from memory.records import REGIMES
 from memory.tables import ORIGIN_DTYPE, ExperienceTable, StateTable
 
-Integers = npt.NDArray[np.int64]
-
 
 class ArchivedTable:
     """One open file of the archive; arrays that come out of it are copies that may be written to."""

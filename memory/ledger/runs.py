@@ -19,7 +19,6 @@ from memory.ledger.rows import RunRecord
 from memory.window import Window
 
 RUNNING, SUCCEEDED, FAILED, DEAD = "RUNNING", "SUCCEEDED", "FAILED", "DEAD"
-STATUSES = (RUNNING, SUCCEEDED, FAILED, DEAD)
 
 _clock = sa.func.clock_timestamp
 
