@@ -1,15 +1,18 @@
 """What a consolidation costs: seconds, memory, where the time goes, and how fast agents are answered meanwhile.
 
     python -m benchmarks.consolidation                       # 21,600 and 150,000 experiences
-    python -m benchmarks.consolidation --million             # and 1,000,000 distinct states: many minutes and gigabytes
+    python -m benchmarks.consolidation --million             # 1,000,000 distinct states instead: half an hour, 10 GB
     python -m benchmarks.consolidation --experiences 3000    # a small size, to try it
 
 Each size has a home and servers of its own. A day of planted patterns (`memory.learning.planted`) is recorded: prices
 that walk, regimes that last, every state seen by several agents. Then ``coinswarm run consolidate_memories`` runs in a
 process of its own while another one asks for similar experiences, a hundred times a second. Printed:
 
-* seconds of the run, from the command to its end, beside the bar; the share of each kind of work in the flow's steps.
+* seconds of the run, from the command to its end, beside the bar, and of processor time of its process; the share of
+  each kind of work in the flow's steps.
   *Reading* includes joining what is read and writing the archive; *folding* includes the scorecard;
+* how well the clusters agree with what was planted, partition by partition: adjusted Rand index over the states of
+  planted patterns, and the share of the planted noise that is noise;
 * peak resident memory of the flow's process, and memory of Redis: before, the most while it ran, and its own peak,
   which recording may have set;
 * median and 99th percentile of the questions, before and during the run.
@@ -34,14 +37,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import adjusted_rand_score
 
 import memory
 from memory import embedded
-from memory.learning.planted import planted_states
+from memory.learning import serial
+from memory.learning.planted import NOISE, PlantedStates, planted_states
+from memory.learning.summaries import PartitionSummary
 from memory.records import REGIMES, VECTOR_DIMENSION, Action, EpisodicMemory, Side
 from memory.settings import Settings
 from memory.tables import TRAILING_VOLATILITY
 from memory.window import Window
+from tasks.consolidation import PATTERNS
+from tasks.part_reading import partitions_of
+from tasks.workspace import open_workspace
 
 NAMESPACE = "benchmark"
 ENCODER = "planted"
@@ -66,7 +75,7 @@ KINDS = {
     "publish": "writing",
 }
 """Kind of work of each step of the flow."""
-MIN_PATTERN_STATES = 1_200
+MIN_PATTERN_STATES = 1_500
 """Below, the planted patterns are fewer, or their sizes could not add up."""
 
 
@@ -99,8 +108,7 @@ EXTRA_EXPERIENCES = {14_400: 6_000}
 
 def day_of(size: Size) -> Iterator[list[EpisodicMemory]]:
     """Experiences of one day, in batches, product after product and agent after agent."""
-    n_patterns = 64 if size.states >= MIN_PATTERN_STATES else 12
-    planted = planted_states(size.states, random_state=0, n_patterns=n_patterns)
+    planted = _planted(size)
     generator = np.random.default_rng(0)
     extra = EXTRA_EXPERIENCES.get(size.states, 0)
     step_ms = round((DAY.end - DAY.start).total_seconds() * 1_000) // size.states_a_product
@@ -137,6 +145,10 @@ def day_of(size: Size) -> Iterator[list[EpisodicMemory]]:
                     )
                     for row in range(begin, min(begin + RECORDED_AT_ONCE, count))
                 ]
+
+
+def _planted(size: Size) -> PlantedStates:
+    return planted_states(size.states, random_state=0, n_patterns=64 if size.states >= MIN_PATTERN_STATES else 12)
 
 
 async def record(size: Size) -> tuple[int, float]:
@@ -211,8 +223,8 @@ def answers(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def consolidate() -> tuple[float, float, dict[str, Any]]:
-    """Run the flow from the command line; seconds, its peak resident memory in MB, and its result."""
+def consolidate() -> tuple[float, resource.struct_rusage, dict[str, Any]]:
+    """Run the flow from the command line; seconds, what its process used, and its result."""
     command = [str(Path(sys.executable).parent / "coinswarm"), "run", "consolidate_memories"]
     command += ["--date", DAY.name, "--param", f"namespace={NAMESPACE}", "--json"]
     with tempfile.TemporaryFile("w+") as printed:
@@ -226,7 +238,7 @@ def consolidate() -> tuple[float, float, dict[str, Any]]:
             sys.exit(f"{' '.join(command)} failed; its message stands above")
         printed.seek(0)
         result: dict[str, Any] = json.load(printed)
-    return took, _megabytes(usage), result
+    return took, usage, result
 
 
 def _megabytes(usage: resource.struct_rusage) -> float:
@@ -247,31 +259,58 @@ def measure(size: Size) -> None:
             # The questions begin once the asker has imported what it needs.
             time.sleep(3.0)
             try:
-                took, flow_mb, result = consolidate()
+                took, used, result = consolidate()
             finally:
                 (home / "stop").touch()
                 busy = answers(asker)
             after = asyncio.run(redis_now())
+            show(size, stored, rate, (took, used, result), (quiet, busy), (before, after))
+            show_agreement(size)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    show(size, stored, rate, (took, flow_mb, result), (quiet, busy), (before, after))
+
+
+def show_agreement(size: Size) -> None:
+    """Print how well the clusters of each partition agree with what was planted."""
+    planted = _planted(size).labels
+    with open_workspace(NAMESPACE) as workspace:
+        (line,) = (record.line for record in workspace.ledger.lines.list(NAMESPACE))
+        (reference,) = workspace.ledger.windows.archives_of(line, DAY)
+        states = workspace.archive.states(reference, columns=())
+        generation = workspace.ledger.windows.current_generation(line, DAY)
+        assert generation is not None  # the run has ended well
+        summaries = [serial.decode(item.payload, PartitionSummary) for item in generation.of_kind(PATTERNS)]
+    # States come in the order in which they were planted: by product and time.
+    partitions = partitions_of(states)
+    for summary in summaries:
+        truth = planted[partitions == summary.regime]
+        inside = truth != NOISE
+        agreement = adjusted_rand_score(truth[inside], summary.labels[inside])
+        recall = float(np.mean(summary.labels[~inside] < 0))
+        print(
+            f"  {summary.regime}: {summary.states:,} states by the {summary.route} route, {len(summary.clusters)} "
+            f"clusters, ARI {agreement:.3f}, noise recall {recall:.3f}"
+        )
 
 
 def show(
     size: Size,
     stored: int,
     rate: float,
-    run: tuple[float, float, dict[str, Any]],
+    run: tuple[float, resource.struct_rusage, dict[str, Any]],
     asked: tuple[dict[str, Any], dict[str, Any]],
     redis: tuple[dict[str, str], dict[str, str]],
 ) -> None:
     """Print what was measured of one size."""
-    (took, flow_mb, result), (quiet, busy), (before, after) = run, asked, redis
+    (took, used, result), (quiet, busy), (before, after) = run, asked, redis
     steps: dict[str, float] = result["seconds"]
     in_steps = sum(steps.values())
     bar = "" if size.bar_s is None else f" (bar {size.bar_s:.0f} s)"
     print(f"\n{stored:,} experiences, {size.states:,} distinct states, recorded at {rate:,.0f}/s")
-    print(f"  consolidated in {in_steps:.1f} s{bar}; {took:.1f} s with the start of the process")
+    print(
+        f"  consolidated in {in_steps:.1f} s{bar}; {took:.1f} s with the start of the process, "
+        f"{used.ru_utime + used.ru_stime:.1f} s of processor time"
+    )
     shares: dict[str, float] = {}
     for name, seconds in steps.items():
         kind = KINDS.get(name, name)
@@ -279,7 +318,7 @@ def show(
     print("  " + ", ".join(f"{kind} {seconds:.1f} s ({seconds / in_steps:.0%})" for kind, seconds in shares.items()))
     print(f"  {result['clusters']} clusters, noise {result['noise_share']:.2f}")
     print(
-        f"  memory: flow {flow_mb:,.0f} MB at its peak; Redis {_mb(before['used_memory']):,.0f} MB before, "
+        f"  memory: flow {_megabytes(used):,.0f} MB at its peak; Redis {_mb(before['used_memory']):,.0f} MB before, "
         f"{_mb(busy['used_memory']):,.0f} MB at most meanwhile, {_mb(after['used_memory_peak']):,.0f} MB at its peak"
     )
     for name in QUESTIONS:
@@ -298,7 +337,7 @@ def _mb(count: str | float) -> float:
 def main() -> None:
     """Run the sizes that the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--million", action="store_true", help="also 1,000,000 distinct states")
+    parser.add_argument("--million", action="store_true", help="1,000,000 distinct states instead")
     parser.add_argument("--experiences", type=int, help="this many alone: three products, five agents, no bar")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=QUIET_S, help=argparse.SUPPRESS)
@@ -310,7 +349,7 @@ def main() -> None:
     if arguments.experiences:
         sizes = [Size(3, max(arguments.experiences // 15, 200), 5, None)]
     if arguments.million:
-        sizes.append(MILLION)
+        sizes = [MILLION]
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, task runner {Settings().task_runner}")
     for size in sizes:
         measure(size)

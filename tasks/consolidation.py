@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 
 from memory.errors import WindowError
-from memory.learning import ALGORITHM_VERSION, serial
+from memory.learning import serial
 from memory.learning.clustering import MarketStateClusterer
 from memory.learning.correlations import summarise_correlations
-from memory.learning.partitions import assign_partitions
+from memory.learning.partitions import partition_by_regime
 from memory.learning.quality import summarise_quality
-from memory.learning.regime_memory import summarise_regimes
 from memory.learning.settings import LearningSettings
 from memory.learning.strategies import summarise_strategies
 from memory.learning.summaries import PartitionSummary, partition_key, summarise_partition
 from memory.learning.transitions import summarise_transitions
 from memory.ledger import Archive, ArchiveReference, ClusterRow, Ledger, ManifestEntry
 from memory.records import MIXED, REGIMES, from_ms
-from memory.tables import StateTable, WindowData
+from memory.tables import WindowData
 from memory.window import Window
 from tasks.learning import learning_of
+from tasks.part_reading import PartReader, read_partition, summarise_regimes_of
 from tasks.retry import retried
 from tasks.runs import TaskContext
-from tasks.window_input import joined_with_archive, keep_encoder, read_window
+from tasks.window_input import ArchivedInput, archive_inputs
 from tasks.workspace import Workspace
 
 PATTERNS = "patterns"
@@ -99,32 +99,22 @@ def archive_window(context: TaskContext, window: Window) -> list[Part]:
         What was consolidated before is no longer to be had in full.
     ArchiveError
         The archive cannot be reached or written to.
+
+    Memory: that of a part of the window, however large it is; see `window_input.archive_inputs`.
     """
-    token = context.fencing_token
     with context.open() as workspace:
-        ledger = workspace.ledger
-        found, encoders = workspace.with_memory(lambda mem: read_window(mem, window))
-        encoder_ids = sorted({encoder for encoder, _ in found} | _archived_encoders(ledger, window, context))
-        if not encoder_ids:
+        found = archive_inputs(workspace, context.fencing_token, window)
+        if not found:
             raise WindowError(
                 f"window {window.name} of namespace '{context.namespace}' holds no experience.",
                 remedy=f"Record it first, such as with 'coinswarm run record_experiences --date {window.name} "
                 "--param source=market', or choose another date.",
             )
-        parts = []
-        for encoder_id in encoder_ids:
-            line = ledger.lines.ensure(token, encoder_id, ALGORITHM_VERSION)
-            if encoder_id in encoders:
-                keep_encoder(ledger, token, encoders[encoder_id])
-            fresh = {source: data for (encoder, source), data in found.items() if encoder == encoder_id}
-            joined = joined_with_archive(workspace, token, window, encoder_id, fresh)
-            for data in (joined[source] for source in sorted(joined)):
-                reference = workspace.archive.write(context.namespace, window, data)
-                ledger.windows.save_archive(token, reference)
-                parts.append(_part(line, reference, data, fresh.get(reference.source, data)))
         # A line that was replaced stays as it was; what it would be fed with is archived all the same.
-        retired = {record.line for record in ledger.lines.list(context.namespace) if record.state == "RETIRED"}
-    return [part for part in parts if part.line not in retired]
+        retired = {
+            record.line for record in workspace.ledger.lines.list(context.namespace) if record.state == "RETIRED"
+        }
+    return [part_of(archived) for archived in found if archived.line not in retired]
 
 
 @retried(run_name="summarise-{part.window}-{part.source}-{regime}")
@@ -143,18 +133,19 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
             settings_hash=learning.patterns_hash,
         )
         if staged is None:
-            data = _read_part(workspace, window, part)
-            rows = np.flatnonzero(partitions_of(data.states) == regime)
-            clusterer.fit(data.states.vectors[rows], timestamps_ms=data.states.timestamp_ms[rows])
+            archive, reference = workspace.archive, _reference(workspace, window, part)
+            states, outcomes = read_partition(archive, reference, regime, learning.patterns)
+            clusterer.fit(states.vectors, timestamps_ms=states.timestamp_ms)
             summary = summarise_partition(
-                data.states,
-                rows,
+                states,
+                np.arange(len(states)),
                 clusterer.labels_,
                 clusterer.broad_,
                 window=window,
                 regime=regime,
                 settings=learning.patterns,
-                experiences=data.experiences,
+                experiences=archive.experiences(reference, of=states),
+                outcomes=outcomes,
                 route=clusterer.route_,
                 clustering=clusterer.settings(),
             )
@@ -180,12 +171,12 @@ def summarise_sequences(context: TaskContext, part: Part) -> int:
     What is staged already from the same input with the same settings is left as it is. Returns how many were missing.
     """
     window, learning = part.as_window(), context.settings()
-    kinds: Mapping[str, Callable[[WindowData], Any]] = {
-        TRANSITIONS: lambda data: summarise_transitions(data.states, learning.transitions),
-        REGIME_STATES: lambda data: summarise_regimes(data.states, window, learning.patterns),
-        STRATEGIES: lambda data: summarise_strategies(data.experiences, window, learning.patterns),
-        CORRELATIONS: lambda data: summarise_correlations(data.states, window, learning.correlations),
-        QUALITY: lambda data: summarise_quality(data.experiences, window),
+    kinds: Mapping[str, Callable[[PartReader], Any]] = {
+        TRANSITIONS: lambda reader: summarise_transitions(reader.states(), learning.transitions),
+        REGIME_STATES: lambda reader: summarise_regimes_of(reader, window, learning.patterns),
+        CORRELATIONS: lambda reader: summarise_correlations(reader.states(), window, learning.correlations),
+        STRATEGIES: lambda reader: summarise_strategies(reader.experiences(), window, learning.patterns),
+        QUALITY: lambda reader: summarise_quality(reader.experiences(), window),
     }
     with context.open() as workspace:
         staging = workspace.ledger.staging
@@ -202,8 +193,9 @@ def summarise_sequences(context: TaskContext, part: Part) -> int:
             )
             is None
         ]
-        if missing:
-            data = _read_part(workspace, window, part)
+        if not missing:
+            return 0
+        reader = PartReader(workspace.archive, _reference(workspace, window, part))
         for kind in missing:
             staging.stage(
                 context.fencing_token,
@@ -213,7 +205,7 @@ def summarise_sequences(context: TaskContext, part: Part) -> int:
                 partition_key=part.source,
                 input_digest=part.content_digest,
                 settings_hash=learning.sequences_hash,
-                payload=serial.encode(kinds[kind](data)),
+                payload=serial.encode(kinds[kind](reader)),
             )
         return len(missing)
 
@@ -264,11 +256,6 @@ def accesses_before(workspace: Workspace, window: Window, days: int) -> dict[str
     return workspace.with_memory(lambda mem: mem.access.all_counts(window.end, days))
 
 
-def partitions_of(states: StateTable) -> np.ndarray[Any, np.dtype[np.str_]]:
-    """Partition (regime or MIXED) of each state of a table."""
-    return assign_partitions(np.array(states.regime_names, dtype=np.str_))
-
-
 def read_archived(
     archive: Archive, ledger: Ledger, namespace: str, window: Window, encoder_id: str
 ) -> dict[str, WindowData]:
@@ -276,14 +263,6 @@ def read_archived(
     return {
         reference.source: archive.read(reference)
         for reference in ledger.windows.archives(namespace, window, encoder_id)
-    }
-
-
-def _archived_encoders(ledger: Ledger, window: Window, context: TaskContext) -> set[str]:
-    return {
-        record.encoder_id
-        for record in ledger.lines.list(context.namespace)
-        if ledger.windows.archives(context.namespace, window, record.encoder_id)
     }
 
 
@@ -318,27 +297,28 @@ def _entries(context: TaskContext, ledger: Ledger, part: Part) -> list[ManifestE
     return entries
 
 
-def _part(line: str, reference: ArchiveReference, data: WindowData, fresh: WindowData) -> Part:
-    present = set(partitions_of(data.states).tolist())
+def part_of(archived: ArchivedInput) -> Part:
+    """What there is to summarise of an archived window."""
+    reference = archived.reference
+    present = set(partition_by_regime(archived.states_by_regime).values())
     return Part(
-        line=line,
+        line=archived.line,
         window=reference.window.name,
         encoder_id=reference.encoder_id,
         source=reference.source,
         content_digest=reference.content_digest,
-        # What was recorded again after it was pruned is archived with its first time, but was seen now.
-        recorded_cut_ms=int(max(table.experiences.recorded_at_ms.max() for table in (data, fresh))),
-        known_at_ms=int(data.experiences.known_at_ms.max()),
-        states=len(data.states),
-        experiences=len(data.experiences),
+        recorded_cut_ms=archived.recorded_cut_ms,
+        known_at_ms=archived.known_at_ms,
+        states=reference.states.rows,
+        experiences=reference.experiences.rows,
         partitions=tuple(regime for regime in (*REGIMES, MIXED) if regime in present),
     )
 
 
-def _read_part(workspace: Workspace, window: Window, part: Part) -> WindowData:
+def _reference(workspace: Workspace, window: Window, part: Part) -> ArchiveReference:
     for reference in workspace.ledger.windows.archives(workspace.namespace, window, part.encoder_id):
         if reference.source == part.source and reference.content_digest == part.content_digest:
-            return workspace.archive.read(reference)
+            return reference
     raise RuntimeError(f"{part.source} of {window.name} was archived, but its newest archive has other content")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import msgspec
 
@@ -13,17 +14,19 @@ from memory.learning import ALGORITHM_VERSION, serial
 from memory.learning.knowledge import FoldState
 from memory.learning.projection import build_predictions
 from memory.learning.scorecard import DEFAULT_SETTINGS as SCORECARD_SETTINGS
-from memory.learning.scorecard import remembered_states, score_window
+from memory.learning.scorecard import score_window
 from memory.learning.scores import Scorecard
 from memory.learning.settings import LearningSettings, settings_hash
-from memory.ledger import ArchiveReference, Checkpoint, Ledger, WindowStatus
-from memory.tables import StateTable
+from memory.ledger import ArchivedTable, ArchiveReference, Checkpoint, Ledger, WindowStatus
 from memory.window import Window
 from tasks.consolidation import PATTERNS
+from tasks.part_reading import joined_states
 from tasks.workspace import Workspace
 
 REMEMBERED_WINDOWS = 5
 """Windows whose states stand for remembered neighbours in the scorecard: enough of them, and a bounded cost."""
+REMEMBERED_STATES = 200_000
+"""States that they hold at most, as long as more than one is remembered: 200 MB of vectors."""
 SEALED = "sealed"
 """Name among the counts of a checkpoint: whether its window was folded without its states."""
 
@@ -148,14 +151,16 @@ def _is_left_out(status: WindowStatus, digest: str) -> bool:
     return status.sealed_since is not None and status.settings_hash != digest
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scores what was known before each window on its states; keeps the states of a few windows meanwhile."""
+    """Scores what was known before each window on its states.
+
+    Memory: the states of the window and of those remembered, once each; of no window twice, and no experiences.
+    """
 
     workspace: Workspace
     line: str
     settings: LearningSettings
-    _held: dict[Window, dict[str, StateTable]] = field(default_factory=dict)
 
     def score(
         self, plan: FoldPlan, window: Window, before: FoldState, before_digest: str
@@ -177,24 +182,25 @@ class Scorer:
         if window in plan.sealed:
             return {}, settings_hash(SEALED)
         unsealed = [known for known in plan.windows if known < window and known not in plan.sealed]
-        remembered = unsealed[-REMEMBERED_WINDOWS:]
-        references = {known: self._references(known) for known in (*remembered, window)}
-        digest = self._digest(references, before_digest)
+        remembered = _bounded({known: self._references(known) for known in unsealed[-REMEMBERED_WINDOWS:]})
+        scored = self._references(window)
+        digest = self._digest({**remembered, window: scored}, before_digest)
         kept = self.workspace.ledger.scorecards.find(self.line, window, digest)
         if kept is not None:
             return serial.decode(kept, dict[str, Scorecard]), digest
-        self._forget(references)
-        states = {known: self._states(known, found) for known, found in references.items()}
-        return {
-            source: score_window(
-                build_predictions(before, source=source),
+        cards = {}
+        for reference in sorted(scored, key=lambda found: found.source):
+            past = [found for known in remembered.values() for found in known if found.source == reference.source]
+            with self._opened(reference) as table:
+                today = table.states()
+            cards[reference.source] = score_window(
+                build_predictions(before, source=reference.source),
                 today,
-                remembered_states([states[known][source] for known in remembered if source in states[known]]),
+                joined_states(past, self._opened),
                 window,
                 learning=self.settings,
             )
-            for source, today in sorted(states[window].items())
-        }, digest
+        return cards, digest
 
     def _references(self, window: Window) -> Sequence[ArchiveReference]:
         return self.workspace.ledger.windows.archives_of(self.line, window)
@@ -208,18 +214,24 @@ class Scorer:
         names = (ALGORITHM_VERSION, before_digest, settings_hash(self.settings, SCORECARD_SETTINGS))
         return hashlib.sha256(msgspec.json.encode((names, inputs))).hexdigest()
 
-    def _forget(self, references: Collection[Window]) -> None:
-        for window in [held for held in self._held if held not in references]:
-            del self._held[window]
+    @contextmanager
+    def _opened(self, reference: ArchiveReference) -> Iterator[ArchivedTable]:
+        try:
+            with self.workspace.archive.opened_states(reference) as table:
+                yield table
+        except ArchiveUnavailableError:
+            raise
+        except ArchiveError as error:
+            raise LostArchiveError(error.message, remedy=error.remedy, window=reference.window) from error
 
-    def _states(self, window: Window, references: Sequence[ArchiveReference]) -> dict[str, StateTable]:
-        if window not in self._held:
-            try:
-                self._held[window] = {
-                    reference.source: self.workspace.archive.read(reference).states for reference in references
-                }
-            except ArchiveUnavailableError:
-                raise
-            except ArchiveError as error:
-                raise LostArchiveError(error.message, remedy=error.remedy, window=window) from error
-        return self._held[window]
+
+def _bounded(windows: Mapping[Window, Sequence[ArchiveReference]]) -> dict[Window, Sequence[ArchiveReference]]:
+    """The latest of some windows in order: as many as hold `REMEMBERED_STATES` together, and one in any case."""
+    kept: list[Window] = []
+    states = 0
+    for window in sorted(windows, reverse=True):
+        states += sum(found.states.rows for found in windows[window])
+        if kept and states > REMEMBERED_STATES:
+            break
+        kept.append(window)
+    return {window: windows[window] for window in reversed(kept)}

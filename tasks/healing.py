@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
 
 import numpy as np
 
-from memory.ledger import ArchiveReference, content_digest
+from memory.ledger import ArchiveReference, ContentHash
 from memory.records import to_ms
-from memory.tables import ExperienceTable, StateTable, WindowData
-
-_Table = TypeVar("_Table", StateTable, ExperienceTable)
+from memory.tables import WindowData
 
 
-def is_whole(fresh: WindowData, reference: ArchiveReference, seen_until: datetime | None) -> bool:
-    """Whether what Redis holds of a window has all that an archive of it held, proved by the digest of the content.
+class ContentProof:
+    """Whether what is read of a window has all that an archive of it held, proved by the digest of the content.
 
     Parameters
     ----------
-    fresh
-        What Redis holds.
     reference
         The archive that cannot be read.
     seen_until
-        Latest time of recording of what was archived; None where that is not known. What came later is left out of
-        the comparison.
+        Latest time of recording of what was archived; None where that is not known. What came later is left out of a
+        second comparison, as if it had never been there.
 
-    Returns
-    -------
-    False where it cannot be proved: late records that changed when a state became known hide that it is whole.
+    Cost: a hash or two of what is read; no row is kept.
     """
-    if len(fresh.experiences) < reference.experiences.rows:
-        return False
-    if content_digest(fresh) == reference.content_digest:
-        return True
-    if seen_until is None:
-        return False
-    cut_ms = to_ms(seen_until)
-    before = WindowData(_until(fresh.states, cut_ms), _until(fresh.experiences, cut_ms))
-    return len(before.states) > 0 and content_digest(before) == reference.content_digest
 
+    def __init__(self, reference: ArchiveReference, seen_until: datetime | None) -> None:
+        self._reference = reference
+        self._cut_ms = None if seen_until is None else to_ms(seen_until)
+        self._everything = ContentHash(reference.encoder_id, reference.source)
+        self._before = ContentHash(reference.encoder_id, reference.source)
+        self._experiences = 0
 
-def _until(table: _Table, cut_ms: int) -> _Table:
-    """The rows that were recorded up to a time, as if no other had ever been there."""
-    kept = table.take(np.flatnonzero(table.recorded_at_ms <= cut_ms))
-    for codes, names in (("agent", "agents"), ("product", "products"), ("run", "runs")):
-        if hasattr(kept, codes):
-            used, recoded = np.unique(getattr(kept, codes), return_inverse=True)
-            known = getattr(kept, names)
-            recoded = recoded.astype(np.int64).reshape(-1)
-            changes: dict[str, Any] = {names: tuple(known[code] for code in used), codes: recoded}
-            kept = replace(kept, **changes)
-    return kept
+    def update(self, part: WindowData) -> None:
+        """Takes in what was read, in the order of `memory.store.windows.window_parts`."""
+        self._experiences += len(part.experiences)
+        self._everything.update(part)
+        if self._cut_ms is not None:
+            seen = WindowData(
+                part.states.take(np.flatnonzero(part.states.recorded_at_ms <= self._cut_ms)),
+                part.experiences.take(np.flatnonzero(part.experiences.recorded_at_ms <= self._cut_ms)),
+            )
+            # Nothing that is left of a part is nothing that was there.
+            if len(seen.states) or len(seen.experiences):
+                self._before.update(seen)
+
+    def holds(self) -> bool:
+        """Whether it is whole.
+
+        False where that cannot be proved: late records that changed when a state became known hide that it is whole.
+        """
+        if self._experiences < self._reference.experiences.rows:
+            return False
+        wanted = self._reference.content_digest
+        return wanted in (self._everything.hexdigest(), self._before.hexdigest())

@@ -24,9 +24,9 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
     `threads` runs at most `task_workers` tasks at once in the flow's own process: clustering leaves Python's lock for
     most of its time. `dask` hands them to the cluster at `dask_address`, or starts one on this machine with as many
     worker processes as `task_workers`, one task at a time each, which talk over TLS with credentials of their own; its
-    start takes some seconds of every flow that submits a task. A task finds its servers by the environment of the
-    process that it runs in, and refuses to work for a flow elsewhere with what only its own machine can reach
-    (`open_workspace`).
+    start takes some seconds of every run that submits a task, whose flows share it (`LocalDaskRunner`). A task finds
+    its servers by the environment of the process that it runs in, and refuses to work for a flow elsewhere with what
+    only its own machine can reach (`open_workspace`).
 
     Raises
     ------
@@ -37,6 +37,8 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=settings.task_workers)
     try:
         from prefect_dask.task_runners import DaskTaskRunner
+
+        from tasks.dask_runner import LocalDaskRunner
     except ImportError as error:
         raise TaskRunnerError(
             f"COINSWARM_TASK_RUNNER=dask needs prefect-dask, which cannot be imported: {error}.",
@@ -44,7 +46,7 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
         ) from error
     if settings.dask_address is not None:
         return DaskTaskRunner(address=settings.dask_address)
-    return DaskTaskRunner(
+    return LocalDaskRunner(
         cluster_kwargs={
             "n_workers": settings.task_workers,
             "threads_per_worker": 1,
@@ -64,7 +66,10 @@ def configured_task_runner() -> TaskRunner[PrefectFuture[Any]]:
 
 
 class _Configured(ThreadPoolTaskRunner[Any]):
-    """A flow starts a duplicate of its task runner for each run: this one's is made by the settings."""
+    """A flow starts a duplicate of its task runner for each run: this one's is made by the settings.
+
+    Prefect makes it before the flow's own context, within that of the flow that called it.
+    """
 
     def duplicate(self) -> Any:
         """The task runner of the settings."""

@@ -32,10 +32,15 @@ from memory.learning.spanning import Recurrence, SpanningTree, exact_spanning_tr
 from memory.learning.support import SEPARATION_MINUTES
 from memory.records import UNIT_TOLERANCE
 
-CLUSTERING_VERSION = "2"
+CLUSTERING_VERSION = "3"
 """Changes whenever the same states and settings may give other clusters."""
 NOISE = -1
 """Label of states that belong to no cluster."""
+
+LARGE_PARTITION = 25_000
+"""Distinct states above which the least size of a cluster grows with the partition, as a share of it: ten of a million
+states are a ripple of density. (64 planted patterns in 250,000 states came out as 377 clusters of at least ten states,
+and as 64 of at least a hundred.)"""
 
 ROUTE_EXACT = "exact"
 ROUTE_GRAPH = "graph"
@@ -52,7 +57,7 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
     Parameters
     ----------
     min_cluster_size
-        Fewest distinct states of a cluster.
+        Fewest distinct states of a cluster; in a partition above `LARGE_PARTITION`, so many of each `LARGE_PARTITION`.
     min_samples
         Neighbours that define a state's density, itself not counted.
     min_recurrences
@@ -95,6 +100,8 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
         `exact`, `graph` or `none`.
     n_distinct_
         Distinct vectors counted, copies bounded.
+    min_cluster_size_
+        Fewest distinct states that a cluster of this partition had to have.
     n_components_
         Parts that the neighbour graph fell into before they were joined; 1 on the exact route, 0 where nothing ran.
 
@@ -210,10 +217,11 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
 
         kept, follows = bounded_copies(ordered, self._copies())
         self.n_distinct_ = len(kept)
+        self.min_cluster_size_ = max(self.min_cluster_size, round(self.min_cluster_size * len(kept) / LARGE_PARTITION))
         with threadpool_limits(limits=self.n_threads):
             counted = ordered if len(kept) == len(ordered) else ordered[kept]
             taken = self._clusters(counted, None if ordered_times is None else ordered_times[kept])
-        labels, probabilities = _labels_of(taken, len(kept), self.tail_ratio, self.min_cluster_size)
+        labels, probabilities = _labels_of(taken, len(kept), self.tail_ratio, self.min_cluster_size_)
         labels, probabilities = labels[follows], probabilities[follows]
 
         sizes = np.bincount(labels[labels >= 0], minlength=len(taken)).astype(np.int64)
@@ -238,7 +246,7 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
 
     def _clusters(self, vectors: Vectors, times: IntArray | None) -> list[TakenCluster]:
         n_states = len(vectors)
-        if n_states < max(self.min_cluster_size, self.min_samples + 1, self.min_recurrences + 1):
+        if n_states < max(self.min_cluster_size_, self.min_samples + 1, self.min_recurrences + 1):
             self.route_, self.n_components_ = ROUTE_NONE, 0
             return []
         recurrence = None
@@ -258,15 +266,16 @@ class MarketStateClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  
             )
         self.n_components_ = tree.components
         # min_samples=1 on a spanning tree leaves its weights as they are.
-        estimator = hdbscan.HDBSCAN(min_cluster_size=self.min_cluster_size, min_samples=1, metric="precomputed")
+        least = self.min_cluster_size_
+        estimator = hdbscan.HDBSCAN(min_cluster_size=least, min_samples=1, metric="precomputed")
         with warnings.catch_warnings():
             # hdbscan calls scikit-learn by names that newer versions deprecate; nothing of ours is concerned.
             warnings.simplefilter("ignore", FutureWarning)
             estimator.fit(tree.matrix(n_states))
         rows = estimator.condensed_tree_.to_numpy()
         # In a small partition these shares would fall below the least size of a cluster, and nothing could be taken.
-        broad_size = max(self.broad_share * n_states, _BROAD_FLOOR * self.min_cluster_size)
-        largest_size = max(self.largest_share * n_states, _LARGEST_FLOOR * self.min_cluster_size)
+        broad_size = max(self.broad_share * n_states, _BROAD_FLOOR * least)
+        largest_size = max(self.largest_share * n_states, _LARGEST_FLOOR * least)
         return take_clusters(
             CondensedTree(rows, n_states),
             broad_size=broad_size,

@@ -26,6 +26,8 @@ from memory.learning.statistics import (
 from memory.learning.sums import NET, OutcomeSums
 from memory.tables import Floats
 
+OVERLAP_FREE_MINUTES = 1
+"""Longest horizon over which the outcomes of successive minutes share no price move."""
 NAMED = (LONG, SHORT)
 """Actions in order of the columns of net returns."""
 
@@ -94,7 +96,7 @@ class Estimates:
     def of(cls, sums: BlockSums, base: BlockSums, anchor: Floats, settings: LearningSettings) -> Estimates:
         """Estimates from block sums; the base's sums and anchor are broadcast against them."""
         spread = np.broadcast_to(value_variance(base), sums.shape)
-        variance = moderated_variance(sums, spread, settings.moderation_blocks)
+        variance = moderated_variance(sums, spread, settings.moderation_blocks, _dependence(base))
         return cls(block_mean(sums), variance, spread, np.broadcast_to(anchor, sums.shape))
 
     @classmethod
@@ -138,20 +140,52 @@ def anchors(bases: Mapping[str, OutcomeSums], settings: LearningSettings) -> dic
     return dict(zip(keys, anchor, strict=True))
 
 
-def moderated_variance(sums: BlockSums, value_spread: Floats, prior_blocks: float) -> Floats:
+def within_block_correlation(sums: BlockSums) -> Floats:
+    """Correlation of two values of one block, from how far the variance of block sums exceeds that of independence.
+
+    With it the variance of a mean of n values is spread * (n + rho (sum(n_b^2) - n)) / n^2 (L. Kish, "Survey Sampling",
+    1965: the design effect). Shape of the sums, 0 to 1; 1 where blocks or values are too few to tell.
+    """
+    n, spread = sums.n.astype(np.float64), value_variance(sums)
+    pairs = sums.n_squared - n
+    excess = block_variance(sums) * n**2 - spread * n
+    known = (spread > 0) & (pairs > 0) & np.isfinite(excess)
+    rho = np.divide(excess, spread * pairs, out=np.ones(sums.shape), where=known)
+    return np.clip(rho, 0.0, 1.0)
+
+
+def _dependence(base: BlockSums) -> Floats:
+    """Correlation within blocks that the prior of `moderated_variance` assumes; shape of the base (..., measures).
+
+    Measured on the base for predictions one minute ahead: states of one pattern are more alike than those of a whole
+    partition, so that what remains of their outcomes depends no more on one another. Over longer horizons the outcomes
+    of a pattern's neighbouring minutes overlap far more than those of the base, and returns in money become advice:
+    there all values of a block count as one, on the safe side.
+    """
+    rho = np.ones(base.shape)
+    for column in range(SCALED, base.shape[-1]):
+        for row, horizon in enumerate(HORIZONS):
+            if horizon <= OVERLAP_FREE_MINUTES:
+                rho[..., row, column] = within_block_correlation(base[..., row, column])
+    return rho
+
+
+def moderated_variance(
+    sums: BlockSums, value_spread: Floats, prior_blocks: float, dependence: Floats | float = 1.0
+) -> Floats:
     """Variance of means, steadied where blocks are few.
 
     The cluster-robust variance of B blocks has B - 1 degrees of freedom, and none at all for one block. It is averaged,
-    by degrees of freedom, with a prior of `prior_blocks`: the partition's variance of values, with all values of a
-    block taken for one (which errs on the safe side). The idea is that of G. K. Smyth, "Linear Models and Empirical
-    Bayes Methods" (2004), with the prior's weight a setting.
+    by degrees of freedom, with a prior of `prior_blocks`: the partition's variance of values, with a correlation of
+    `dependence` between the values of a block (1 takes all of them for one, which errs on the safe side). The idea is
+    that of G. K. Smyth, "Linear Models and Empirical Bayes Methods" (2004), with the prior's weight a setting.
 
     Returns
     -------
     Shape of the sums; NaN without values.
     """
     n = np.maximum(sums.n, 1).astype(np.float64)
-    prior = value_spread * sums.n_squared / n**2
+    prior = value_spread * (n + dependence * (sums.n_squared - n)) / n**2
     freedom = np.maximum(sums.blocks - 1, 0)
     own = np.where(freedom > 0, np.nan_to_num(block_variance(sums)), 0.0)
     variance = (prior_blocks * prior + freedom * own) / (prior_blocks + freedom)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memory.learning.blocks import MS_PER_MINUTE
+from memory.learning.moves import forward_moves
 from memory.learning.predictions import HORIZONS
 from memory.learning.settings import LearningSettings
 from memory.tables import TRAILING_VOLATILITY, Floats, Ints, StateTable
@@ -50,10 +50,8 @@ class Outcomes:
 def forward_returns(states: StateTable, *, max_gap_minutes: int) -> Floats:
     """Simple return of the price over each horizon: shape (n, H).
 
-    The price at the end of the horizon is that of the product's last state at or before it. NaN where a time of more
-    than `max_gap_minutes` without a state begins before the horizon's end (nothing is carried across a gap), where the
-    horizon ends after the product's last state, and where a price is unknown or not positive. Only the given states are
-    looked at: a window's outcomes depend on that window alone, and its end is censored.
+    Of each product as `forward_moves` has it. Only the given states are looked at: a window's outcomes depend on that
+    window alone, and its end is censored.
 
     Parameters
     ----------
@@ -69,18 +67,9 @@ def forward_returns(states: StateTable, *, max_gap_minutes: int) -> Floats:
     returns = np.full((len(states), len(HORIZONS)), np.nan)
     for product in range(len(states.products)):
         rows = np.flatnonzero(states.product == product)
-        if not len(rows):
-            continue
-        times, prices = states.timestamp_ms[rows], states.price[rows]
-        prices = np.where((prices > 0) & np.isfinite(prices), prices, np.nan)
-        gaps = np.flatnonzero(np.diff(times) > max_gap_minutes * MS_PER_MINUTE)
-        ends = np.append(gaps, len(rows) - 1)
-        # Time of the last state before the next gap: a horizon that ends later has no price.
-        known_until = times[ends[np.searchsorted(ends, np.arange(len(rows)))]]
-        for column, horizon in enumerate(HORIZONS):
-            until = times + horizon * MS_PER_MINUTE
-            last = np.searchsorted(times, until, side="right") - 1
-            returns[rows, column] = np.where(until <= known_until, prices[last] / prices - 1.0, np.nan)
+        returns[rows] = forward_moves(
+            states.timestamp_ms[rows], states.price[rows], HORIZONS, max_gap_minutes=max_gap_minutes
+        )
     return returns
 
 

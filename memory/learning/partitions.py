@@ -43,12 +43,24 @@ def assign_partitions(regimes: npt.ArrayLike, *, min_states: int = MIN_PARTITION
     """
     labels = np.asarray(regimes, dtype=np.str_)
     width = max(labels.dtype.itemsize // 4, len(MIXED))
-    partitions = labels.astype(f"<U{width}")
     if not len(labels):
-        return partitions
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    partitions[counts[inverse] < min_states] = MIXED
-    return partitions
+        return labels.astype(f"<U{width}")
+    held, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    partition_of = partition_by_regime(dict(zip(held.tolist(), counts.tolist(), strict=True)), min_states=min_states)
+    return np.array([partition_of[regime] for regime in held.tolist()], dtype=f"<U{width}")[inverse]
+
+
+def partition_by_regime(counts: Mapping[str, int], *, min_states: int = MIN_PARTITION_STATES) -> dict[str, str]:
+    """Partition of the states of each regime, by how many there are: what `assign_partitions` goes by.
+
+    Parameters
+    ----------
+    counts
+        Distinct states of each regime, of one window, one encoder and one source.
+    min_states
+        Regimes with fewer states are pooled into `MIXED`.
+    """
+    return {regime: regime if count >= min_states else MIXED for regime, count in counts.items()}
 
 
 def home_of(regimes: Mapping[str, int]) -> str:

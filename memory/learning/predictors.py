@@ -6,9 +6,11 @@ return, and the volatility that follows. A prediction array has the shape (n, H,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from memory.learning.outcomes import SCALED, VOLATILITY, compute_outcomes
 from memory.learning.partitions import MIN_PARTITION_STATES
@@ -22,6 +24,8 @@ RETURN_COLUMN, VOLATILITY_COLUMN = 0, 1
 
 NO_PATTERN = -1
 
+NEARNESS = 0.05
+"""Cosine by which a pattern may be further than the nearest one and still count 1/e of it in a prediction."""
 _ROWS_AT_ONCE = 256
 """Rows of a similarity matrix that are held at once."""
 _LARGEST_DEVIATION = 5.0
@@ -57,31 +61,66 @@ def assign(predictions: PatternPredictions, states: StateTable) -> Ints:
     int64 (n,): positions in `predictions`, `NO_PATTERN` where none covers the state. Cost: O(n patterns dimension).
     """
     chosen = np.full(len(states), NO_PATTERN, dtype=np.int64)
+    for rows, own, cosine in _near_patterns(predictions, states):
+        floors = predictions.cosine_floor[own]
+        best = np.where(cosine >= floors, cosine, -np.inf).argmax(axis=1)
+        covered = cosine[np.arange(len(rows)), best] >= floors[best]
+        chosen[rows[covered]] = own[best[covered]]
+    return chosen
+
+
+def predict_by_patterns(predictions: PatternPredictions, states: StateTable, chosen: Ints) -> Floats:
+    """What the patterns around each covered state predict, the nearer ones more.
+
+    Patterns are pieces of one landscape: their edges are where a night's sample happened to be thin. A state is
+    therefore given the mean over the patterns of its home, weighted by exp(cosine / `NEARNESS`): a kernel regression on
+    patterns (Nadaraya 1964, Watson 1964). One that is `NEARNESS` further than the nearest counts 1/e of it.
+
+    Parameters
+    ----------
+    predictions
+        The patterns.
+    states
+        What is predicted.
+    chosen
+        (n,) pattern that covers each state, from `assign`.
+
+    Returns
+    -------
+    (n, H, 2), NaN for states that no pattern covers. Cost: O(n patterns dimension).
+    """
+    predicted = np.full((len(chosen), len(HORIZONS), 2), np.nan)
+    said = np.stack([predictions.scaled_return, predictions.volatility], axis=-1).reshape(
+        len(predictions), 2 * len(HORIZONS)
+    )
+    known = np.isfinite(said)
+    filled = np.where(known, said, 0.0)
+    for rows, own, cosine in _near_patterns(predictions, states):
+        covered = chosen[rows] != NO_PATTERN
+        near = cosine[covered].astype(np.float64)
+        weight = np.exp((near - near.max(axis=1, keepdims=True)) / NEARNESS)
+        total, held = weight @ filled[own], weight @ known[own]
+        mean = np.divide(total, held, out=np.full(total.shape, np.nan), where=held > 0)
+        predicted[rows[covered]] = mean.reshape(-1, len(HORIZONS), 2)
+    return predicted
+
+
+def _near_patterns(
+    predictions: PatternPredictions, states: StateTable
+) -> Iterator[tuple[Ints, Ints, npt.NDArray[np.float32]]]:
+    """States a few at a time, with the patterns of their regime and the mixed ones, and the cosines between them."""
     if not len(predictions):
-        return chosen
+        return
     regimes = np.array([key.rpartition("/")[2] for key in predictions.partitions])
     for code in np.unique(states.regime).tolist():
         own = np.flatnonzero((regimes == REGIMES[code]) | (regimes == MIXED))
         if not len(own):
             continue
-        vectors, floors = predictions.vectors[own], predictions.cosine_floor[own]
+        vectors = predictions.vectors[own]
         rows = np.flatnonzero(states.regime == code)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             some = rows[start : start + _ROWS_AT_ONCE]
-            cosine = states.vectors[some] @ vectors.T
-            best = np.where(cosine >= floors, cosine, -np.inf).argmax(axis=1)
-            covered = cosine[np.arange(len(some)), best] >= floors[best]
-            chosen[some[covered]] = own[best[covered]]
-    return chosen
-
-
-def predict_by_patterns(predictions: PatternPredictions, chosen: Ints) -> Floats:
-    """What the pattern of each state predicts; NaN where there is none."""
-    predicted = np.full((len(chosen), len(HORIZONS), 2), np.nan)
-    covered = chosen != NO_PATTERN
-    predicted[covered, :, RETURN_COLUMN] = predictions.scaled_return[chosen[covered]]
-    predicted[covered, :, VOLATILITY_COLUMN] = predictions.volatility[chosen[covered]]
-    return predicted
+            yield some, own, states.vectors[some] @ vectors.T
 
 
 def random_balls(

@@ -127,7 +127,7 @@ def score_window(
 
     chosen = assign(predictions, scored)
     covered = chosen != NO_PATTERN
-    predicted = {PATTERNS: predict_by_patterns(predictions, chosen)}
+    predicted = {PATTERNS: predict_by_patterns(predictions, scored, chosen)}
     balls, covered_by_balls = 0, None
     if remembered is not None and len(remembered):
         past = Remembered(remembered, targets_of(remembered, learning))
@@ -142,7 +142,7 @@ def score_window(
         chosen_balls = assign(null, scored)
         balls = len(null)
         covered_by_balls = _share(chosen_balls != NO_PATTERN)
-        predicted[BALLS] = predict_by_patterns(null, chosen_balls)
+        predicted[BALLS] = predict_by_patterns(null, scored, chosen_balls)
         predicted[NEIGHBOURS] = predict_by_neighbours(
             past, scored, neighbours=settings.neighbours, most=settings.most_remembered
         )

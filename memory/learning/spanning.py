@@ -1,7 +1,7 @@
 """Minimum spanning tree of the mutual reachability distances: where HDBSCAN's hierarchy comes from.
 
 Two routes, by size. *exact*: all distances, in float64, and Prim's algorithm. *graph*: a k-nearest-neighbour graph
-(faiss), its components joined. Both give the tree's edges, from which `hdbscan` builds the condensed tree.
+(`neighbour_search`), its components joined. Both give the tree's edges, from which `hdbscan` builds the condensed tree.
 
 The core distance of a state is that of its `min_samples`-th nearest state, and where times are known at least that of
 its `min_recurrences`-th nearest state that is `recurrence_min` minutes or more away (a Theiler window: J. Theiler,
@@ -13,14 +13,14 @@ of time. With it, density measures how near the market came back.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+from memory.learning.neighbour_search import NeighbourSearch
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -30,17 +30,14 @@ SMALLEST_DISTANCE = 1e-12
 """What exact copies are lifted to: a sparse matrix reads an explicit zero as "no edge"."""
 _MS_PER_MINUTE = 60_000
 _CHUNK_ROWS = 512
-_FLAT_LIMIT = 25_000
-"""Up to here an exact search costs no more than building an inverted file."""
-_LISTS_PER_ROOT = 4
-_PROBES = 24
-_TRAINED_PER_LIST = 64
-"""States, at equal steps of the order, that the lists' centres are found from: all of a million would take minutes."""
-_ADDED_AT_ONCE = 65_536
 _EDGES_AT_ONCE = 6_000_000
 """Edges of one graph; a batch of them takes about 400 MB while its forest is found."""
 _RECURRENCE_NEIGHBOURS = 512
 """How far the graph looks for states of other times: past the minutes around a state, of several products."""
+_LISTED_NEIGHBOURS = 128
+"""How far it looks at first where the search is not exact; states of other times are asked for by themselves there."""
+_BIN_MS = 15 * _MS_PER_MINUTE
+"""States that are asked for together: those of other times than the whole bin count for all of its states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,13 @@ class Recurrence:
         """Whether states are of different times; positions broadcast."""
         distance_ms = np.abs(self.timestamps_ms[first] - self.timestamps_ms[second])
         apart: npt.NDArray[np.bool_] = distance_ms >= self.apart_min * _MS_PER_MINUTE
+        return apart
+
+    def apart_from_all(self, positions: IntArray) -> npt.NDArray[np.bool_]:
+        """(n,) whether each state is before or after the time of all the states named."""
+        times, gap_ms = self.timestamps_ms, self.apart_min * _MS_PER_MINUTE
+        first, last = int(times[positions].min()), int(times[positions].max())
+        apart: npt.NDArray[np.bool_] = (times <= first - gap_ms) | (times >= last + gap_ms)
         return apart
 
 
@@ -132,21 +136,25 @@ def graph_spanning_tree(
     Returns
     -------
     `SpanningTree`. Where too few states of other times are among the `_RECURRENCE_NEIGHBOURS` nearest, the core
-    distance is that of the furthest one seen, which is a lower bound. Cost: O(n^2 d) up to 25,000 states,
-    O(n sqrt(n) d) above. Memory: the search's copy of the vectors (half precision above 25,000 states: 2 n d bytes)
-    and at most 32 k n bytes of neighbours, 16 a pair; a million states of 256 dimensions and 30 neighbours take 0.5 and
-    1 GB beside their own 1 GB.
+    distance is that of the furthest one seen, which is a lower bound; above 25,000 states they are looked for among all
+    that are near, however many minutes around a state are nearer. Cost: O(n^2 d) up to 25,000 states, O(n sqrt(n) d)
+    above. Memory: the search's copy of the vectors (half precision above 25,000 states: 2 n d bytes) and at most 32 k n
+    bytes of neighbours, 16 a pair; a million states of 256 dimensions and 30 neighbours take 0.5 and 1 GB beside their
+    own 1 GB.
     """
     n_states = len(vectors)
     wanted = min(n_states - 1, max(n_neighbors, min_samples))
-    searched = min(n_states - 1, _RECURRENCE_NEIGHBOURS) if recurrence else wanted
-    index = _index(vectors)
+    search = NeighbourSearch(vectors)
+    searched = wanted
+    if recurrence:
+        searched = min(n_states - 1, _RECURRENCE_NEIGHBOURS if search.is_exact else max(_LISTED_NEIGHBOURS, wanted))
     core = np.empty(n_states)
     lists: list[_Links] = []
+    lacking, alone = np.zeros(n_states, dtype=np.bool_), np.zeros(n_states, dtype=np.bool_)
     for begin in range(0, n_states, _CHUNK_ROWS):
         rows = np.arange(begin, min(begin + _CHUNK_ROWS, n_states))
-        _, found = index.search(vectors[rows], searched + 1)
-        source, target = np.repeat(rows, found.shape[1]), found.ravel().astype(np.int64)
+        found = search.nearest(rows, searched + 1)
+        source, target = np.repeat(rows, found.shape[1]), found.ravel()
         # An inverted file pads short answers with -1; a state is no neighbour of itself.
         usable = ((target >= 0) & (target != source)).reshape(found.shape)
         far = usable
@@ -163,11 +171,50 @@ def graph_spanning_tree(
         if recurrence:
             returned = _core_from_lists(distance, far & kept, furthest, recurrence.count)
             core[rows] = np.maximum(core[rows], returned)
+            others = far.sum(axis=1)
+            lacking[rows], alone[rows] = others < wanted, others < recurrence.count
         flat = kept.ravel()
         lists.append(_Links(source[flat].astype(np.int32), target[flat].astype(np.int32), distance[kept]))
+    if recurrence and not search.is_exact:
+        lists += _links_to_other_times(vectors, search, np.flatnonzero(lacking), recurrence, wanted, core, alone)
     # The search is over: its copy of the vectors is not needed beside the trees.
-    del index
+    del search
     return _tree_of_graph(vectors, core, lists)
+
+
+def _links_to_other_times(
+    vectors: Vectors,
+    search: NeighbourSearch,
+    rows: IntArray,
+    recurrence: Recurrence,
+    wanted: int,
+    core: FloatArray,
+    alone: npt.NDArray[np.bool_],
+) -> list[_Links]:
+    """Nearest states of other times of the rows that have too few of them among their nearest, found by themselves.
+
+    The core distances of those that have less than density asks for (`alone`) are raised to theirs. States are asked
+    for by bins of time: those that are of another time than all of a bin.
+    """
+    lists: list[_Links] = []
+    bins = recurrence.timestamps_ms[rows] // _BIN_MS
+    for number in np.unique(bins).tolist():
+        own = rows[bins == number]
+        allowed = recurrence.apart_from_all(own)
+        for begin in range(0, len(own), _CHUNK_ROWS):
+            some = own[begin : begin + _CHUNK_ROWS]
+            found = search.nearest_among(some, allowed, wanted)
+            usable = (found >= 0).ravel()
+            source, target = np.repeat(some, wanted)[usable], found.ravel()[usable]
+            length = np.full(found.shape, np.inf)
+            length.ravel()[usable] = _exact_distances(vectors, source, target)
+            column = min(recurrence.count, wanted) - 1
+            returned = np.partition(length, column, axis=1)[:, column]
+            # What is nearest of other times lies beyond all that was seen of these, their cores so far.
+            raised = alone[some] & np.isfinite(returned)
+            core[some[raised]] = np.maximum(core[some[raised]], returned[raised])
+            lists.append(_Links(source.astype(np.int32), target.astype(np.int32), length.ravel()[usable]))
+    return lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,24 +276,6 @@ def _prim(reachability: FloatArray) -> SpanningTree:
         second[edge] = current
         weight[edge] = nearest[current]
     return SpanningTree(first=parent[second], second=second, weight=np.maximum(weight, SMALLEST_DISTANCE), components=1)
-
-
-def _index(vectors: Vectors) -> faiss.Index:
-    dimension = vectors.shape[1]
-    if len(vectors) <= _FLAT_LIMIT:
-        index: faiss.Index = faiss.IndexFlatL2(dimension)
-    else:
-        lists = int(_LISTS_PER_ROOT * math.sqrt(len(vectors)))
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(dimension), dimension, lists, faiss.ScalarQuantizer.QT_fp16
-        )
-        # faiss trains its quantiser from a fixed seed, so the same rows give the same lists.
-        rows = np.unique(np.linspace(0, len(vectors) - 1, lists * _TRAINED_PER_LIST).round().astype(np.int64))
-        index.train(np.ascontiguousarray(vectors[rows]))
-        index.nprobe = _PROBES
-    for begin in range(0, len(vectors), _ADDED_AT_ONCE):
-        index.add(vectors[begin : begin + _ADDED_AT_ONCE])
-    return index
 
 
 def _exact_distances(vectors: Vectors, first: IntArray, second: IntArray) -> FloatArray:

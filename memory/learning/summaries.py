@@ -193,7 +193,8 @@ def summarise_partition(
     Parameters
     ----------
     states
-        All states of the window, of every regime: a forward return may end in another one.
+        All states of the window, of every regime: a forward return may end in another one. With `outcomes`, the
+        partition's states alone will do.
     rows
         (m,) positions of the partition's states in `states`, ascending.
     labels
@@ -225,7 +226,10 @@ def summarise_partition(
     """
     chosen, label, is_broad = _checked(states, rows, labels, broad, window, regime)
     all_outcomes = compute_outcomes(states, settings) if outcomes is None else outcomes
-    table, mine = states.take(chosen), all_outcomes.take(chosen)
+    table, mine = states, all_outcomes
+    if len(chosen) < len(states):
+        # A partition may hold a million vectors: they are copied only where some are left out.
+        table, mine = states.take(chosen), all_outcomes.take(chosen)
     n_clusters = len(is_broad)
 
     everything = np.zeros(len(table), dtype=np.int64)

@@ -25,6 +25,9 @@ from memory.errors import ArchiveError, ArchiveUnavailableError
 
 _CHUNK_BYTES = 1 << 20
 _USER_INFO = re.compile(r"(://)[^/@\s]*@")
+_STORAGE: tuple[type[Exception], ...] = (OSError, pa.ArrowException)
+_PLACE = (*_STORAGE, ImportError, ValueError)
+"""What a file raises while it is read, and what file systems raise besides: no driver, an URL that they refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,17 @@ class Place:
         with self.explained("looked at"):
             return bool(self.filesystem.exists(path) and self.filesystem.size(path) == file.bytes)
 
+    def files(self, folder: str) -> dict[str, int]:
+        """Size in bytes of every file under a folder, by path under the root; none where there is no such folder."""
+        with self.explained("listed"):
+            found = (
+                self.filesystem.find(self.path(folder), detail=True)
+                if self.filesystem.exists(self.path(folder))
+                else {}
+            )
+        start = len(self.path(folder)) - len(folder)
+        return {name[start:]: int(details["size"]) for name, details in sorted(found.items())}
+
     @contextlib.contextmanager
     def opened(self, file: ArchivedFile) -> Iterator[Any]:
         """A file's stream, once its bytes have been found to be those that were written.
@@ -77,7 +91,9 @@ class Place:
         with self.explained("read"):
             if not self.filesystem.exists(path):
                 self._refuse_missing(file)
-            with self.filesystem.open(path, "rb") as stream:
+            opened = self.filesystem.open(path, "rb")
+        with opened as stream:
+            with self.explained("read"):
                 digest = hashlib.sha256()
                 while chunk := stream.read(_CHUNK_BYTES):
                     digest.update(chunk)
@@ -87,14 +103,16 @@ class Place:
                         remedy="Restore it from a backup; the window cannot be consolidated again without it.",
                     )
                 stream.seek(0)
+            # What the reader does with the content may fail for reasons of its own.
+            with self.explained("read", _STORAGE):
                 yield stream
 
     @contextlib.contextmanager
-    def explained(self, what: str) -> Iterator[None]:
+    def explained(self, what: str, kinds: tuple[type[Exception], ...] = _PLACE) -> Iterator[None]:
         """Turns errors of the file system and of Parquet into this project's."""
         try:
             yield
-        except (OSError, ImportError, ValueError, pa.ArrowException) as error:
+        except kinds as error:
             raise ArchiveUnavailableError(
                 f"the archive at {self.display_url} cannot be {what}: {_without_password(str(error))}.",
                 remedy="Check COINSWARM_ARCHIVE_URL, the rights on that place and its free space.",
@@ -110,7 +128,7 @@ class Place:
 
 
 class NewFile:
-    """A file on its way into the archive; it counts for nothing until `commit`."""
+    """A file on its way into the archive; it counts for nothing until `finish`, which makes it whole, and `commit`."""
 
     def __init__(self, place: Place, folder: str, kind: str) -> None:
         self._place = place
@@ -121,12 +139,15 @@ class NewFile:
         self._stream: Any = place.filesystem.open(self._temporary, "wb")
         self.sink = _HashingSink(self._stream)
 
-    def commit(self, rows: int) -> ArchivedFile:
-        """Forces what was written to `sink` to the disk, and gives the file its name."""
+    def finish(self) -> None:
+        """Ends the writing, and forces what was written to `sink` to the disk: all that takes room."""
         self._stream.flush()
         if self._is_local:
             os.fsync(self._stream.fileno())
         self._stream.close()
+
+    def commit(self, rows: int) -> ArchivedFile:
+        """Gives a finished file its name."""
         name = f"{self._kind}-{self.sink.sha256}.parquet"
         folder = self._place.path(self._folder)
         self._place.filesystem.mv(self._temporary, posixpath.join(folder, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -15,8 +16,8 @@ from memory.tables import WindowData
 class WindowJoin:
     """Puts parts of a window into an archive, each joined with what is archived of its product already.
 
-    The outcome is that of merging the whole windows, file by file and byte by byte. Memory: one part where nothing is
-    archived, otherwise what both sides hold of one product.
+    The outcome is that of merging the whole windows, file by file and byte by byte; where no part is added, it is what
+    is archived. Memory: one part where nothing is archived, otherwise what both sides hold of one product.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ class WindowJoin:
         self._archived = iter(archived)
         self._next = next(self._archived, None)
         self._joins = self._next is not None
-        self._fresh: WindowData | None = None
+        self._fresh: list[WindowData] = []
         self._product = ""
 
     def append(self, part: WindowData) -> None:
@@ -51,11 +52,10 @@ class WindowJoin:
                     f"a part of {product} comes after one of {self._product}.",
                     remedy="Read and append the parts of a window in the order of their products.",
                 )
-            if self._fresh is not None and product == self._product:
-                self._fresh = merge(self._fresh, piece)
-                continue
-            self._flush()
-            self._fresh, self._product = piece, product
+            if product != self._product:
+                self._flush()
+            self._fresh.append(piece)
+            self._product = product
 
     def close(self) -> ArchiveReference:
         """Adds what is left of the archived window, and closes the writer."""
@@ -66,21 +66,29 @@ class WindowJoin:
 
     def _flush(self) -> None:
         """Writes the product that was read last, and what is archived up to it."""
-        if self._fresh is None:
+        if not self._fresh:
             return
+        fresh, self._fresh = _merged(self._fresh), []
         while self._next is not None and _product_of(self._next) < self._product:
             self._keep(self._next)
         if self._next is not None and _product_of(self._next) == self._product:
-            self._writer.append(merge(self._next, self._fresh))
+            self._writer.append(merge(self._next, fresh))
             self._next = next(self._archived, None)
         else:
-            self._writer.append(self._fresh)
-        self._fresh = None
+            self._writer.append(fresh)
 
     def _keep(self, archived: WindowData) -> None:
         # What only other products' states had may be gone by now.
-        self._writer.append(WindowData(without_unknown_features(archived.states), archived.experiences))
+        states = without_unknown_features(archived.states) if self._product else archived.states
+        self._writer.append(WindowData(states, archived.experiences))
         self._next = next(self._archived, None)
+
+
+def _merged(pieces: list[WindowData]) -> WindowData:
+    """All pieces, merged two by two: one after the other, the first of many would be copied again for each."""
+    while len(pieces) > 1:
+        pieces = [functools.reduce(merge, pieces[start : start + 2]) for start in range(0, len(pieces), 2)]
+    return pieces[0]
 
 
 def _product_of(part: WindowData) -> str:

@@ -42,6 +42,16 @@ class ArchivedTable:
         self.meta = unpack_meta(self._file.metadata.metadata, kind)
         self._kind = kind
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Features of the states, sorted."""
+        return tuple(self.meta["feature_names"])
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return int(self._file.metadata.num_rows)
+
     def states(
         self,
         *,
@@ -88,9 +98,28 @@ class ArchivedTable:
             **columns_read,
         )
 
-    def experiences(self, *, products: Collection[str] | None = None) -> ExperienceTable:
-        """Experiences, of some products or of all."""
-        selected = self._selected(products, None)
+    def rows_of(self, states: StateTable) -> Rows:
+        """Numbers of the rows that are about some states: of their products, at their times."""
+        rows = [np.empty(0, dtype=np.intp)]
+        first = 0
+        code_of = {name: code for code, name in enumerate(states.products)}
+        codes = np.array([code_of.get(name, -1) for name in self.meta["products"]], dtype=np.int64)
+        # Products are few: a pair of product and time fits one integer without overflow.
+        width = len(states.products) + 1
+        wanted = np.unique(states.timestamp_ms * width + states.product)
+        for group in range(self._file.num_row_groups):
+            table = self._file.read_row_group(group, columns=["product", "timestamp_ms"])
+            product = codes[codes_from_arrow(table.column("product").chunks, self.meta["products"])]
+            key = table.column("timestamp_ms").to_numpy() * width + product
+            rows.append(first + np.flatnonzero((product >= 0) & np.isin(key, wanted)))
+            first += table.num_rows
+        return np.concatenate(rows)
+
+    def experiences(
+        self, *, products: Collection[str] | None = None, rows: npt.ArrayLike | None = None
+    ) -> ExperienceTable:
+        """Experiences, of some products and with some numbers, or all."""
+        selected = self._selected(products, rows)
         names = {"agent": tuple(self.meta["agents"]), "run": tuple(self.meta["runs"]), "regime": tuple(REGIMES)}
         names["product"] = self._names("products", products)
         total = sum(len(chosen) for _, chosen in selected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -27,7 +27,7 @@ from memory.ledger.archive_tables import (
     state_schema,
     state_table_to_arrow,
 )
-from memory.records import from_ms
+from memory.records import REGIMES, from_ms
 from memory.tables import WindowData
 from memory.window import Window
 
@@ -65,6 +65,23 @@ class ArchiveReference:
     derived_from: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivedCounts:
+    """What was put into an archive.
+
+    Attributes
+    ----------
+    states_by_regime
+        Distinct states of each regime that has any, by name.
+    recorded_at_ms, known_at_ms
+        Latest time of recording among the experiences, and latest time at which one became known; 0 without any.
+    """
+
+    states_by_regime: Mapping[str, int]
+    recorded_at_ms: int
+    known_at_ms: int
+
+
 class ArchiveWriter:
     """A window on its way into the archive; made by `Archive.writer`.
 
@@ -92,6 +109,8 @@ class ArchiveWriter:
         self._lived_products: set[str] = set()
         self._dimension: int | None = None
         self._known_at_ms: int | None = None
+        self._recorded_at_ms = 0
+        self._regimes = np.zeros(len(REGIMES), dtype=np.int64)
         self._last: dict[str, tuple[str, int]] = {}
 
     def append(self, part: WindowData) -> None:
@@ -114,6 +133,8 @@ class ArchiveWriter:
         if len(experiences):
             latest = int(experiences.known_at_ms.max())
             self._known_at_ms = latest if self._known_at_ms is None else max(latest, self._known_at_ms)
+            self._recorded_at_ms = max(int(experiences.recorded_at_ms.max()), self._recorded_at_ms)
+        self._regimes += np.bincount(states.regime, minlength=len(REGIMES))
         with self._place.explained("written"):
             if not self._names["features"].issuperset(states.feature_names) or self._dimension is None:
                 self._names["features"].update(states.feature_names)
@@ -121,6 +142,12 @@ class ArchiveWriter:
             self._dimension = states.vectors.shape[1]
             self._states.append(state_table_to_arrow(states, self._features))
             self._experiences.append(experience_table_to_arrow(experiences))
+
+    @property
+    def counts(self) -> ArchivedCounts:
+        """What was appended so far."""
+        held = {REGIMES[code]: int(self._regimes[code]) for code in np.flatnonzero(self._regimes).tolist()}
+        return ArchivedCounts(held, self._recorded_at_ms, self._known_at_ms or 0)
 
     def close(self) -> ArchiveReference:
         """Moves the files to their names, and says where they are.
@@ -149,11 +176,14 @@ class ArchiveWriter:
         }
         with self._place.explained("written"):
             try:
+                # A disk that is full by now leaves neither file.
+                self._states.finish(state_meta)
+                self._experiences.finish(experience_meta)
                 return ArchiveReference(
                     **self._key,
                     content_digest=self._hash.hexdigest(),
-                    states=self._states.close(state_meta),
-                    experiences=self._experiences.close(experience_meta),
+                    states=self._states.commit(),
+                    experiences=self._experiences.commit(),
                     known_at_max=None if self._known_at_ms is None else from_ms(self._known_at_ms),
                     derived_from=self._derived_from,
                 )
@@ -245,8 +275,8 @@ class _FileWriter:
         self._pending = [_widened(table, schema) for table in self._pending]
         if written is None:
             return
-        parquet.close()
         try:
+            parquet.close()
             with written.read_back() as stream:
                 source = pq.ParquetFile(stream)
                 for group in range(source.num_row_groups):
@@ -256,12 +286,18 @@ class _FileWriter:
         finally:
             written.discard()
 
-    def close(self, meta: dict[str, Any]) -> ArchivedFile:
+    def finish(self, meta: dict[str, Any]) -> None:
+        """Writes what is left, so that the file is whole."""
         self._write(last=True)
         parquet = self._open()
         parquet.add_key_value_metadata(pack_meta(self._kind, meta))
         parquet.close()
         assert self._file is not None  # opened with the writer
+        self._file.finish()
+
+    def commit(self) -> ArchivedFile:
+        """Gives the finished file its name."""
+        assert self._file is not None  # it was finished
         archived = self._file.commit(self._rows)
         self._file = None
         return archived

@@ -95,6 +95,32 @@ class ArchivedWindowRepository:
         with self._database.transaction() as session:
             return sorted((_archive_reference(row) for row in session.scalars(query)), key=lambda item: item.source)
 
+    def unnamed_archives(self, namespace: str) -> Sequence[tuple[ArchiveReference, bool]]:
+        """Archives that no generation was computed from, in order of window, each with whether it is the newest.
+
+        The newest of a window, encoder and source waits to be summarised; another was replaced before it ever was.
+        """
+        named = sa.select(GenerationArchive.archive_id).where(GenerationArchive.archive_id == ArchivedWindow.id)
+        newest = sa.func.max(ArchivedWindow.id).over(
+            partition_by=(ArchivedWindow.window, ArchivedWindow.encoder_id, ArchivedWindow.source)
+        )
+        query = sa.select(
+            ArchivedWindow, (ArchivedWindow.id == newest).label("newest"), (~named.exists()).label("free")
+        )
+        query = query.where(ArchivedWindow.namespace == namespace).order_by(ArchivedWindow.window, ArchivedWindow.id)
+        with self._database.transaction() as session:
+            return [
+                (_archive_reference(row), bool(is_newest)) for row, is_newest, free in session.execute(query) if free
+            ]
+
+    def archive_paths(self, namespace: str) -> set[str]:
+        """Paths of all files that a namespace's archives name."""
+        query = sa.select(ArchivedWindow.states_path, ArchivedWindow.experiences_path).where(
+            ArchivedWindow.namespace == namespace
+        )
+        with self._database.transaction() as session:
+            return {path for row in session.execute(query) for path in row}
+
     def spans(self, namespace: str, until: datetime | None = None) -> Sequence[ArchivedSpanRow]:
         """What is archived of each window and encoder of a namespace, in order of window and encoder.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 import threading
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import Task, task
+from prefect import Task, flow, task
+from prefect.context import FlowRunContext
 
 from memory.errors import EmbeddedServerError
 from memory.settings import Settings
@@ -86,8 +88,43 @@ def test_as_many_tasks_run_at_once_as_the_settings_said_when_the_flow_began(monk
     assert most[0] == 3
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_flows_that_a_flow_calls_share_its_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSWARM_TASK_RUNNER", "dask")
+    monkeypatch.setenv("COINSWARM_TASK_WORKERS", "1")
+
+    @flow(task_runner=configured_task_runner())
+    def step() -> int:
+        return int(process_of_the_task.submit().result())
+
+    @flow(task_runner=configured_task_runner())
+    def night() -> list[int]:
+        return [step(), step(), int(process_of_the_task.submit().result())]
+
+    first, second, own = night()
+    assert first == second == own != os.getpid()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_night_whose_flows_submit_nothing_starts_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSWARM_TASK_RUNNER", "dask")
+
+    @flow(task_runner=configured_task_runner())
+    def night() -> Any:
+        runner = FlowRunContext.get().task_runner  # type: ignore[union-attr]
+        return (type(runner).__name__, runner._cluster)
+
+    assert night() == ("LocalDaskRunner", None)
+
+
+@task
+def process_of_the_task() -> int:
+    return os.getpid()
+
+
 def test_dask_that_is_not_installed_is_refused_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+    monkeypatch.delitem(sys.modules, "tasks.dask_runner", raising=False)
     with pytest.raises(TaskRunnerError, match="Install the extra 'scale'"):
         task_runner(Settings(task_runner="dask"))
 

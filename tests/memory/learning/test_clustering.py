@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from memory.learning import spanning
+from memory.learning import clustering, neighbour_search, spanning
 from memory.learning.clustering import NOISE, MarketStateClusterer
 from memory.learning.planted import PlantedStates, planted_states
 from memory.learning.spanning import graph_spanning_tree
@@ -92,9 +93,20 @@ class TestPlantedPatterns:
     def test_lists_of_states_give_nearly_the_clusters_of_a_full_search(
         self, night: PlantedStates, night_clusterer: MarketStateClusterer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(spanning, "_FLAT_LIMIT", 1_000)
+        monkeypatch.setattr(neighbour_search, "FLAT_LIMIT", 1_000)
         graph = MarketStateClusterer(exact_limit=100).fit(night.vectors)
         assert adjusted_rand_score(graph.labels_, night_clusterer.labels_) > 0.95
+
+    def test_the_least_cluster_grows_with_a_large_partition(
+        self, night: PlantedStates, night_clusterer: MarketStateClusterer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(clustering, "LARGE_PARTITION", len(night.vectors) // 3)
+        grown = MarketStateClusterer().fit(night.vectors)
+        assert (grown.min_cluster_size_, night_clusterer.min_cluster_size_) == (30, 10)
+        assert grown.sizes_.min() >= 30 > night_clusterer.sizes_.min()
+        asked = MarketStateClusterer(min_cluster_size=30, max_copies=10)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(asked.fit(night.vectors).labels_, grown.labels_)
 
     def test_the_largest_pattern_is_kept_whole_and_marked_broad(
         self, night: PlantedStates, night_clusterer: MarketStateClusterer
@@ -151,6 +163,32 @@ class TestRecurrence:
         graph = MarketStateClusterer(exact_limit=100).fit(vectors, timestamps_ms=times)
         assert graph.route_ == "graph"
         assert adjusted_rand_score(graph.labels_, exact.labels_) > 0.9
+
+    def test_lists_look_past_any_number_of_minutes_beside_a_state(
+        self, walk: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        vectors, times = walk
+        # Bars of fifteen seconds: some 480 states are within an hour of each.
+        recurrence = spanning.Recurrence(times // 4, 60.0, 1)
+        asked: dict[str, Any] = {"min_samples": 5, "n_neighbors": 10, "recurrence": recurrence}
+        exact = cheapest_edges(spanning.exact_spanning_tree(vectors, min_samples=5, recurrence=recurrence))
+        monkeypatch.setattr(neighbour_search, "FLAT_LIMIT", 500)
+        monkeypatch.setattr(neighbour_search, "_PROBES", 60)
+        monkeypatch.setattr(spanning, "_LISTED_NEIGHBOURS", 16)
+        lists = cheapest_edges(graph_spanning_tree(vectors, **asked))
+        assert np.mean(np.abs(lists / exact - 1.0) < 0.05) > 0.85
+        # Without it, the sixteenth nearest minute stands for the nearest of another time.
+        monkeypatch.setattr(spanning, "_links_to_other_times", lambda *_: [])
+        short_sighted = cheapest_edges(graph_spanning_tree(vectors, **asked))
+        assert np.mean(short_sighted / exact < 0.95) > 0.4
+
+
+def cheapest_edges(tree: spanning.SpanningTree) -> np.ndarray:
+    """Weight of the cheapest edge of each state: at least its core distance, and hardly more."""
+    cheapest = np.full(len(tree.weight) + 1, np.inf)
+    for ends in (tree.first, tree.second):
+        np.minimum.at(cheapest, ends, tree.weight)
+    return cheapest
 
 
 class TestDefinedAnswers:

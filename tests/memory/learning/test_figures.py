@@ -14,8 +14,10 @@ from memory.learning.figures import (
     p_values,
     read_figures,
     sharpe_with,
+    within_block_correlation,
 )
-from memory.learning.outcomes import FLAT, GROSS, LONG_NET, SHORT_NET, VOLATILITY
+from memory.learning.outcomes import FLAT, GROSS, LONG_NET, N_MEASURES, SCALED, SHORT_NET, VOLATILITY
+from memory.learning.predictions import HORIZONS
 from memory.learning.settings import LearningSettings
 from memory.learning.statistics import Moments, sharpe
 
@@ -33,6 +35,31 @@ def test_many_blocks_speak_for_themselves() -> None:
     assert moderated_variance(sums, value_variance(sums) * 10, 7.0) == pytest.approx(
         float(block_variance(sums)), rel=0.05
     )
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
+def test_the_correlation_within_blocks_is_found(rho: float) -> None:
+    rng = np.random.default_rng(3)
+    blocks = np.repeat(np.arange(3000), 8)
+    values = np.sqrt(rho) * rng.standard_normal(3000)[blocks] + np.sqrt(1 - rho) * rng.standard_normal(len(blocks))
+    assert within_block_correlation(block_sums(values, blocks)) == pytest.approx(rho, abs=0.03)
+
+
+def test_values_that_do_not_depend_on_their_block_need_fewer_blocks() -> None:
+    sums = block_sums(np.array([1.0, 1.1, 0.9]), np.zeros(3, dtype=int))
+    assert moderated_variance(sums, np.array(3.0), 7.0, 0.0) == pytest.approx(1.0)
+
+
+def test_only_predictions_of_the_next_minute_are_shrunk_by_what_is_measured() -> None:
+    rng = np.random.default_rng(4)
+    values = np.repeat(rng.standard_normal((6000, 1)), N_MEASURES, axis=1)
+    base = BlockSums.stack([block_sums(values, np.arange(6000) // 20)] * len(HORIZONS))
+    own = BlockSums.stack([block_sums(values[:60], np.arange(60) // 20)] * len(HORIZONS))
+    variance = Estimates.of(own, base, np.zeros((len(HORIZONS), N_MEASURES)), SETTINGS).variance
+    safe = variance[0, GROSS]
+    assert variance[0, VOLATILITY] == variance[0, SCALED] < 0.5 * safe
+    np.testing.assert_array_equal(variance[1:], safe)
+    np.testing.assert_array_equal(variance[0, [GROSS, LONG_NET, SHORT_NET]], safe)
 
 
 def test_without_values_the_variance_is_unknown() -> None:

@@ -12,11 +12,13 @@ from memory.errors import InvalidRecordError
 from memory.learning import serial
 from memory.learning.predictions import HORIZONS, PatternPredictions, PredictionGain, PredictionRecord
 from memory.learning.predictors import (
+    NEARNESS,
     NO_PATTERN,
     Remembered,
     assign,
     predict_by_base_rate,
     predict_by_neighbours,
+    predict_by_patterns,
     predict_by_ridge,
     random_balls,
 )
@@ -236,6 +238,46 @@ def test_a_state_goes_to_the_nearest_pattern_of_its_regime_that_covers_it():
     assert (far == NO_PATTERN).all()
     mixed = assign(replace(some, partitions=(f"enc/replay/{MIXED}",) * 2), table)
     assert (mixed != NO_PATTERN).sum() >= (chosen != NO_PATTERN).sum()
+
+
+def test_a_prediction_leans_on_the_patterns_around_and_most_on_the_nearest():
+    table = market(0)
+    some = patterns((0, 1))
+    said = np.array([[0.0], [1.0]]) * np.ones(len(HORIZONS))
+    some = replace(some, volatility=said, scaled_return=-said)
+    chosen = assign(some, table)
+    predicted = predict_by_patterns(some, table, chosen)
+    assert np.isnan(predicted[chosen == NO_PATTERN]).all()
+    first, second = predicted[chosen == 0, 0, 1], predicted[chosen == 1, 0, 1]
+    assert first.max() < 0.5 < second.min()
+    cosine = table.vectors @ some.vectors.T
+    weight = np.exp(cosine.astype(np.float64) / NEARNESS)
+    covered = chosen != NO_PATTERN
+    np.testing.assert_allclose(predicted[covered, 2, 1], (weight[:, 1] / weight.sum(axis=1))[covered], rtol=1e-4)
+    np.testing.assert_allclose(predicted[covered, 2, 0], -predicted[covered, 2, 1])
+
+
+def test_a_pattern_that_knows_nothing_of_an_outcome_leaves_it_to_the_others():
+    table = market(0)
+    some = patterns((0, 1))
+    said = np.full((2, len(HORIZONS)), np.nan)
+    said[1, 1] = 0.5
+    some = replace(some, volatility=said)
+    chosen = assign(some, table)
+    predicted = predict_by_patterns(some, table, chosen)[chosen != NO_PATTERN]
+    np.testing.assert_allclose(predicted[:, 1, 1], 0.5)
+    assert np.isnan(predicted[:, 0, 1]).all()
+
+
+def test_patterns_of_other_regimes_say_nothing():
+    table = market(0)
+    some = patterns((0, 4))
+    other = np.ones((2, len(HORIZONS)))
+    other[1] = 7.0
+    chosen = assign(some, table)
+    predicted = predict_by_patterns(replace(some, volatility=other), table, chosen)
+    np.testing.assert_allclose(predicted[chosen == 0, :, 1], 1.0)
+    np.testing.assert_allclose(predicted[chosen == 1, :, 1], 7.0)
 
 
 def remembered(day: int) -> Remembered:
