@@ -1,14 +1,12 @@
 """Knowledge lines that begin while others are read: learning everything again, and the step in which they take over.
 
 A line is one encoder and one version of the algorithm. A new one re-consolidates all windows from the archive while the
-line before it goes on answering; when it lacks none, it takes over in one step.
+line before it goes on answering; when it lacks none, it takes over in one step (`tasks.taking_over`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,20 +17,19 @@ from memory import MemoryConnection
 from memory.errors import ArchiveError, LineError
 from memory.learning import ALGORITHM_VERSION
 from memory.ledger import ArchiveReference, FencingToken, Ledger, WindowStatus, line_id, merge
-from memory.records import MIXED, REGIMES
 from memory.store.encoders import pack_encoder
 from memory.tables import StateTable, WindowData
 from memory.window import Window
-from tasks.consolidation import Part, partitions_of
+from tasks.consolidation import Part, part_of
 from tasks.markets import open_encoder
-from tasks.publishing import known_times
 from tasks.recording import register_encoder
 from tasks.reindexing import encoding
 from tasks.retry import may_pass, retried
 from tasks.runs import TaskContext
+from tasks.window_input import ArchivedInput
 from tasks.workspace import Workspace, open_workspace
 
-BUILDING, RETIRED = "BUILDING", "RETIRED"
+BUILDING = "BUILDING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +102,9 @@ def plan_line(namespace: str, encoder: str | None, of: str | None) -> LinePlan:
             )
         fitted = None if encoder is None else open_encoder(encoder, "binance", workspace.settings)
         if of is None and fitted is not None:
-            of = _derived_from(ledger, namespace, fitted.id_)
+            of = derived_from(ledger, namespace, fitted.id_)
         of = of or leading.encoder_id
+        _refuse_beside_the_succession(ledger, namespace, of, encoder if fitted is None else fitted.id_)
         windows = [span.window for span in ledger.windows.spans(namespace) if span.encoder_id == of]
         encoder_id = of if fitted is None else fitted.id_
         line = line_id(namespace, encoder_id, ALGORITHM_VERSION)
@@ -133,7 +131,25 @@ def plan_line(namespace: str, encoder: str | None, of: str | None) -> LinePlan:
         )
 
 
-def _derived_from(ledger: Ledger, namespace: str, encoder_id: str) -> str | None:
+def _refuse_beside_the_succession(ledger: Ledger, namespace: str, of: str, encoder_id: str | None) -> None:
+    """Only lines of the namespace's own encoders are replaced: a line that takes over leads the namespace.
+
+    Raises
+    ------
+    LineError
+        The line is of an encoder that was only recorded beside the namespace's own, such as a second market's.
+    """
+    encoders = {record.line: record.encoder_id for record in ledger.lines.list(namespace)}
+    leading = [encoders[line] for line, _ in ledger.lines.succession(namespace)]
+    if of in encoders.values() and not {of, encoder_id} & set(leading):
+        raise LineError(
+            f"the windows of encoder {of!r} lie in namespace {namespace!r} beside those of {leading[-1]!r}: a line "
+            "made of them would take the whole namespace over.",
+            remedy="Record that market into a namespace of its own (COINSWARM_NAMESPACE) and start the line there.",
+        )
+
+
+def derived_from(ledger: Ledger, namespace: str, encoder_id: str) -> str | None:
     """Encoder whose archives were encoded again with another one before; None where none were."""
     for span in reversed(ledger.windows.spans(namespace)):
         if span.encoder_id == encoder_id:
@@ -237,9 +253,20 @@ def encode_window(context: TaskContext, plan: LinePlan, window: Window) -> tuple
                 continue
             if reference.source in held:
                 data = _joined(workspace, held[reference.source], data)
-            written = workspace.archive.write(context.namespace, window, data, derived_from=plan.of)
+            with workspace.archive.writer(
+                context.namespace, window, plan.encoder_id, reference.source, derived_from=plan.of
+            ) as writer:
+                writer.append(data)
+                written = writer.close()
             ledger.windows.save_archive(token, written)
-            parts.append(_part(plan.line, written, data))
+            counts = writer.counts
+            parts.append(
+                part_of(
+                    ArchivedInput(
+                        plan.line, written, counts.recorded_at_ms, counts.known_at_ms, counts.states_by_regime
+                    )
+                )
+            )
     return parts, left_out
 
 
@@ -275,72 +302,3 @@ def _joined(workspace: Workspace, held: ArchiveReference, data: WindowData) -> W
         if may_pass(error) or held.derived_from is None:
             raise
         return data
-
-
-def _part(line: str, reference: ArchiveReference, data: WindowData) -> Part:
-    present = set(partitions_of(data.states).tolist())
-    return Part(
-        line=line,
-        window=reference.window.name,
-        encoder_id=reference.encoder_id,
-        source=reference.source,
-        content_digest=reference.content_digest,
-        recorded_cut_ms=int(data.experiences.recorded_at_ms.max()),
-        known_at_ms=int(data.experiences.known_at_ms.max()),
-        states=len(data.states),
-        experiences=len(data.experiences),
-        partitions=tuple(regime for regime in (*REGIMES, MIXED) if regime in present),
-    )
-
-
-@retried()
-def take_over(context: TaskContext, plan: LinePlan, current_from: datetime | None) -> dict[str, Any]:
-    """Let a line that is folded and published answer from now on: in the ledger first, then in Redis in one step.
-
-    Killed between the two, running it again completes it. Questions as of earlier than `current_from` are answered by
-    the line before it, which stays as it is.
-
-    Parameters
-    ----------
-    current_from
-        From when on; None for when the newest window of the line became known.
-
-    Raises
-    ------
-    LineError
-        The line before became current later than that, or the line was replaced before.
-    """
-    token = context.fencing_token
-    with context.open() as workspace:
-        ledger = workspace.ledger
-        since = current_from or max(known_times(workspace, plan.line).values())
-        ledger.lines.activate(token, plan.line, current_from=since)
-        record = next(item for item in ledger.lines.list(context.namespace) if item.line == plan.line)
-        since = record.current_from or since
-
-        async def switch(mem: MemoryConnection) -> bool:
-            # An encoder that holds no experiences yet would leave its readers without any: reindexing makes it the
-            # current one.
-            current = await mem.encoders.current()
-            make_current = current != plan.encoder_id and not await mem.episodic.count(encoder_id=plan.of)
-            await mem.semantic.take_over(
-                plan.line, plan.encoder_id, current_from=since, token=context.token, make_current=make_current
-            )
-            await mem.link.on_disk()
-            return make_current or current == plan.encoder_id
-
-        reached = workspace.with_memory(switch)
-        retired = _retire(ledger, token, plan)
-        return {"current_from": since.isoformat(), "encoder_is_current": reached, "retired": retired}
-
-
-def _retire(ledger: Ledger, token: FencingToken, plan: LinePlan) -> Sequence[str]:
-    """Nothing more is fed to lines of the same encoder that this one replaces."""
-    replaced = [
-        record.line
-        for record in ledger.lines.list(token.namespace)
-        if record.encoder_id == plan.encoder_id and record.line != plan.line and record.state != RETIRED
-    ]
-    for line in replaced:
-        ledger.lines.set_state(token, line, RETIRED)
-    return replaced

@@ -19,28 +19,20 @@ sys.path.insert(0, str(RIG))
 # The server that runs are forked from imports them by name.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RIG), os.environ.get("PYTHONPATH")]))
 
+from fault_night import planted  # noqa: E402
 from fault_rig import AGENTS, WORK, Calm, Night, Rig  # noqa: E402
 
-from agents.baselines import baseline_agents  # noqa: E402
-from agents.fitting import default_encoder  # noqa: E402
-from agents.market import Market  # noqa: E402
-from agents.simulation import simulate  # noqa: E402
 from memory import embedded  # noqa: E402
 
 FIRST = dt.date(2021, 6, 17)
 PRODUCT = "BTC-USDT"
-UNTIL = dt.time(8)
-"""Each day ends here: 480 states are enough for patterns, one of which comes back on the second day."""
 
 
 @pytest.fixture(scope="session")
 def night() -> Night:
-    """The first hours of two sample days."""
-    start = dt.datetime.combine(FIRST, dt.time(), tzinfo=dt.UTC)
-    market = Market.sample("binance", [PRODUCT])
-    simulated = simulate(market, start, start + dt.timedelta(days=2), baseline_agents(0), default_encoder())
-    everything = Night((FIRST, FIRST + dt.timedelta(days=1)), PRODUCT, tuple(simulated.experiences()))
-    return Night(everything.days, PRODUCT, tuple(everything.of(agents=AGENTS, until=UNTIL)))
+    """The first hours of two days."""
+    days = (FIRST, FIRST + dt.timedelta(days=1))
+    return Night(days, PRODUCT, tuple(item for day in days for item in planted(day, PRODUCT, AGENTS)))
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +55,7 @@ def shared_rig(night: Night) -> Iterator[Rig]:
                 from multiprocessing import forkserver
 
                 forkserver.ensure_running()
-            yield Rig(home, session.endpoints, night, home / "runs")
+            yield Rig(home, session.endpoints, night, home / "runs", quiet)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -99,4 +91,4 @@ def calm(shared_rig: Rig) -> Calm:
         digests.append(shared_rig.digests(namespace))
     assert len(set(digests)) == len(WORK)
     assert outcome.names["redis"] > 1
-    return Calm(*digests, events=tuple(events), seconds=tuple(seconds))
+    return Calm(*digests, events=tuple(events), seconds=tuple(seconds), namespace=namespace)

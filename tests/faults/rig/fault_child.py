@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+import fault_disk
 import fault_moments
 import fault_removals
 from prefect import Task
 
 import flows.consolidate_memories
+import flows.nightly
 import flows.prune_memories
 import flows.record_experiences
+import flows.start_line
 import flows.update_transitions
 
 FLOWS: dict[str, Any] = {
@@ -26,14 +29,30 @@ FLOWS: dict[str, Any] = {
     "transitions": flows.update_transitions,
     "prune": flows.prune_memories,
     "record": flows.record_experiences,
+    "line": flows.start_line,
+    "nightly": flows.nightly,
 }
 NAMES = {
     "consolidate": "consolidate_memories",
     "transitions": "update_transitions",
     "prune": "prune_memories",
     "record": "record_experiences",
+    "line": "start_line",
+    "nightly": "nightly",
 }
-TASK_MODULES = ("consolidation", "folding", "publishing", "lateness", "pruning", "recording", "reporting")
+WINDOWLESS = ("line",)
+"""Flows that are given no date."""
+TASK_MODULES = (
+    "consolidation",
+    "folding",
+    "publishing",
+    "lateness",
+    "lines",
+    "pruning",
+    "recording",
+    "reporting",
+    "taking_over",
+)
 RETRY_DELAYS_S = [0.5, 2.0, 5.0]
 """Between attempts of a task: servers of a test are back within a second or two."""
 LOADED_BY = os.getpid()
@@ -58,6 +77,10 @@ class Job:
         File for what it prints.
     parameters
         More parameters of the flow.
+    algorithm
+        Version of the algorithm that it takes its own for; its software's where None.
+    disk
+        Process whose small disk (`fault_disk`) it works on; None for the disks that everybody sees.
     """
 
     flow: str
@@ -69,6 +92,8 @@ class Job:
     action: str = "kill"
     removed: tuple[str, ...] = ()
     parameters: dict[str, Any] = field(default_factory=dict)
+    algorithm: str | None = None
+    disk: int | None = None
 
 
 def main(job: Job, line: Connection) -> None:
@@ -79,16 +104,23 @@ def main(job: Job, line: Connection) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     faulthandler.enable()
+    if job.disk is not None:
+        fault_disk.join(job.disk)
     os.environ.update(job.environment)
     fault_removals.remove(job.removed)
     _retry_soon()
+    if job.algorithm is not None:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("tasks.") and hasattr(module, "ALGORITHM_VERSION"):
+                module.ALGORITHM_VERSION = job.algorithm
     watch = fault_moments.Watch(job.moment, _action(job.action, line))
-    fault_moments.install(watch)
-    module = FLOWS[job.flow]
-    parameters = module.Parameters(namespace=job.namespace, date=job.date, **job.parameters)
+    fault_moments.install(watch, every_command=job.flow == "record")
+    flow = FLOWS[job.flow]
+    date = {} if job.flow in WINDOWLESS else {"date": job.date}
+    parameters = flow.Parameters(namespace=job.namespace, **date, **job.parameters)
     line.send(("begun",))
     try:
-        result = getattr(module, NAMES[job.flow])(parameters)
+        result = getattr(flow, NAMES[job.flow])(parameters)
     except Exception as error:  # noqa: BLE001 - whoever started the run judges it
         line.send(("failed", type(error).__name__, str(error)))
     else:

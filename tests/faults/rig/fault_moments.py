@@ -11,6 +11,7 @@ A run passes *events*, each with a name:
 | `redis step COMMAND` | the same where more keys are watched: the step of a publication |
 | `redis executed` | after such a step |
 | `command COMMAND` | before each command that is sent on a connection that watches keys |
+| `send COMMAND`, `answered COMMAND` | before and after commands are sent together; the last (where asked for) |
 | `file`, `filed` | before and after a file of the archive gets its name |
 | `clustered` | a partition was clustered |
 """
@@ -60,9 +61,15 @@ def _starve() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (STARVED_BYTES, resource.RLIM_INFINITY))
 
 
+def _stop() -> None:
+    # Sent to the process, any of its threads may be the one that hears it first, and this one would go on for a while:
+    # beyond the moment. Sent to the thread, it stops right here, and all others with it.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
 ACTIONS: dict[str, Callable[[], None]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": _stop,
     "starve": _starve,
 }
 """What a run can do to itself as the kernel would; `meet` it does with whoever started it."""
@@ -102,11 +109,13 @@ class Watch:
             return True
 
 
-def install(watch: Watch) -> None:
-    """Have this process tell a watch of its events, for as long as it lives."""
+def install(watch: Watch, *, every_command: bool) -> None:
+    """Have this process tell a watch of its events, for as long as it lives; of `every_command` where asked for."""
     _watch_steps(watch)
     _watch_ledger(watch)
     _watch_redis(watch)
+    if every_command:
+        _watch_commands(watch)
     _watch_archive(watch)
     _watch_clustering(watch)
 
@@ -177,6 +186,28 @@ def _watch_redis(watch: Watch) -> None:
 
     RedisLink.transaction = announced  # type: ignore[method-assign,assignment]
     Pipeline.immediate_execute_command = sent  # type: ignore[method-assign]
+
+
+def _watch_commands(watch: Watch) -> None:
+    from memory.store.link import RedisLink
+
+    execute, pipeline = RedisLink.execute, RedisLink.pipeline
+
+    async def executed(link: RedisLink, *arguments: Any, **options: Any) -> Any:
+        watch.reach(f"send {arguments[0]}")
+        answer = await execute(link, *arguments, **options)
+        watch.reach(f"answered {arguments[0]}")
+        return answer
+
+    async def sent_together(link: RedisLink, commands: Any, **options: Any) -> Any:
+        name = commands[-1][0] if commands else "nothing"
+        watch.reach(f"send {name}")
+        answers = await pipeline(link, commands, **options)
+        watch.reach(f"answered {name}")
+        return answers
+
+    RedisLink.execute = executed  # type: ignore[method-assign]
+    RedisLink.pipeline = sent_together  # type: ignore[method-assign]
 
 
 def _watch_archive(watch: Watch) -> None:

@@ -159,15 +159,55 @@ REMOVALS: dict[str, tuple[Cut, ...]] = {
     # A file is referred to whether or not it could be written.
     "whole files": (
         Cut(
-            "tasks.consolidation",
-            "archive_window",
+            "tasks.window_input",
+            "_SourceIntake.__init__",
             (
                 (
-                    "reference = workspace.archive.write(context.namespace, window, data)",
-                    "import fault_removals; reference = fault_removals.written_or_not("
-                    "workspace.archive, context.namespace, window, data)",
+                    "workspace.archive.writer(",
+                    "__import__('fault_removals').WriterThatNeverFails(workspace.archive, ",
                 ),
             ),
+        ),
+    ),
+    # Entries of an inbox are acknowledged before they are stored.
+    "acknowledged last": (
+        Cut(
+            "tasks.recording",
+            "drain_inbox",
+            (("kept, refused = await _store(", "await mem.inbox.acknowledge(entries); kept, refused = await _store("),),
+        ),
+    ),
+    # What another drain has left behind is not asked for.
+    "left behind": (
+        Cut(
+            "memory.store.inbox",
+            "Inbox.read",
+            (("entries += await self._claim(agent, consumer, share, idle)", "pass"),),
+        ),
+    ),
+    # Storing an experience again makes another record of it.
+    "same key": (
+        Cut(
+            "memory.store.record_commands",
+            "RecordCommands.pack",
+            (
+                (
+                    "key = self._collection.key(memory)",
+                    'key = self._collection.key(memory) + __import__("secrets").token_hex(4)',
+                ),
+            ),
+        ),
+    ),
+    # The plan of a run that died is not looked for.
+    "open plans": (
+        Cut("tasks.pruning", "_remove", (("for plan in removals.open(workspace.namespace):", "for plan in ():"),)),
+    ),
+    # A take-over that was killed waits for the person who began it.
+    "finished take-overs": (
+        Cut(
+            "flows.consolidate_memories",
+            "consolidate_memories",
+            (("taken_over = finish_take_over(context)", "taken_over = []"),),
         ),
     ),
     # The namespace is given to whoever asks.
@@ -194,12 +234,38 @@ def remove(names: tuple[str, ...]) -> None:
             cut.apply()
 
 
-def written_or_not(archive: Any, namespace: str, window: Any, data: Any) -> Any:
-    """The reference of an archive that may not have been written."""
-    from memory.errors import ArchiveError
-    from memory.ledger import Archive
+class WriterThatNeverFails:
+    """A writer whose reference names files that may not have been written."""
 
-    try:
-        return archive.write(namespace, window, data)
-    except ArchiveError:
-        return Archive("memory://nowhere").write(namespace, window, data)
+    def __init__(self, archive: Any, *window: Any) -> None:
+        self._archive = archive
+        self._window = window
+        self._parts: list[Any] = []
+        self.counts: Any = None
+
+    def __enter__(self) -> WriterThatNeverFails:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def append(self, part: Any) -> None:
+        """Keep a part until all are there."""
+        self._parts.append(part)
+
+    def close(self) -> Any:
+        """Write all of it, where it can be written or elsewhere."""
+        from memory.errors import ArchiveError
+        from memory.ledger import Archive
+
+        try:
+            return self._written(self._archive)
+        except ArchiveError:
+            return self._written(Archive("memory://nowhere"))
+
+    def _written(self, archive: Any) -> Any:
+        with archive.writer(*self._window) as writer:
+            for part in self._parts:
+                writer.append(part)
+            self.counts = writer.counts
+            return writer.close()

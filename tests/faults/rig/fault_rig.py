@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime as dt
 import itertools
 import multiprocessing
@@ -54,6 +55,8 @@ class Calm:
         Digests (ledger, Redis) after the first day was consolidated, after both were, after all of `WORK`.
     events, seconds
         How many events each run of `WORK` has, and how long it takes.
+    namespace
+        Where all of that is still to be found.
     """
 
     first: tuple[str, str]
@@ -61,6 +64,7 @@ class Calm:
     whole: tuple[str, str]
     events: tuple[int, ...]
     seconds: tuple[float, ...]
+    namespace: str
 
 
 @dataclass(frozen=True)
@@ -175,9 +179,17 @@ class Run:
 
 
 class Rig:
-    """One home with servers of its own, and runs against them."""
+    """One home with servers of its own, and runs against them.
 
-    def __init__(self, home: Path, endpoints: embedded.Endpoints, night: Night, folder: Path) -> None:
+    Parameters
+    ----------
+    quiet
+        Variables that every run has: where Prefect is, and how much it says.
+    """
+
+    def __init__(
+        self, home: Path, endpoints: embedded.Endpoints, night: Night, folder: Path, quiet: dict[str, str]
+    ) -> None:
         assert endpoints.redis_url is not None
         assert endpoints.database_url is not None
         self.home = home
@@ -185,6 +197,7 @@ class Rig:
         self.database_url = endpoints.database_url
         self.night = night
         self.folder = folder
+        self.quiet = quiet
         self._context = multiprocessing.get_context("forkserver")
         self._logs = itertools.count()
         self._runs: list[Run] = []
@@ -203,9 +216,11 @@ class Rig:
         removed: tuple[str, ...] = (),
         date: dt.date | None = None,
         environment: dict[str, str] | None = None,
+        algorithm: str | None = None,
+        disk: int | None = None,
         **parameters: Any,
     ) -> Run:
-        """Begin a run of a flow on one of the two days (or another date)."""
+        """Begin a run of a flow on one of the two days (or another date); see `fault_child.Job`."""
         log = self.folder / f"run-{next(self._logs)}.log"
         ours, theirs = self._context.Pipe()
         job = fault_child.Job(
@@ -218,6 +233,8 @@ class Rig:
             action=action,
             removed=removed,
             parameters=parameters,
+            algorithm=algorithm,
+            disk=disk,
         )
         process = self._context.Process(target=fault_child.main, args=(job, theirs))
         process.start()
@@ -251,6 +268,12 @@ class Rig:
         """Folder in which the windows of a namespace are archived."""
         return self.folder / namespace / "archive"
 
+    def with_ledger(self, database_url: str) -> Rig:
+        """The same rig with its ledger elsewhere."""
+        other = copy.copy(self)
+        other.database_url = database_url
+        return other
+
     # --- what is stored ----------------------------------------------------------------------------------------
 
     def fill(self, namespace: str, items: list[EpisodicMemory] | None = None) -> None:
@@ -264,15 +287,15 @@ class Rig:
 
         asyncio.run(add())
 
-    def digests(self, namespace: str) -> tuple[str, str]:
-        """Digests of all knowledge in the ledger and in Redis."""
+    def digests(self, namespace: str, line: str | None = None) -> tuple[str, str]:
+        """Digests of all knowledge in the ledger and in Redis, or of that of one line."""
 
         async def held() -> str:
             async with memory.connect(redis_url=self.redis_url, namespace=namespace) as mem:
-                return await mem.semantic.digest()
+                return await mem.semantic.digest(line=line)
 
         with Ledger.open(self.database_url) as ledger:
-            return ledger.digest(namespace).digest, asyncio.run(held())
+            return ledger.digest(namespace, None if line is None else [line]).digest, asyncio.run(held())
 
     def ask(self, namespace: str, question: Callable[[memory.MemoryConnection], Any]) -> Any:
         """The answer of a memory to a coroutine function."""
