@@ -270,3 +270,40 @@ async def test_a_server_that_takes_no_further_connection_is_named(tmp_path: Path
         await first.close()
     finally:
         server.kill()
+
+
+# --- scripts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_scripts_run_on_a_server_that_forgets_them_all_the_time(own_redis: Any, transaction: bool) -> None:
+    link = RedisLink(own_redis.url, timeout_s=5)
+    await link.open()
+    script = link.register("return redis.call('INCR', KEYS[1])")
+    other = await WireConnection.open(own_redis.url, timeout_s=5)
+    running = True
+
+    async def forget() -> None:
+        while running:
+            await asyncio.gather(*(other.send("SCRIPT", "FLUSH", "SYNC") for _ in range(20)))
+
+    forgetting = asyncio.ensure_future(forget())
+    try:
+        for number in range(1, 51):
+            assert await link.pipeline([script.call(["key"], [])], transaction=transaction) == [number]
+    finally:
+        running = False
+        await forgetting
+        await other.close()
+        await link.close()
+
+
+async def test_a_script_that_has_to_be_loaded_leaves_the_deadline_as_it_is(own_redis: Any) -> None:
+    async with LatencyProxy(own_redis.socket, 0.15) as proxy:
+        link = RedisLink(proxy.url, timeout_s=5)
+        await link.open()
+        script = link.register("return 1")
+        with pytest.raises(StoreUnavailableError, match=r"within 0\.5 s"):
+            await link.pipeline([script.call(["key"], [])], timeout_s=0.5)  # It takes two round trips of 0.3 s.
+        assert await link.pipeline([script.call(["key"], [])]) == [1]
+        await link.close()
