@@ -2,7 +2,9 @@
 
 from memory.ledger.archive import (
     Archive,
+    ArchivedCounts,
     ArchivedFile,
+    ArchivedTable,
     ArchiveReference,
     ArchiveWriter,
     ContentHash,
@@ -55,8 +57,10 @@ __all__ = [
     "Archive",
     "ArchiveReference",
     "ArchiveWriter",
+    "ArchivedCounts",
     "ArchivedFile",
     "ArchivedSpanRow",
+    "ArchivedTable",
     "BenchmarkMetric",
     "BenchmarkRecord",
     "Checkpoint",

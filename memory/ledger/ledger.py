@@ -25,6 +25,7 @@ from memory.ledger.rows import FencingToken
 from memory.ledger.runs import RunRepository
 from memory.ledger.scorecards import AccessRepository, ScorecardRepository
 from memory.ledger.staging import StagingRepository
+from memory.ledger.training import TrainingRepository
 from memory.ledger.windows import WindowRepository
 from memory.window import Window
 
@@ -38,7 +39,8 @@ class Ledger:
 
     Attributes
     ----------
-    runs, fence, lines, staging, windows, folds, refolds, projections, events, scorecards, access, removals, benchmarks
+    runs, fence, lines, staging, windows, folds, refolds, projections, events, scorecards, access, removals, benchmarks,
+    training
         What the ledger keeps, by concern.
     """
 
@@ -57,6 +59,7 @@ class Ledger:
         self.access = AccessRepository(database)
         self.removals = RemovalRepository(database)
         self.benchmarks = BenchmarkRepository(database)
+        self.training = TrainingRepository(database)
 
     @classmethod
     def open(cls, database_url: str) -> Ledger:

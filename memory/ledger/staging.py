@@ -127,15 +127,26 @@ class StagingRepository:
                 for row in session.scalars(query)
             ]
 
+    def unused(self, line: str) -> tuple[int, int]:
+        """How many staged summaries no generation uses, and the bytes that their payloads take."""
+        size = sa.func.coalesce(sa.func.sum(sa.func.octet_length(StagedSummary.payload)), 0)
+        query = sa.select(sa.func.count(), size).where(StagedSummary.line == line, ~_used().exists())
+        with self._database.transaction() as session:
+            number, payload_bytes = session.execute(query).one()
+        return int(number), int(payload_bytes)
+
     def discard(self, token: FencingToken, line: str, window: Window | None = None) -> int:
         """Drops staged summaries that no generation uses, of one window or of all; returns how many."""
-        used = sa.select(GenerationSummary.summary_id).where(GenerationSummary.summary_id == StagedSummary.id)
-        statement = sa.delete(StagedSummary).where(StagedSummary.line == line, ~used.exists())
+        statement = sa.delete(StagedSummary).where(StagedSummary.line == line, ~_used().exists())
         if window is not None:
             statement = statement.where(StagedSummary.window == window)
         with self._database.transaction() as session:
             guard(session, token, line)
             return len(session.execute(statement.returning(StagedSummary.id)).all())
+
+
+def _used() -> sa.Select[int | None]:
+    return sa.select(GenerationSummary.summary_id).where(GenerationSummary.summary_id == StagedSummary.id)
 
 
 def summary_record(staged: StagedSummary) -> SummaryRecord:

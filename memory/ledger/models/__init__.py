@@ -1,4 +1,4 @@
-"""Tables of the ledger, by concern: operations, windows, knowledge."""
+"""Tables of the ledger, by concern: operations, windows, knowledge, training."""
 
 from memory.ledger.models.base import Base
 from memory.ledger.models.knowledge import (
@@ -19,6 +19,7 @@ from memory.ledger.models.knowledge import (
     TransitionVersion,
 )
 from memory.ledger.models.operations import BenchmarkResult, Fence, Removal, Run, fencing_token_sequence
+from memory.ledger.models.training import TrainedPolicy, TrainingStep
 from memory.ledger.models.windows import (
     ArchivedWindow,
     ClusterSummaryEntry,
@@ -59,6 +60,8 @@ __all__ = [
     "ScorecardMetricEntry",
     "StagedSummary",
     "StrategyVersion",
+    "TrainedPolicy",
+    "TrainingStep",
     "TransitionVersion",
     "WindowState",
     "fencing_token_sequence",

@@ -1,0 +1,1 @@
+"""Learning from remembered experience: data, prioritised replay, the learner and its regularisers."""

@@ -1,0 +1,47 @@
+"""Train a policy on what all agents lived through in some days, weekly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.forms.train_agents import Parameters
+from tasks.runs import ledger_run
+from tasks.training import Training, leave_training_artifact, train_policy
+
+LOCK = "training"
+
+
+@flow(name="train_agents", flow_run_name="train-{parameters.namespace}-{parameters.agent_id}")
+def train_agents(parameters: Parameters | None = None) -> dict[str, Any]:
+    """Share what is good enough, learn a policy for one agent, and note it in the ledger.
+
+    Killed, the same command goes on from the last checkpoint and ends in the same policy; when it has ended, running it
+    again finds the policy there.
+    """
+    parameters = parameters or Parameters()
+    parameters.check()
+    window = parameters.window()
+    start, end = parameters.span(window.end)
+    with ledger_run("train_agents", parameters, parameters.namespace, window=window, lock=LOCK) as run:
+        settings = parameters.model_dump(
+            include={"memory_use", "counterfactual", "batch", "learning_rate", "steps", "max_states", "held_out_hours"}
+            | {"publish", "device"}
+        )
+        seed = run.workspace.settings.seed if parameters.seed is None else parameters.seed
+        training = Training(
+            namespace=parameters.namespace,
+            run_id=run.run_id,
+            agent_id=parameters.agent_id,
+            start=start,
+            end=end,
+            source=parameters.source,
+            encoder=parameters.encoder,
+            settings={**settings, "seed": seed},
+        )
+        with run.steps.step("train") as shown:
+            run.result |= train_policy(training)
+            shown |= {"states": run.result["states"], "steps": run.result["steps"]}
+        leave_training_artifact(run.result)
+        return run.finished()
