@@ -148,11 +148,28 @@ class NightCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageEvent:
-    """What happened to a pattern in one window: founded, confirmed, merged, faded, demoted, pruned, came back."""
+    """What happened to a pattern in one window: founded, confirmed, merged, faded, demoted, pruned, came back.
+
+    Attributes
+    ----------
+    states
+        Of the night's cluster that was the occasion; None where there was none.
+    name, other
+        Id that the pattern had then, where it was another; id of the other pattern that is part of it.
+    cosine, threshold
+        How near the two came that were compared, and what chance reaches; None where nothing was compared, or no null
+        set a threshold.
+    note
+        The rule that decided, or what else there is to say.
+    """
 
     window_name: str
     event: str
-    states: int = 0
+    states: int | None = None
+    name: str = ""
+    other: str = ""
+    cosine: float | None = None
+    threshold: float | None = None
     note: str = ""
 
 
@@ -266,6 +283,9 @@ class PruneDecision:
         Annualised net Sharpe ratio from the shrunk mean of the best action: what the rule looks at.
     raw_sharpe, sharpe_lower_bound
         The same without shrinkage, and the lower end of its interval: shown, not judged by.
+    random_share
+        Share that would pass the same rule without knowing anything: of random sets of states for a pattern, of agents
+        that toss their direction for a strategy; None where unknown.
     """
 
     memory_id: str
@@ -279,6 +299,7 @@ class PruneDecision:
     accesses: int = 0
     age_windows: int = 0
     occurrences: int = 0
+    random_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,6 +381,8 @@ class ReportData:
         The scores of all nights together: mean rank correlations, each night counting once; `blocks` counts nights.
     reference_horizon_minutes
         Horizon by which patterns are ranked and `judged` was judged: one for all, so that none is chosen by luck.
+    sharpe_limit
+        Annualised net Sharpe ratio above which pruning keeps a pattern or strategy.
     """
 
     facts: RunFacts
@@ -379,6 +402,7 @@ class ReportData:
     pruning: PruningReport | None = None
     benchmark: BenchmarkReport | None = None
     reference_horizon_minutes: int = 15
+    sharpe_limit: float = 1.0
 
     @property
     def night(self) -> NightCounts | None:

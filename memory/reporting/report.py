@@ -20,6 +20,7 @@ from memory.reporting.charts.latency import LOOKS, latency_distribution, quantil
 from memory.reporting.charts.markets import regime_timeline
 from memory.reporting.charts.nights import confirmation_history, pattern_history, predictors_of, scorecard_panel
 from memory.reporting.charts.patterns import pattern_map, return_forest, volatility_forest
+from memory.reporting.charts.strategies import sharpe_ratios
 from memory.reporting.data import ReportData
 from memory.reporting.svg import drawing
 
@@ -37,6 +38,9 @@ FOREST_ROWS = 8
 
 DECISIONS_LISTED = 60
 """Prune decisions shown one by one, removals first; all of them are in the ledger."""
+
+EVENTS_SHOWN = 40
+"""Events of a pattern's lineage: its first, and the latest."""
 
 TIMELINES = 12
 """Products whose price is drawn."""
@@ -133,6 +137,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "links": links,
         "judged": judged,
         "base_of": base_of,
+        "lineage_of": lambda pattern: sections.story(data.lineage.get(pattern.pattern_id, ()), EVENTS_SHOWN),
         "strip_reach": _strip_reach(full, horizon),
         "leading": lambda pattern: ranking.leading_outcome(pattern, horizon),
         "horizons": horizons,
@@ -157,6 +162,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "transitions": sections.transition_tables(data.regimes),
         "strategies": sections.sorted_strategies(data.strategies),
         "strategy_regimes": sections.strategy_regimes(data.strategies),
+        "strategy_chart": sharpe_ratios(data.strategies, data.sharpe_limit),
+        "random_share": sections.random_shares(decisions),
         "strategy_reach": sections.largest_mean(data.strategies),
         "correlations": sections.correlation_tables(data.correlations),
         "leads": sections.leads(data.correlations),

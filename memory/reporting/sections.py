@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from memory.records import REGIMES, CorrelationMemory, PatternMemory, PerformanceMetrics, RegimeMemory, StrategyMemory
-from memory.reporting.data import VOLATILITY, BaseRate, PruneDecision, ScorecardEntry, ScorecardNight
+from memory.reporting.data import VOLATILITY, BaseRate, LineageEvent, PruneDecision, ScorecardEntry, ScorecardNight
 
 POOLED_PRODUCTS = ("", "*", "ALL")
 """Product ids that stand for all products together."""
@@ -64,6 +64,27 @@ def largest_mean(strategies: Iterable[StrategyMemory]) -> float:
     """Largest absolute mean return of any cell: the full depth of the table's tint."""
     means = [abs(figures.mean_return) for strategy in strategies for figures in strategy.performance.values()]
     return max(means, default=0.0)
+
+
+def random_shares(decisions: Iterable[PruneDecision]) -> Callable[[StrategyMemory], float | None]:
+    """Find the share of a strategy's random agents that pass the Sharpe rule; None where it was not judged."""
+    shares = {decision.memory_id: decision.random_share for decision in decisions}
+    return lambda strategy: shares.get(strategy.memory_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The events of a pattern that are shown, and how many are left out after the first of them."""
+
+    shown: tuple[LineageEvent, ...]
+    left_out: int
+
+
+def story(events: Sequence[LineageEvent], most: int) -> Story:
+    """How a pattern began, and what happened to it last; `most` events at most, and at least two."""
+    if len(events) <= most:
+        return Story(tuple(events), 0)
+    return Story((events[0], *events[len(events) - most + 1 :]), len(events) - most)
 
 
 @dataclass(frozen=True, slots=True)
