@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 FEATURE_MINUTES = 180
 """Span that trailing volatilities and means are taken over; what is left of the look-back is for lags and votes."""
+LONG_MINUTES = 235
+"""Longest span of returns that lies within the look-back of 240 minutes, at bars of up to five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class FeatureSpec:
     neutral
         The value that says nothing; missing inputs are imputed by it.
     weight
-        Weight of the standardised feature in distances between states.
+        Weight of the standardised feature in distances between states, beside what an encoder learns from outcomes.
     """
 
     name: str
@@ -42,7 +44,7 @@ class FeatureSpec:
         return template.format(size=f"{abs(value - self.neutral):.1f}")
 
 
-def _return_spec(minutes: int, weight: float = 1.0) -> FeatureSpec:
+def _return_spec(minutes: int) -> FeatureSpec:
     span = "minute" if minutes == 1 else f"{minutes} minutes"
     return FeatureSpec(
         f"return_{minutes}m",
@@ -52,20 +54,30 @@ def _return_spec(minutes: int, weight: float = 1.0) -> FeatureSpec:
         f"price has risen {{size}} trailing volatilities in the last {span}",
         -8.0,
         8.0,
-        weight=weight,
     )
 
 
-def _volatility_spec(minutes: int, weight: float = 1.0) -> FeatureSpec:
+def _volatility_spec(minutes: int, span: int, past: str) -> FeatureSpec:
     return FeatureSpec(
         f"volatility_{minutes}m",
-        f"log ratio of the volatility of the last {minutes} minutes to that of the last {FEATURE_MINUTES}",
+        f"log ratio of the volatility of the last {minutes} minutes to that of the last {span}",
         "log ratio",
-        f"the last {minutes} minutes were calmer than the last three hours",
-        f"the last {minutes} minutes were wilder than the last three hours",
+        f"the last {minutes} minutes were calmer than the last {past}",
+        f"the last {minutes} minutes were wilder than the last {past}",
         -3.0,
         3.0,
-        weight=weight,
+    )
+
+
+def _range_position_spec(minutes: int, span: str) -> FeatureSpec:
+    return FeatureSpec(
+        f"range_position_{minutes}m",
+        f"where the price stands in the range of the last {minutes} minutes: -1 at its low, 1 at its high",
+        "share of the range",
+        f"price is near its low of the last {span}",
+        f"price is near its high of the last {span}",
+        -1.0,
+        1.0,
     )
 
 
@@ -85,13 +97,7 @@ def _volume_spec(minutes: int) -> FeatureSpec:
 QUOTE_WEIGHT = 0.25
 """Quotes are missing in many markets and bars: they refine a neighbourhood, and must not decide it."""
 CLOCK_WEIGHT = 0.5
-"""Two states hours apart are still alike when all else is."""
-CHARACTER_WEIGHT = 0.5
-"""The slow statistics of two or three hours tell regimes apart, but say little about the next hour: at full weight they
-crowd out nearer neighbours (rank correlation of the volatility that followed with that of the neighbours)."""
-OUTCOME_SCALE_WEIGHT = 1.5
-"""Outcomes are measured in the volatility of the last hour: whether that was high against the longer past tells more
-than any other feature about what followed."""
+"""Two states hours apart are still alike when all else is; and in a short fit the hour stands for single events."""
 
 FEATURES: tuple[FeatureSpec, ...] = (
     _return_spec(1),
@@ -99,7 +105,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
     _return_spec(15),
     _return_spec(60),
     _return_spec(180),
-    _volatility_spec(5),
+    _volatility_spec(5, FEATURE_MINUTES, "three hours"),
     FeatureSpec(
         "volatility",
         f"log ratio of the volatility of the last 30 minutes to that of the last {FEATURE_MINUTES}",
@@ -109,7 +115,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
         -3.0,
         3.0,
     ),
-    _volatility_spec(60, OUTCOME_SCALE_WEIGHT),
+    _volatility_spec(60, LONG_MINUTES, "four hours"),
     FeatureSpec(
         "bar_range",
         "range of the last bar from low to high, in trailing volatilities of a bar, as log(1 + range)",
@@ -131,24 +137,55 @@ FEATURES: tuple[FeatureSpec, ...] = (
         neutral=0.4,
     ),
     FeatureSpec(
-        "largest_move_30m",
-        "largest move of one bar in the last 30 minutes, in trailing volatilities of a bar, as log(1 + move)",
-        "log of trailing volatilities",
-        "no bar of the last 30 minutes stood out",
-        "a bar of the last 30 minutes jumped",
-        0.0,
-        4.0,
-        neutral=1.2,
-    ),
-    FeatureSpec(
-        "range_position_60m",
-        "where the price stands in the range of the last 60 minutes: -1 at its low, 1 at its high",
+        "bar_position",
+        "where the last bar closed in its own range: -1 at its low, 1 at its high; quotes bounce between the two",
         "share of the range",
-        "price is near its low of the last hour",
-        "price is near its high of the last hour",
+        "the last bar closed near its low",
+        "the last bar closed near its high",
         -1.0,
         1.0,
     ),
+    FeatureSpec(
+        "bar_deviation",
+        "log distance of the last bar's close from the middle of its range, in trailing volatilities of a bar",
+        "trailing volatilities",
+        "the last bar closed {size} trailing volatilities below its middle",
+        "the last bar closed {size} trailing volatilities above its middle",
+        -4.0,
+        4.0,
+    ),
+    FeatureSpec(
+        "wick_60m",
+        "log ratio of the mean range of a bar in the last 60 minutes to the volatility of their closes",
+        "log ratio",
+        "bars of the last hour hardly moved beyond their closes",
+        "bars of the last hour moved far beyond their closes",
+        -3.0,
+        3.0,
+        neutral=0.4,
+    ),
+    FeatureSpec(
+        "evenness_60m",
+        "log ratio of the mean size of a bar's move in the last 60 minutes to their root mean square; low where a few "
+        "bars made the volatility",
+        "log ratio",
+        "few bars made most of the last hour's volatility",
+        "the last hour's volatility was spread evenly over its bars",
+        -3.0,
+        0.0,
+        neutral=-0.3,
+    ),
+    FeatureSpec(
+        "bounce_60m",
+        "autocorrelation of returns at a lag of one bar over the last 60 minutes",
+        "correlation",
+        "moves of the last hour were undone in the next bar",
+        "moves of the last hour went on in the next bar",
+        -1.0,
+        1.0,
+    ),
+    _range_position_spec(5, "five minutes"),
+    _range_position_spec(60, "hour"),
     FeatureSpec(
         "drawdown",
         f"log distance of the price from its high of the last {FEATURE_MINUTES} minutes, in trailing volatilities of "
@@ -168,7 +205,6 @@ FEATURES: tuple[FeatureSpec, ...] = (
         0.0,
         4.0,
         neutral=0.8,
-        weight=CHARACTER_WEIGHT,
     ),
     FeatureSpec(
         "mean_reversion",
@@ -179,7 +215,6 @@ FEATURES: tuple[FeatureSpec, ...] = (
         "moves have been taken back",
         -2.0,
         2.0,
-        weight=CHARACTER_WEIGHT,
     ),
     FeatureSpec(
         "autocorrelation",
@@ -189,7 +224,6 @@ FEATURES: tuple[FeatureSpec, ...] = (
         "moves have tended to be repeated ten minutes later",
         -1.0,
         1.0,
-        weight=CHARACTER_WEIGHT,
     ),
     FeatureSpec(
         "hurst_exponent",
@@ -200,11 +234,9 @@ FEATURES: tuple[FeatureSpec, ...] = (
         0.0,
         1.0,
         neutral=0.5,
-        weight=CHARACTER_WEIGHT,
     ),
     _volume_spec(1),
     _volume_spec(5),
-    _volume_spec(15),
     FeatureSpec(
         "volume_trend",
         f"log ratio of the volume a minute in the last 30 minutes to that of the last {FEATURE_MINUTES}",

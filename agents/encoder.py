@@ -4,6 +4,9 @@ Features are standardised (median and robust standard deviation, clipped, weight
 features (Rahimi & Recht 2007): cosine similarity of two vectors approximates a Gaussian kernel of the distance of the
 standardised features, so that neighbours stay neighbours. The frequencies lie in orthogonal blocks (Yu et al. 2016) and
 are equally long, which makes the map of small distances nearly exact.
+
+Where the fit is given what followed its states, features weigh by how much they told about it (`outcome_weights`):
+states are then near one another in what matters for what comes next.
 """
 
 from __future__ import annotations
@@ -26,12 +29,18 @@ from memory.errors import EncoderError
 from memory.records import IDENTIFIER_PATTERN, VECTOR_DIMENSION
 from memory.validation import validate_timestamp
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON layout and of the arithmetic behind it."""
 FEATURE_CLIP = 4.0
 """Standardised features beyond this many robust standard deviations count as this, so that no single one decides."""
 DEFAULT_BANDWIDTH_FACTOR = 1.0
 """Kernel bandwidth in median distances of the fitted states."""
+IMPORTANCE_POWER = 0.5
+"""Weight of a feature = its importance to this power: at 1 noise in it decides too much, at 0 nothing is learned."""
+OUTCOME_PENALTY = 0.02
+"""Added to the diagonal of the features' correlation matrix in the regressions of importance: twins share theirs."""
+OUTCOME_TAIL = 0.01
+"""Share of the outcomes at each end that counts as no further out: a few jumps must not choose the features."""
 _MEDIAN_SAMPLE = 2_000
 _TILE = 256
 """Rows that are encoded at a time; their intermediate arrays stay in the processor's cache."""
@@ -63,7 +72,7 @@ class StateEncoder:
         Features in the order of the columns.
     center_, scale_, weight_
         Median, robust standard deviation and weight of each feature, shape (n_features,). A feature that did not vary
-        in the fit has weight 0.
+        in the fit has weight 0. Weights are those of the catalogue times those of `outcome_weights`.
     bandwidth_
         Bandwidth of the kernel, in weighted standard deviations.
     regimes_
@@ -77,7 +86,7 @@ class StateEncoder:
         self.bandwidth_factor = bandwidth_factor
         self.random_state = random_state
 
-    def fit(self, features: FloatArray, *, fitted_until: datetime) -> StateEncoder:
+    def fit(self, features: FloatArray, *, fitted_until: datetime, outcomes: FloatArray | None = None) -> StateEncoder:
         """Fit to the raw features of warm states.
 
         Parameters
@@ -85,14 +94,22 @@ class StateEncoder:
         features
             Shape (n, len(FEATURES)), pooled over products; at least 100 rows.
         fitted_until
-            Aware UTC time before which all that went into the features was known.
+            Aware UTC time before which all that went into features and outcomes was known.
+        outcomes
+            What followed each state, shape (n, k), one column a kind of outcome, NaN where unknown: what weights are
+            learned from. None leaves the weights of the catalogue.
 
         Raises
         ------
         EncoderError
-            Too few rows, a wrong number of columns, a value that is not finite, a bad name.
+            Too few rows, a wrong number of columns, a value that is not finite, a bad name, outcomes of other states.
         """
         features = self._checked(features)
+        if outcomes is not None and (outcomes.ndim != 2 or len(outcomes) != len(features)):
+            raise EncoderError(
+                f"outcomes have shape {outcomes.shape} for {len(features)} states.",
+                remedy="Give one row a state and one column a kind of outcome.",
+            )
         if len(features) < 100:
             raise EncoderError(
                 f"{len(features)} states are too few to fit an encoder to.",
@@ -110,7 +127,9 @@ class StateEncoder:
         varies = scale > 0
         self.center_ = rounded(center)
         self.scale_ = rounded(np.where(varies, scale, 1.0))
-        self.weight_ = np.where(varies, [spec.weight for spec in FEATURES], 0.0)
+        self.weight_ = np.where(varies, 1.0, 0.0)
+        learned = 1.0 if outcomes is None else outcome_weights(self.standardise(features), outcomes)
+        self.weight_ = self.weight_ * [spec.weight for spec in FEATURES] * learned
         generator = np.random.Generator(np.random.PCG64(self.random_state))
         sample = self.standardise(features[generator.integers(0, len(features), 2 * _MEDIAN_SAMPLE)])
         distances = np.sqrt(((sample[:_MEDIAN_SAMPLE] - sample[_MEDIAN_SAMPLE:]) ** 2).sum(axis=1))
@@ -173,9 +192,11 @@ class StateEncoder:
         row = [features.get(spec.name, spec.neutral) for spec in FEATURES]
         return np.asarray(self.transform(np.array([row], dtype=np.float64))[0])
 
-    def fit_transform(self, features: FloatArray, *, fitted_until: datetime) -> VectorArray:
+    def fit_transform(
+        self, features: FloatArray, *, fitted_until: datetime, outcomes: FloatArray | None = None
+    ) -> VectorArray:
         """`fit`, then `transform` of the same features."""
-        return self.fit(features, fitted_until=fitted_until).transform(features)
+        return self.fit(features, fitted_until=fitted_until, outcomes=outcomes).transform(features)
 
     def regimes(self, features: FloatArray, decision_ms: IntArray) -> RegimeLabels:
         """Regimes of one product's decision times; see `RegimeRule.label`."""
@@ -312,6 +333,53 @@ class StateEncoder:
     def _forget(self) -> None:
         for name in ("frequencies_", "id_"):
             self.__dict__.pop(name, None)
+
+
+def outcome_weights(scores: FloatArray, outcomes: FloatArray) -> FloatArray:
+    """Weights of features by what they told about outcomes: root mean square 1 over the features that told anything.
+
+    The importance of a feature is the root of the sum over outcomes of its squared coefficients in ridge regressions of
+    the standardised outcomes on the standardised features: the diagonal of the expected outer product of gradients (Wu,
+    Guinney, Maggioni & Mukherjee, "Learning gradients: predictive models that infer geometry and statistical
+    dependence", JMLR 11, 2010), with linear estimates of the gradients. An outcome counts by how well it can be
+    predicted. Diagonal, because a full metric follows the regressions only, and did worse on days that came later.
+
+    Parameters
+    ----------
+    scores
+        Standardised features of n states, (n, n_features); a constant column gets weight 0.
+    outcomes
+        (n, k), NaN where unknown; a column with less than two values per feature is left out.
+
+    Returns
+    -------
+    (n_features,) weights, rounded to three digits, so that no processor's last bits matter; all 1 where no outcome can
+    be used. Cost: O(n n_features^2 k).
+    """
+    importance = np.zeros(scores.shape[1])
+    for values in outcomes.T:
+        known = np.isfinite(values)
+        if known.sum() < 2 * scores.shape[1]:
+            continue
+        x, y = scores[known], values[known]
+        y = np.clip(y, *np.quantile(y, [OUTCOME_TAIL, 1.0 - OUTCOME_TAIL]))
+        spread = y.std()
+        if not spread > 0:
+            continue
+        deviation = x.std(axis=0)
+        x = (x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+        gram = x.T @ x / len(x) + OUTCOME_PENALTY * np.eye(x.shape[1])
+        # The coefficient of a unit of the score, not of its deviation.
+        slope = np.linalg.solve(gram, x.T @ ((y - y.mean()) / spread) / len(x)) / np.where(
+            deviation > 0, deviation, 1.0
+        )
+        importance += slope**2
+    told = importance > 0
+    if not told.any():
+        return np.ones_like(importance)
+    weights = importance ** (IMPORTANCE_POWER / 2)
+    weights /= np.sqrt(np.mean(weights[told] ** 2))
+    return np.array([float(f"{weight:.3g}") for weight in weights])
 
 
 _AMPLITUDE = float(np.sqrt(2.0 / VECTOR_DIMENSION))

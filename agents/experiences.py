@@ -44,6 +44,34 @@ class Costs:
         return fee + np.where(np.isnan(spread), 0.0, spread) / (2.0 * price)
 
 
+def settle(
+    before: FloatArray,
+    after: FloatArray,
+    price: FloatArray,
+    next_price: FloatArray,
+    spread: FloatArray,
+    costs: Costs,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What positions brought over the next bar: gross return, cost and reward = gross - cost, fractions of notional.
+
+    Parameters
+    ----------
+    before, after
+        Exposures before and after the decisions, -1 to 1, shape (n, agents).
+    price, next_price, spread
+        Of each decision and the one after it, quote currency, shape (n,); the spread is NaN without a quote.
+    costs
+        What trading costs.
+
+    Returns
+    -------
+    Three arrays of shape (n, agents). A row is bit for bit the same alone and in any batch; zero has one sign.
+    """
+    gross = after * (next_price / price - 1.0)[:, None] + 0.0
+    cost = np.abs(after - before) * costs.rates(price, spread)[:, None]
+    return gross, cost, gross - cost
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayCounts:
     """What became of the bars of a span; counts add up over products and spans.

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.candles import Candles, FloatArray, IntArray
-from agents.catalogue import FEATURE_MINUTES, FEATURE_NAMES, FEATURES
+from agents.catalogue import FEATURE_MINUTES, FEATURE_NAMES, FEATURES, LONG_MINUTES
 from agents.rolling import shifted, trailing_max, trailing_min, trailing_sum
 
 MINUTE_MS = 60_000
@@ -232,8 +232,10 @@ def _feature_columns(grid: _Grid, rows: IntArray) -> FloatArray:
     bar_volatility = grid.volatility_over(FEATURE_MINUTES) * np.sqrt(grid.bar_minutes)
     variance = mean(squares, FEATURE_MINUTES)
     volume = mean(grid.volume, FEATURE_MINUTES)
-    high, low = trailing_max(grid.log_high, cells(60)), trailing_min(grid.log_low, cells(60))
-    width = high - low
+    # Cells of a gap have no range; what they hold would not be finite.
+    bar_high, bar_low = (np.where(grid.covered > 0, side, grid.log_close) for side in (grid.log_high, grid.log_low))
+    bar_range = bar_high - bar_low
+    last_hour = grid.volatility_over(60) * np.sqrt(grid.bar_minutes)
     traded = trailing_sum(grid.volume * (returns != 0), cells(15))
     pressure = trailing_sum(grid.volume * np.sign(returns), cells(15))
     move_120 = trailing_sum(returns, cells(120))
@@ -244,21 +246,26 @@ def _feature_columns(grid: _Grid, rows: IntArray) -> FloatArray:
         f"return_{minutes}m": trailing_sum(returns, cells(minutes)) / (bar_volatility * np.sqrt(float(cells(minutes))))
         for minutes in (1, 5, 15, 60, 180)
     }
-    columns |= {
-        name: 0.5 * _log_ratio(mean(squares, minutes), variance)
-        for name, minutes in (("volatility_5m", 5), ("volatility", 30), ("volatility_60m", 60))
-    }
+    columns["volatility_5m"] = 0.5 * _log_ratio(mean(squares, 5), variance)
+    columns["volatility"] = 0.5 * _log_ratio(mean(squares, 30), variance)
+    columns["volatility_60m"] = 0.5 * _log_ratio(mean(squares, 60), mean(squares, LONG_MINUTES))
     columns |= {
         name: _log_ratio(mean(grid.volume, minutes), volume)
-        for name, minutes in (("volume_1m", 1), ("volume_5m", 5), ("volume_15m", 15), ("volume_trend", 30))
+        for name, minutes in (("volume_1m", 1), ("volume_5m", 5), ("volume_trend", 30))
     }
-    columns["bar_range"] = np.log1p(np.where(grid.covered > 0, grid.log_high - grid.log_low, 0.0) / bar_volatility)
+    columns["bar_range"] = np.log1p(bar_range / bar_volatility)
+    columns["bar_position"] = _position(grid.log_close, bar_high, bar_low)
+    columns["bar_deviation"] = (grid.log_close - 0.5 * (bar_high + bar_low)) / bar_volatility
+    columns["wick_60m"] = _log_ratio(mean(bar_range, 60), last_hour)
+    columns["evenness_60m"] = _log_ratio(mean(np.abs(returns), 60), last_hour)
+    columns["bounce_60m"] = _share(
+        trailing_sum(returns * shifted(returns, 1), cells(60)), trailing_sum(squares, cells(60))
+    )
     range_15 = trailing_max(grid.log_high, cells(15)) - trailing_min(grid.log_low, cells(15))
     columns["range_15m"] = _log_ratio(range_15, bar_volatility * np.sqrt(float(cells(15))))
-    columns["largest_move_30m"] = np.log1p(trailing_max(np.abs(returns), cells(30)) / bar_volatility)
-    columns["range_position_60m"] = np.where(
-        width > 0, 2.0 * (grid.log_close - low) / np.where(width > 0, width, 1.0) - 1.0, 0.0
-    )
+    for minutes in (5, 60):
+        high, low = trailing_max(grid.log_high, cells(minutes)), trailing_min(grid.log_low, cells(minutes))
+        columns[f"range_position_{minutes}m"] = _position(grid.log_close, high, low)
     peak = trailing_max(grid.log_high, cells(FEATURE_MINUTES))
     columns["drawdown"] = (grid.log_close - peak) / (bar_volatility * np.sqrt(float(cells(FEATURE_MINUTES))))
     columns["trend_strength"] = np.sqrt(_share(move_120 * move_120, trailing_sum(squares, cells(120))))
@@ -273,6 +280,14 @@ def _feature_columns(grid: _Grid, rows: IntArray) -> FloatArray:
     columns["relative_spread"] = np.where(near > 0, _log_ratio(near, far), 0.0)
     columns["day_sine"], columns["day_cosine"] = np.sin(day_angle), np.cos(day_angle)
     return np.stack([np.clip(columns[spec.name][rows], spec.low, spec.high) for spec in FEATURES], axis=1)
+
+
+def _position(price: FloatArray, high: FloatArray, low: FloatArray) -> FloatArray:
+    """Where a price stands between two bounds: -1 at the low, 1 at the high, 0 where they are equal or unknown."""
+    known = np.isfinite(high) & np.isfinite(low) & (high > low)
+    low = np.where(known, low, 0.0)
+    width = np.where(known, high - low, 1.0)
+    return np.where(known, 2.0 * (price - low) / width - 1.0, 0.0)
 
 
 def _share(part: FloatArray, whole: FloatArray) -> FloatArray:

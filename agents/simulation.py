@@ -17,7 +17,7 @@ import numpy as np
 
 from agents.baselines import Agent
 from agents.encoder import StateEncoder
-from agents.experiences import Costs, ProductExperiences, ReplayCounts, SimulatedWindow
+from agents.experiences import Costs, ProductExperiences, ReplayCounts, SimulatedWindow, settle
 from agents.features import DEFAULT_BAR_SHARE
 from agents.market import Market
 from agents.regimes import RULE_VERSION
@@ -200,10 +200,7 @@ def _act(states: ProductStates, agents: Sequence[Agent], costs: Costs) -> tuple[
     # Zero has one sign, so that equal records are equal bit for bit.
     after += 0.0
     before += 0.0
-    move = states.price[rows + 1] / states.price[rows] - 1.0
-    gross = after * move[:, None] + 0.0
-    cost = np.abs(after - before) * costs.rates(states.price[rows], states.spread[rows])[:, None]
-    reward = gross - cost
+    gross, cost, reward = settle(before, after, states.price[rows], states.price[rows + 1], states.spread[rows], costs)
     cumulative = reward.copy()
     end_row = rows.copy()
     for index in range(n - 2, -1, -1):

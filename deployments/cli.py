@@ -1,9 +1,9 @@
-"""The command line: `coinswarm demo | run | status | doctor | patterns | explain | report | fit-encoder`."""
+"""The command line: `coinswarm demo | run | status | doctor | patterns | explain | leakcheck | report | ...`."""
 
 from __future__ import annotations
 
 import sys
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -115,15 +115,53 @@ def patterns(
 
 @app.command()
 def explain(
-    pattern: Annotated[str, typer.Argument(help="Id of a pattern; one that it had before leads to it too.")],
+    memory_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATTERN|DECISION",
+            help="Id of a pattern (one that it had before leads to it too), or of a decision: of the experience that "
+            "it became.",
+        ),
+    ],
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
-    """What happened to a pattern, night by night: clusters, cosines, thresholds, and what it split from or joined."""
-    from deployments.explain import explain as look_up
-    from deployments.explain import show_lineage
+    """What happened to a pattern night by night, or what a decision rested on; the decision is taken again.
 
-    Console(as_json=as_json).result(look_up(namespace, pattern), show_lineage)
+    Exit code 1 where a decision, taken again, comes out otherwise.
+    """
+    from deployments.explain import explain as look_up
+    from deployments.explain import show_explanation
+    from deployments.explain_decision import DIFFERENT
+
+    console = Console(as_json=as_json)
+    result = look_up(namespace, memory_id)
+    console.result(result, show_explanation)
+    if result.get("replay", {}).get("status") == DIFFERENT:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def leakcheck(
+    as_of: Annotated[
+        datetime | None,
+        typer.Option("--t", help="UTC time after which all is changed.", formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d"]),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the changes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Change everything after a time, and see that nothing known as of it changes; on servers of its own.
+
+    Exit code 1 where something does, or where a check could not have seen it.
+    """
+    from deployments.leakcheck import leakcheck as check
+    from deployments.leakcheck import show_leaks
+
+    console = Console(as_json=as_json)
+    result = check(None if as_of is None else as_of.replace(tzinfo=UTC), seed, console)
+    console.result(result, show_leaks)
+    if result["status"] != "ok":
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command()

@@ -186,6 +186,11 @@ def show_flow_result(result: Mapping[str, Any], out: rich.console.Console) -> No
                 highlight=False,
                 soft_wrap=True,
             )
+        for item in run.get("leftovers", ()):
+            text = f"left behind  {item['number']:,} {item['means']} ({item['where']}): {item['remedy']}"
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
+        for finding in run.get("findings", ()):
+            out.print(f"{finding['heading']}: {finding['text']}", markup=False, highlight=False, soft_wrap=True)
         if "report" in run:
             out.print(f"Report: {run['report']}", highlight=False, soft_wrap=True)
 

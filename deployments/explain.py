@@ -1,4 +1,4 @@
-"""`coinswarm explain PATTERN`: what happened to a pattern, night by night, and by which comparison."""
+"""`coinswarm explain`: what happened to a pattern, night by night and why, or what a decision rested on."""
 
 from __future__ import annotations
 
@@ -9,36 +9,51 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
+from deployments.explain_decision import explain_decision, is_decision_id, show_decision
 from deployments.local import load_settings
 from memory.errors import InvalidQueryError
 from memory.ledger import EventRow, Ledger
 from memory.window import Window
 
 
-def explain(namespace: str | None, pattern: str) -> dict[str, Any]:
-    """The lineage of a pattern in each knowledge line that has it; an id that it had before leads to it too.
+def explain(namespace: str | None, memory_id: str) -> dict[str, Any]:
+    """What a decision rested on (`explain_decision`), or the lineage of a pattern in each line that has it.
+
+    An id that a pattern had before leads to it too.
 
     Raises
     ------
     InvalidQueryError
-        No line has ever had a pattern of that id.
+        No decision, and in no line a pattern, has ever had that id.
     """
     from tasks.workspace import open_workspace
 
     settings = load_settings(namespace)
     with open_workspace(settings.namespace) as workspace:
+        if is_decision_id(memory_id) and (decision := explain_decision(workspace, memory_id)) is not None:
+            return decision
         found = [
             lineage
             for record in workspace.ledger.lines.list(settings.namespace)
-            if (lineage := _lineage(workspace.ledger, record.line, pattern)) is not None
+            if (lineage := _lineage(workspace.ledger, record.line, memory_id)) is not None
         ]
     if not found:
         raise InvalidQueryError(
-            f"namespace '{settings.namespace}' has never had a pattern '{pattern}'.",
-            remedy="'coinswarm patterns' lists the ids of those that stand.",
-            argument="pattern",
+            f"namespace '{settings.namespace}' has never had a pattern '{memory_id}', and keeps no trace of such a "
+            "decision.",
+            remedy="'coinswarm patterns' lists the ids of patterns that stand; a decision has the id of its "
+            "experience, where its agent recorded a trace.",
+            argument="memory_id",
         )
-    return {"asked": pattern, "lines": found}
+    return {"asked": memory_id, "lines": found}
+
+
+def show_explanation(result: Mapping[str, Any], out: rich.console.Console) -> None:
+    """A decision, or the lineage of a pattern."""
+    if "decision" in result:
+        show_decision(result, out)
+    else:
+        show_lineage(result, out)
 
 
 def _lineage(ledger: Ledger, line: str, pattern: str) -> dict[str, Any] | None:

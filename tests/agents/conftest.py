@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
+import memory
 from agents.baselines import baseline_agents
 from agents.encoder import StateEncoder
 from agents.fitting import default_encoder
 from agents.market import Market
 from agents.simulation import SimulatedWindow, simulate
+from memory.records import EpisodicMemory
 
 NIGHT = datetime(2021, 6, 17, tzinfo=UTC), datetime(2021, 6, 18, tzinfo=UTC)
 
@@ -87,3 +93,59 @@ def candle_path(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+# --- some hours that agents lived through, in a memory of their own --------------------------------------------
+
+HOURS_BEGIN = datetime(2021, 6, 17, tzinfo=UTC)
+HOURS = 10
+HOURS_AGENTS = ("momentum", "random")
+HOURS_PRODUCT = "BTC-USDT"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A namespace that holds what was lived through, and what it was."""
+
+    namespace: str
+    redis_url: str
+    lived: tuple[EpisodicMemory, ...]
+
+
+@pytest.fixture(scope="session")
+def lived_hours(binance: Market, encoder: StateEncoder) -> tuple[EpisodicMemory, ...]:
+    """What two agents lived_hours through in some hours, a third of it good enough to be shared."""
+    market = Market("hours", [binance.products[HOURS_PRODUCT]])
+    agents = [agent for agent in baseline_agents(0) if agent.agent_id in HOURS_AGENTS]
+    simulated = simulate(market, HOURS_BEGIN, HOURS_BEGIN + timedelta(days=1), agents, encoder)
+    until = HOURS_BEGIN + timedelta(hours=HOURS)
+    found = [item for item in simulated.experiences() if item.timestamp < until]
+    for number, item in enumerate(found):
+        item.quality = (number * 7 % 100) / 100
+    return tuple(found)
+
+
+@pytest.fixture(scope="session")
+def remembered_hours(lived_hours: tuple[EpisodicMemory, ...], encoder: StateEncoder, servers: Any) -> Remembered:
+    """The namespace, filled; the good ones lie in the shared pool."""
+    redis_url = servers.redis_url
+    namespace = f"t-policy-{uuid.uuid4().hex[:8]}"
+
+    async def fill() -> None:
+        async with memory.connect(redis_url=redis_url, namespace=namespace) as mem:
+            definition = msgspec.json.decode(encoder.to_json())
+            await mem.encoders.register(encoder.id_, fitted_until=encoder.fitted_until_, definition=definition)
+            report = await mem.episodic.add_many([replace(item) for item in lived_hours])
+            assert not report.rejections
+            shared = await mem.shared.add_shared_experiences([replace(item) for item in lived_hours])
+            assert shared.stored
+
+    asyncio.run(fill())
+    return Remembered(namespace, redis_url, lived_hours)
+
+
+@pytest.fixture
+async def filled(remembered_hours: Remembered) -> AsyncIterator[memory.MemoryConnection]:
+    """An open memory on the filled namespace."""
+    async with memory.connect(redis_url=remembered_hours.redis_url, namespace=remembered_hours.namespace) as mem:
+        yield mem

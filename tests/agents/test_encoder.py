@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.catalogue import FEATURE_NAMES, FEATURES, QUOTE_FEATURES
-from agents.encoder import StateEncoder
+from agents.encoder import StateEncoder, outcome_weights
 from agents.features import compute_features
 from agents.fitting import ENCODER_FOLDER, default_encoder, fit_encoder
 from agents.market import Market
@@ -123,6 +123,54 @@ def test_a_market_without_quotes_gives_them_no_weight(encoder: StateEncoder) -> 
 def test_the_shipped_encoders_can_be_fitted_again(name: str, products: list[str] | None, until: datetime) -> None:
     fitted = fit_encoder(Market.sample(name, products), until, name=name)
     assert fitted.to_json() == (ENCODER_FOLDER / f"encoder-{name}.json").read_text(encoding="utf-8")
+
+
+def test_features_that_tell_what_follows_weigh_more() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((3000, 4))
+    followed = 0.3 * scores[:, 2] + rng.standard_normal(3000)
+    weights = outcome_weights(scores, np.column_stack([followed, np.full(3000, np.nan)]))
+    assert np.argmax(weights) == 2
+    assert weights[2] > 2 * np.delete(weights, 2).max()
+    assert np.mean(weights**2) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_scale_of_an_outcome_and_a_few_jumps_change_no_weight_much() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.standard_normal((3000, 4))
+    followed = 0.5 * scores[:, 1] + rng.standard_normal(3000)
+    weights = outcome_weights(scores, followed[:, None])
+    np.testing.assert_array_equal(outcome_weights(scores, 1e-4 * followed[:, None]), weights)
+    followed[:5] = 1e6
+    np.testing.assert_allclose(outcome_weights(scores, followed[:, None]), weights, atol=0.15)
+
+
+def test_without_a_usable_outcome_all_features_weigh_the_same() -> None:
+    scores = np.random.default_rng(2).standard_normal((50, 4))
+    for outcomes in (np.full((50, 1), np.nan), np.ones((50, 1)), np.empty((50, 0))):
+        np.testing.assert_array_equal(outcome_weights(scores, outcomes), np.ones(4))
+
+
+def test_a_constant_feature_gets_no_weight() -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.standard_normal((1000, 3))
+    scores[:, 0] = 0.0
+    weights = outcome_weights(scores, scores[:, 1:2] + rng.standard_normal((1000, 1)))
+    assert weights[0] == 0.0
+    assert weights[1] > weights[2]
+
+
+def test_outcomes_of_other_states_are_refused(features: np.ndarray) -> None:
+    with pytest.raises(EncoderError, match="outcomes have shape"):
+        StateEncoder("a").fit(features[:200], fitted_until=UNTIL, outcomes=np.zeros((199, 2)))
+
+
+def test_the_shipped_encoder_has_learned_its_weights(encoder: StateEncoder) -> None:
+    catalogue = np.array([spec.weight for spec in FEATURES])
+    varies = encoder.weight_ > 0
+    assert not np.allclose(encoder.weight_[varies], catalogue[varies])
+    clock = [FEATURE_NAMES.index(name) for name in ("day_sine", "day_cosine")]
+    assert encoder.weight_[clock].max() < encoder.weight_.max() / 2
 
 
 def test_data_from_fitted_until_on_does_not_enter_the_fit(binance: Market) -> None:

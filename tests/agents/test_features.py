@@ -149,6 +149,38 @@ def test_moves_that_are_taken_back_show_as_mean_reversion() -> None:
     assert features["hurst_exponent"] < 0.1
 
 
+def test_moves_that_the_next_bar_takes_back_show_as_bounce() -> None:
+    close = 100.0 + np.tile([0.0, 0.1], 300) + 0.01 * np.random.default_rng(0).standard_normal(600)
+    assert last_row(made_candles(close))["bounce_60m"] < -0.8
+    assert last_row(made_candles(100.0 * np.exp(1e-4 * np.arange(600))))["bounce_60m"] > 0.9
+
+
+def test_a_close_at_the_low_of_its_bar_and_of_five_minutes_shows() -> None:
+    candles = made_candles(walk())
+    close = candles.close.copy()
+    close[-1] *= 0.99
+    low = np.minimum(candles.low, close)
+    features = last_row(replace(candles, close=close, low=low))
+    assert features["bar_position"] == -1.0
+    assert features["range_position_5m"] == -1.0
+    middle = np.log(np.sqrt(candles.high[-1] * low[-1]))
+    volatility = np.sqrt(np.mean(np.diff(np.log(close))[-180:] ** 2))
+    assert features["bar_deviation"] == pytest.approx(max((np.log(close[-1]) - middle) / volatility, -4.0))
+
+
+def test_bars_that_reach_beyond_their_closes_show_as_wicks() -> None:
+    plain = made_candles(walk())
+    spiky = replace(plain, high=plain.high * 1.01, low=plain.low * 0.99)
+    assert last_row(spiky)["wick_60m"] > last_row(plain)["wick_60m"] + 1.0
+
+
+def test_volatility_of_a_few_bars_is_uneven() -> None:
+    returns = np.full(600, 1e-4) * np.where(np.arange(600) % 2, 1, -1)
+    assert last_row(made_candles(100.0 * np.exp(np.cumsum(returns))))["evenness_60m"] == pytest.approx(0.0, abs=1e-9)
+    returns[-30] = 0.05
+    assert last_row(made_candles(100.0 * np.exp(np.cumsum(returns))))["evenness_60m"] < -1.5
+
+
 def test_autocorrelation_sees_a_cycle_of_twenty_minutes() -> None:
     returns = np.where(np.arange(600) // 10 % 2 == 0, 1e-4, -1e-4)
     assert last_row(made_candles(100.0 * np.exp(np.cumsum(returns))))["autocorrelation"] < -0.9
@@ -187,7 +219,7 @@ def test_a_hole_of_up_to_five_minutes_is_a_standstill() -> None:
     keep[-20:-16] = False
     holed, filled = last_row(made_candles(close, keep=keep)), last_row(made_candles(still, volume))
     # The bar after the hole opens elsewhere in the two; all else is the same.
-    for name in set(FEATURE_NAMES) - {"range_position_60m", "drawdown", "bar_range"}:
+    for name in set(FEATURE_NAMES) - {"range_position_60m", "drawdown", "bar_range", "wick_60m"}:
         assert holed[name] == pytest.approx(filled[name], abs=1e-9), name
 
 
@@ -198,7 +230,8 @@ def test_no_return_is_taken_across_a_gap() -> None:
     keep[-20:-10] = False
     features = last_row(made_candles(close, keep=keep))
     assert abs(features["return_15m"]) < 4.0
-    assert features["largest_move_30m"] < np.log1p(5.0)
+    assert abs(features["bar_deviation"]) < 4.0
+    assert features["volatility_5m"] < 1.0
 
 
 @pytest.mark.parametrize("product", ["BTC-USDT", "DOT-USDT"])
