@@ -23,6 +23,8 @@ FLOWS: dict[str, str] = {
     "backfill": "Consolidate a range of dates, some windows at once; fold and publish once, at its end.",
     "reindex_memory": "Change how experiences are indexed or encoded, without downtime.",
     "benchmark_memory": "Measure latency, concurrency and recall on real memories.",
+    "train_agents": "Train a policy for an agent on what all agents lived through; weekly.",
+    "evaluate_agents": "Does memory help: policies with and without it, rules and agents on history, with intervals.",
     "nightly": "All of it for one night, with the scorecard and the report.",
 }
 

@@ -15,6 +15,7 @@ from tasks.publishing import KNOWLEDGE, publish
 from tasks.reporting import leave_consolidation_artifact
 from tasks.runner import configured_task_runner
 from tasks.runs import LedgerRun, TaskContext, ledger_run
+from tasks.taking_over import finish_take_over
 from tasks.window_steps import commit_window, consolidate_window, fold_lines, summarise_parts
 
 
@@ -28,6 +29,7 @@ def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]
 
     Running it again changes nothing unless experiences came in since; a run that stopped half way is taken up where it
     stopped. Earlier windows that late records or a change of settings made out of date are consolidated again first.
+    Where a run was killed while a new line took over, that is completed too.
     """
     parameters = parameters or Parameters()
     window = parameters.window()
@@ -49,6 +51,7 @@ def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]
             for line in folded:
                 for name, count in publish(context, line, KNOWLEDGE).items():
                     shown[name] = shown.get(name, 0) + count
+            taken_over = finish_take_over(context)
         run.result |= {
             "window": window.name,
             "experiences": own.experiences,
@@ -56,6 +59,7 @@ def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]
             "clusters": own.clusters,
             "noise_share": own.noise / max(own.states, 1),
             **again,
+            "lines_taken_over": taken_over,
             "lines": {line: folded[line] for line in own.lines},
         }
         leave_consolidation_artifact(run.result)

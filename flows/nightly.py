@@ -18,10 +18,11 @@ from flows.prune_memories import prune_memories
 from flows.record_experiences import record_experiences
 from flows.update_transitions import update_transitions
 from tasks.reporting import nightly_result, write_nightly_report
+from tasks.runner import configured_task_runner
 from tasks.runs import ledger_run
 
 
-@flow(name="nightly", flow_run_name="nightly-{parameters.namespace}")
+@flow(name="nightly", flow_run_name="nightly-{parameters.namespace}", task_runner=configured_task_runner())
 def nightly(parameters: Parameters | None = None) -> dict[str, Any]:
     """Everything that one night needs. Running it again changes nothing unless experiences came in since."""
     parameters = parameters or Parameters()

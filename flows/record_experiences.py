@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.forms.record_experiences import Parameters
 from tasks.recording import drain_inbox, replay_market
+from tasks.regime_events import forward_regime_changes
 from tasks.reporting import leave_recording_artifact
 from tasks.runs import ledger_run
 
@@ -35,6 +36,9 @@ def record_experiences(parameters: Parameters | None = None) -> dict[str, Any]:
             else:
                 counts = drain_inbox(parameters.namespace, parameters.encoder, parameters.min_quality)
             shown |= {name: counts[name] for name in ("stored", "duplicates", "dead_letters")}
+        if window is None:
+            with run.steps.step("tell of regime changes") as shown:
+                shown |= {"events": forward_regime_changes(parameters.namespace)}
         run.result |= {"source": parameters.source, "window": window.name if window else None, **counts}
         leave_recording_artifact(run.result)
         return run.finished()

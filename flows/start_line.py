@@ -11,11 +11,12 @@ from flows.rebuild_memory import in_utc
 from memory.errors import ArchiveError, SealedWindowError, WindowError
 from memory.window import Window
 from tasks.folding import fold_dynamics
-from tasks.lines import LinePlan, begin_line, encode_window, find_missing, plan_line, take_over
+from tasks.lines import LinePlan, begin_line, encode_window, find_missing, plan_line
 from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
 from tasks.retry import may_pass
 from tasks.runner import configured_task_runner
 from tasks.runs import LedgerRun, TaskContext, holding, ledger_run
+from tasks.taking_over import take_over
 from tasks.window_steps import commit_window, consolidate_window, fold_lines, summarise_parts
 
 

@@ -17,7 +17,8 @@ def verify_memory(parameters: Parameters | None = None) -> dict[str, Any]:
     """Compare semantic memory in Redis, field by field, with the projection of the ledger; writes nothing to either.
 
     Also looked at: whether folds and publications follow from the newest generations, and whether the archive holds
-    what the ledger notes. While another run writes there is nothing to compare: it fails, naming that run.
+    what the ledger notes. What runs that died left behind is counted beside, as information. While another run writes
+    there is nothing to compare: it fails, naming that run.
     """
     parameters = parameters or Parameters()
     with ledger_run("verify_memory", parameters, parameters.namespace) as run:

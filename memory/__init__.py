@@ -17,9 +17,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memory.agent_state import AgentState
     from memory.asof import ReplayClock, replaying
     from memory.connection import MemoryConnection, PastMemory, connect
+    from memory.decisions import DecisionTrace, KnowledgeRead, MemoryRead
     from memory.learning.estimates import Estimate
+    from memory.messages import AgentMemoryMessage, MessageType
     from memory.records import (
         Action,
         CorrelationMemory,
@@ -44,8 +47,10 @@ if TYPE_CHECKING:
     from memory.retrieval.service import MemoryRetrievalService
     from memory.retrieval.shared import SharedMemoryPool
     from memory.settings import Settings
+    from memory.store.message_log import MessageHistory
     from memory.store.recording import StoreReport
     from memory.window import Window
+    from memory.working import WorkingMemory
 
 _HOMES = {
     "connect": "memory.connection",
@@ -54,9 +59,16 @@ _HOMES = {
     "MemoryConnection": "memory.connection",
     "PastMemory": "memory.connection",
     "Action": "memory.records",
+    "AgentMemoryMessage": "memory.messages",
+    "AgentState": "memory.agent_state",
     "BatchedMemoryRetrieval": "memory.retrieval.batching",
     "CorrelationHit": "memory.retrieval.correlations",
     "CorrelationMemory": "memory.records",
+    "DecisionTrace": "memory.decisions",
+    "KnowledgeRead": "memory.decisions",
+    "MemoryRead": "memory.decisions",
+    "MessageHistory": "memory.store.message_log",
+    "MessageType": "memory.messages",
     "EpisodicMemory": "memory.records",
     "Estimate": "memory.learning.estimates",
     "MarketPhase": "memory.records",
@@ -80,21 +92,29 @@ _HOMES = {
     "SharedMemoryPool": "memory.retrieval.shared",
     "StoreReport": "memory.store.recording",
     "Window": "memory.window",
+    "WorkingMemory": "memory.working",
     "WriteToken": "memory.retrieval.replicas",
 }
 
 __all__ = [
     "Action",
+    "AgentMemoryMessage",
+    "AgentState",
     "BatchedMemoryRetrieval",
     "CorrelationHit",
     "CorrelationMemory",
+    "DecisionTrace",
     "EpisodicMemory",
     "Estimate",
     "Hit",
+    "KnowledgeRead",
     "LoadBalancedMemoryRetrieval",
     "MarketPhase",
     "MemoryConnection",
+    "MemoryRead",
     "MemoryRetrievalService",
+    "MessageHistory",
+    "MessageType",
     "PastMemory",
     "PatternHit",
     "PatternMemory",
@@ -114,6 +134,7 @@ __all__ = [
     "StoreReport",
     "StrategyMemory",
     "Window",
+    "WorkingMemory",
     "WriteToken",
     "connect",
     "replaying",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from memory.settings import Settings
 from memory.store.access import AccessCounters
 from memory.store.collection import Collection, EpisodicCollection, SharedCollection
 from memory.store.dead_letters import DeadLetters
+from memory.store.decisions import DecisionStore
 from memory.store.encoders import EncoderRegistry
 from memory.store.episodic import EpisodicStore
 from memory.store.fence import Fence
@@ -26,6 +27,9 @@ from memory.store.inbox import Inbox
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+from memory.store.message_log import MessageLog
+from memory.store.message_mailbox import Retention
+from memory.store.messages import Messages
 from memory.store.publishing import Publisher
 from memory.store.recording import Recorder
 from memory.store.scan import Reader
@@ -84,7 +88,7 @@ class MemoryConnection:
 
     Attributes
     ----------
-    episodic, semantic, shared, retrieval, inbox, dead_letters, encoders
+    episodic, semantic, shared, retrieval, messages, inbox, dead_letters, decisions, encoders
         The services.
     near
         The cache that answers questions about single agents in this process; None where replicas do.
@@ -98,8 +102,10 @@ class MemoryConnection:
     semantic: SemanticStore
     shared: SharedMemoryPool
     retrieval: MemoryRetrievalService
+    messages: Messages
     inbox: Inbox
     dead_letters: DeadLetters
+    decisions: DecisionStore
     encoders: EncoderRegistry
     indexes: Indexes
     access: AccessCounters
@@ -187,6 +193,7 @@ class MemoryConnection:
             closing.push_async_callback(self._stop_embedded)
             closing.push_async_callback(self.link.close)
             closing.push_async_callback(self.access.flush)
+            closing.push_async_callback(self.messages.close)
             if self.near is not None:
                 closing.push_async_callback(self.near.close)
             if self.replicas is not None:
@@ -242,6 +249,10 @@ class MemoryConnection:
         self.access = AccessCounters(link, keys)
         self.dead_letters = DeadLetters(link, keys, settings.dead_letter_limit)
         self.inbox = Inbox(link, keys, self.dead_letters)
+        kept = timedelta(days=settings.message_retention_days)
+        skew = timedelta(seconds=settings.message_clock_skew_s)
+        self.messages = Messages(link, keys, self.dead_letters, Retention(settings.message_limit, kept, skew))
+        self.decisions = DecisionStore(link, keys, self.encoders, settings.episodic_retention_days)
         recorder = self._recorder(EpisodicCollection(keys, self.indexes, settings.episodic_retention_days))
         self.episodic = EpisodicStore(link, keys, self.indexes, self.reader, recorder, self.fence)
         publisher = Publisher(link, keys, self.indexes, self.encoders, self.fence)
@@ -309,10 +320,15 @@ class PastMemory:
         The time.
     retrieval, semantic, shared
         The services; questions may be asked as of an earlier time, and nothing can be written.
+    messages
+        What agents had told one another by then.
     """
+
+    messages: MessageLog
 
     def __init__(self, mem: MemoryConnection, as_of: datetime) -> None:
         self.as_of = as_of
         self.semantic = mem.semantic.at(as_of)
         self.retrieval = mem.retrieval.at(as_of)
         self.shared = mem.shared.at(as_of)
+        self.messages = mem.messages.at(as_of)

@@ -61,6 +61,14 @@ class EncoderError(CoinswarmError, ValueError):
     """An encoder that does not fit the data, or was not known yet at the time asked for."""
 
 
+class CheckpointError(CoinswarmError, ValueError):
+    """A policy's checkpoint that cannot be read, does not fit, or was not known yet at the time asked for."""
+
+
+class MissingExtraError(CoinswarmError):
+    """A package that this needs and that the install does not hold."""
+
+
 class WindowError(CoinswarmError, ValueError):
     """A span that is not a window of the namespace's grid, or a window without data."""
 

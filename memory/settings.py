@@ -121,6 +121,15 @@ class Settings(BaseSettings):
         description="Share what is recorded and of that quality; off, agents and trainers choose what they share.",
     )
     dead_letter_limit: int = Field(default=100_000, ge=1, description="Dead letters kept, oldest dropped first.")
+    message_limit: int = Field(
+        default=10_000, ge=1, description="Messages kept of each agent and run, oldest dropped first."
+    )
+    message_retention_days: float = Field(
+        default=7.0, gt=0, le=3650, description="Messages older than this are dropped; readers are told how many."
+    )
+    message_clock_skew_s: float = Field(
+        default=5.0, ge=0, description="A message dated further ahead of the server's clock is refused, seconds."
+    )
 
     # Acting
     cost_bp: float = Field(
@@ -181,6 +190,11 @@ class Settings(BaseSettings):
     def archive_location(self) -> str:
         """fsspec URL of the archive."""
         return self.archive_url or f"file://{self.home / 'archive'}"
+
+    @property
+    def policies_path(self) -> Path:
+        """Folder of trained policies."""
+        return self.home / "policies"
 
     @property
     def reports_path(self) -> Path:

@@ -32,6 +32,7 @@ from tasks import projections
 from tasks.consolidation import PATTERNS, TRANSITIONS, accesses_before
 from tasks.fold_plan import SEALED, FoldPlan, Scorer, plan_fold
 from tasks.known_names import KnownNames
+from tasks.policy_pointers import with_policies
 from tasks.publishing import DYNAMICS, FOLDS, KNOWLEDGE, generation_of, known_times
 from tasks.retry import retried
 from tasks.runs import TaskContext
@@ -126,6 +127,7 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
                     ledger.events.save(token, line, window, projections.event_rows(step.events))
                     context_of = _projection_context(line, times[window])
                     kept, decided = _judged_strategies(strategies, window, access, context_of, learning.patterns)
+                    kept = with_policies(ledger, token.namespace, window, kept)
                     ledger.projections.save(
                         token,
                         line,

@@ -10,7 +10,7 @@ import numpy as np
 from memory.errors import WindowError
 from memory.learning import projection, serial
 from memory.learning.blocks import block_interval, block_mean
-from memory.learning.knowledge import FoldState, PatternState
+from memory.learning.knowledge import FoldState
 from memory.learning.outcomes import GROSS, LONG, LONG_NET, SHORT, SHORT_NET
 from memory.learning.predictions import HORIZONS
 from memory.learning.scores import BALLS as BALL_SCORES
@@ -18,12 +18,22 @@ from memory.learning.scores import COVERED, OWN, PooledScore, Score, Scorecard, 
 from memory.learning.scores import PATTERNS as PATTERN_SCORES
 from memory.learning.settings import LearningSettings
 from memory.ledger import Ledger
-from memory.records import CorrelationMemory, Interval, PatternMemory, RegimeMemory, SemanticType, StrategyMemory
+from memory.records import (
+    CorrelationMemory,
+    Interval,
+    PatternMemory,
+    RegimeMemory,
+    SemanticMemory,
+    SemanticType,
+    StrategyMemory,
+    from_ms,
+)
 from memory.reporting import data as report
 from memory.tables import StateTable, WindowData
 from memory.window import Window
 from tasks.consolidation import PATTERNS, learning_settings, read_archived
 from tasks.projections import memories_as_of
+from tasks.report_lineage import lineage_of
 from tasks.workspace import Workspace
 
 CLOUD_STATES = 2500
@@ -80,7 +90,7 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
         recording=_recording(run, lived),
         nights=_nights(ledger, line, window),
         patterns=tuple(patterns),
-        lineage={pattern.pattern_id: _lineage(state.patterns[pattern.pattern_id]) for pattern in patterns},
+        lineage=lineage_of(ledger, line, window, patterns),
         judged=tuple(
             report.JudgedAction(
                 pattern_id=judged.pattern_id,
@@ -100,9 +110,10 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
         correlations=tuple(memory for memory in memories if isinstance(memory, CorrelationMemory)),
         scorecards=tuple(_scorecard_night(card) for card in cards),
         pooled_scores=_pooled(cards),
-        pruning=_pruning(ledger, line, window, run, patterns),
+        pruning=_pruning(ledger, line, window, run, memories),
         benchmark=_benchmark(run.get("benchmark")),
         reference_horizon_minutes=settings.reference_horizon_minutes,
+        sharpe_limit=settings.prune_sharpe,
     )
 
 
@@ -159,8 +170,6 @@ def _recording(run: Mapping[str, Any], lived: Mapping[str, WindowData]) -> repor
 
 def _gaps(lived: Mapping[str, WindowData], longest_minutes: float = 5.0) -> tuple[report.Gap, ...]:
     """Spans within the window without a state, longer than what ends an episode."""
-    from memory.records import from_ms
-
     gaps = []
     for data in lived.values():
         states = data.states
@@ -201,21 +210,6 @@ def _nights(ledger: Ledger, line: str, window: Window) -> tuple[report.NightCoun
             )
         )
     return tuple(nights)
-
-
-def _lineage(pattern: PatternState) -> tuple[report.LineageEvent, ...]:
-    events = []
-    for position, sighting in enumerate(pattern.sightings):
-        founded = np.isnan(sighting.cosine)
-        events.append(
-            report.LineageEvent(
-                window_name=sighting.window,
-                event="founded" if founded and position == 0 else "joined" if founded else "confirmed",
-                states=sighting.states,
-                note="" if founded else f"cosine {sighting.cosine:.3f}, chance reaches {sighting.threshold:.3f}",
-            )
-        )
-    return tuple(events)
 
 
 def _base_rates(state: FoldState, settings: LearningSettings) -> tuple[report.BaseRate, ...]:
@@ -318,9 +312,12 @@ def _pooled(cards: Sequence[Scorecard]) -> tuple[report.ScorecardEntry, ...]:
 
 
 def _pruning(
-    ledger: Ledger, line: str, window: Window, run: Mapping[str, Any], patterns: Sequence[PatternMemory]
+    ledger: Ledger, line: str, window: Window, run: Mapping[str, Any], memories: Sequence[SemanticMemory]
 ) -> report.PruningReport:
-    described = {pattern.pattern_id: pattern.description for pattern in patterns}
+    described = {
+        memory.pattern_id if isinstance(memory, PatternMemory) else memory.memory_id: memory.description
+        for memory in memories
+    }
     decisions = []
     for decision in ledger.projections.prune_decisions(line, window):
         details = decision.details
@@ -337,6 +334,7 @@ def _pruning(
                 accesses=int(details.get("accesses", 0)),
                 age_windows=int(details.get("age_windows", 0)),
                 occurrences=int(details.get("occurrences", 0)),
+                random_share=details.get("random_share"),
             )
         )
     outlook: Mapping[str, Any] = {}

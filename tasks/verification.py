@@ -21,6 +21,7 @@ from memory.store.versions import VersionKey
 from tasks.differences import BEHIND, DAMAGED, EXTRA, LOST, MISSING, OTHER, Difference, Findings
 from tasks.fold_plan import plan_fold
 from tasks.learning import learning_of
+from tasks.leftovers import find_leftovers, told
 from tasks.projected import ProjectedKnowledge, ProjectedLine, of_namespace, project
 from tasks.publishing import FOLDS
 from tasks.retry import may_pass, retried
@@ -275,6 +276,7 @@ def verify(namespace: str, *, digest: bool, as_of: datetime | None, into: str | 
         compare(workspace, knowledge, findings, held=held, every_field=digest)
         if held is None and as_of is None:
             check_ledger(workspace, knowledge, findings, every_byte=digest)
+        leftovers = find_leftovers(workspace) if held is None and as_of is None else []
         digests = {}
         if digest:
             in_redis = (held or workspace).with_memory(lambda mem: mem.semantic.digest())
@@ -287,6 +289,7 @@ def verify(namespace: str, *, digest: bool, as_of: datetime | None, into: str | 
         "status": DIFFERENT if findings.total else SAME,
         **findings.as_dict(),
         **digests,
+        "leftovers": [leftover.as_dict() for leftover in leftovers],
         "lines": [line.name for line in knowledge.lines],
     }
 
@@ -307,12 +310,21 @@ def _last_holder(workspace: Workspace, held: Workspace | None) -> list[int]:
 
 
 def leave_verification_artifact(result: Mapping[str, Any]) -> None:
-    """What was compared, and what differs."""
+    """What was compared, what differs, and what was left behind."""
     checked = ", ".join(f"{number:,} {name}" for name, number in result["checked"].items())
     lines = [f"* {name}: {number:,}" for name, number in result["by_sort"].items()]
     create_markdown_artifact(
         key="verification",
-        markdown="\n".join([f"# Memory is {result['status']}", "", f"Compared: {checked}.", "", *lines]),
+        markdown="\n".join(
+            [
+                f"# Memory is {result['status']}",
+                "",
+                f"Compared: {checked}.",
+                "",
+                *lines,
+                told(result.get("leftovers", ())),
+            ]
+        ),
         description="Redis and archive against the ledger",
     )
     create_table_artifact(key="differences", table=list(result["listed"]), description="The first differences")

@@ -18,10 +18,10 @@ import numpy as np
 from memory.learning.evidence import BLOCK_MINUTES, ESTIMATE_HORIZONS, OutcomeSample
 from memory.retrieval.context import QuestionContext
 from memory.retrieval.forward import MS_PER_MINUTE, ForwardReturns, Remembered
+from memory.store.answers import check_complete
 from memory.store.codec import Body, unpack_body, unpack_features
 from memory.store.indexes import IndexSchema
 from memory.store.keys import EpisodicKey
-from memory.store.link import check_complete
 from memory.store.scan import FETCH_SIZE, Reader
 from memory.tables import TRAILING_VOLATILITY
 

@@ -43,10 +43,11 @@ from memory.retrieval.context import QuestionContext
 from memory.retrieval.forward import MS_PER_MINUTE, ForwardReturns, Remembered
 from memory.retrieval.knowledge import choose_regime
 from memory.retrieval.patterns import PatternSearch
+from memory.store.answers import check_complete
 from memory.store.codec import pack_vector, unpack_body
 from memory.store.indexes import IndexSchema, SearchTarget
 from memory.store.keys import scope_tag
-from memory.store.link import Command, check_complete
+from memory.store.link import Command
 from memory.store.scan import missing_index
 
 _BASIS_POINT = 1e-4

@@ -27,13 +27,14 @@ from memory.retrieval.depth import EQUALS_OF_AGENTS, most_rows
 from memory.retrieval.hits import Hit
 from memory.retrieval.query import EVERYTHING, Bounds, Filter, check_vector
 from memory.retrieval.ranking import Relevance
+from memory.store.answers import check_complete
 from memory.store.codec import Body, pack_vector, unpack_body, unpack_experience, unpack_vector
 from memory.store.collection import Collection
 from memory.store.encoders import EncoderRecord
 from memory.store.indexes import IndexSchema
 from memory.store.keys import EpisodicKey
 from memory.store.layout import SearchTarget
-from memory.store.link import Command, check_complete
+from memory.store.link import Command
 from memory.store.scan import missing_index
 
 MOST_EQUALS = 2000

@@ -20,9 +20,10 @@ import numpy as np
 
 from memory.records import SOURCES, experience_id, from_ms
 from memory.retrieval.context import QuestionContext
+from memory.store.answers import check_complete
 from memory.store.codec import Body, unpack_body
 from memory.store.keys import EpisodicKey, run_tag, scope_tag, source_tag
-from memory.store.link import Command, check_complete
+from memory.store.link import Command
 from memory.store.scan import FETCH_SIZE
 from memory.tables import Floats
 

@@ -25,6 +25,8 @@ ALL_PRODUCTS = "ALL"
 """Product of REGIME memories that pool all products (`memory.learning.transition_matrices.ALL_PRODUCTS`)."""
 MIN_BLOCKS = 8
 """Blocks below which a Sharpe ratio names no strategy: as few as give no interval either (METHODS 6)."""
+LARGEST_SHARPE = 1e6
+"""Bound of an annualised Sharpe ratio that a question may ask for: more than any market shows, and finite."""
 _EULER = 0.5772156649015329
 _SAME = 1e-9
 """Rows of probabilities that differ by less are one row that was computed in two ways."""
@@ -67,18 +69,23 @@ class StrategyHit:
     performance
         Its figures in the regime.
     score
-        What strategies are ordered by: the annualised Sharpe ratio, net of costs.
+        What strategies are ordered and chosen by: the annualised Sharpe ratio, net of costs, of the shrunk mean; of the
+        mean as it was where nothing is known of how it shrinks.
+    raw_sharpe
+        That of the mean as it was: shown beside it, since most of what a few nights show is luck.
     luck_excluded
         Whether the nightly job found it applicable there: active often enough, and a Sharpe ratio above 0 that is no
         luck at the level of its settings.
     deflated_probability
         Probability that its true Sharpe ratio exceeds what the best of as many strategies without skill would show, by
-        the spread of those that are known. Returns count as normal, since memories hold no higher moments.
+        its Sharpe ratio as it was and the spread of those that are known. Returns count as normal, since memories hold
+        no higher moments.
     """
 
     memory: StrategyMemory
     performance: PerformanceMetrics
     score: float
+    raw_sharpe: float | None
     luck_excluded: bool
     deflated_probability: float
 
@@ -118,7 +125,7 @@ class KnowledgeSearch:
     Parameters
     ----------
     min_sharpe
-        Annualised net Sharpe ratio that a strategy must exceed.
+        Annualised net Sharpe ratio that a strategy must exceed where a question names none.
     """
 
     def __init__(self, context: QuestionContext, min_sharpe: float) -> None:
@@ -133,14 +140,16 @@ class KnowledgeSearch:
         product_id: str | None,
         source: str | None,
         as_of: datetime | None,
+        min_sharpe: float | None = None,
     ) -> RegimeKnowledge:
         """What is known of a regime; arguments are checked. What is returned is counted as accessed."""
+        bar = self._min_sharpe if min_sharpe is None else min_sharpe
         regimes, strategies = await self._known(as_of)
         chosen = choose_regime(regimes, regime, product_id, source)
         if chosen is not None:
             source = cast(RegimeMemory, chosen.memory).source
         judged = _judge(_of_one_source(strategies, source), regime)
-        ranked = [item for item in judged if self._qualifies(item)][:top_k]
+        ranked = [item for item in judged if _qualifies(item, bar)][:top_k]
         self._context.access.note(
             [item.key.memory_id for item in ([] if chosen is None else [chosen])]
             + [item.version.key.memory_id for item in ranked],
@@ -154,7 +163,7 @@ class KnowledgeSearch:
             transitions=None if memory is None else next_regimes(memory, path),
             strategies=tuple(_strategy_hit(item, judged, regime, past) for item in ranked),
             strategies_known=len(judged),
-            statement=self._statement(regime, judged),
+            statement=_statement(regime, judged, bar),
         )
 
     async def _known(self, as_of: datetime | None) -> tuple[Sequence[StoredVersion], Sequence[StoredVersion]]:
@@ -168,27 +177,6 @@ class KnowledgeSearch:
         as_of_ms = None if as_of is None else to_ms(as_of)
         found = await context.semantic.snapshots.known(encoder_id, kinds, as_of_ms)
         return found[SemanticType.REGIME], found[SemanticType.STRATEGY]
-
-    def _qualifies(self, item: _Judged) -> bool:
-        return item.sharpe > self._min_sharpe and item.performance.blocks >= MIN_BLOCKS
-
-    def _statement(self, regime: str, judged: Sequence[_Judged]) -> str:
-        if not judged:
-            return f"No strategy is known in {regime}."
-        bar = f"an annualised net Sharpe ratio above {self._min_sharpe:g} over at least {MIN_BLOCKS} blocks"
-        good = [item for item in judged if self._qualifies(item)]
-        best = (good or judged)[0]
-        name = cast(StrategyMemory, best.version.memory).strategy_name
-        figures = best.performance
-        over = f"over {figures.blocks} blocks of {figures.block_minutes} minutes"
-        count = f"{len(judged)} strateg{'y' if len(judged) == 1 else 'ies'} known in {regime}"
-        if good:
-            return (
-                f"{len(good)} of {count} {'has' if len(good) == 1 else 'have'} {bar}: {name} {best.sharpe:.2f} {over}."
-            )
-        if math.isinf(best.sharpe):
-            return f"None of {count} has {bar}: none has a Sharpe ratio yet."
-        return f"None of {count} has {bar}: the best, {name}, has {best.sharpe:.2f} {over}."
 
 
 def choose_regime(
@@ -238,11 +226,17 @@ def next_regimes(memory: RegimeMemory, path: Sequence[str]) -> NextRegimes:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A strategy's figures in a regime; the Sharpe ratio is -infinity where there is none."""
+    """A strategy's figures in a regime; the Sharpe ratio that it is judged by is -infinity where there is none."""
 
     version: StoredVersion
     performance: PerformanceMetrics
     sharpe: float
+
+    @property
+    def raw(self) -> str:
+        """The Sharpe ratio as it was, in brackets; nothing where it is judged by that one."""
+        shrunk, raw = self.performance.shrunk_sharpe_ratio, self.performance.sharpe_ratio
+        return "" if shrunk is None or raw is None else f" (raw {raw:.2f})"
 
 
 def _of_one_source(strategies: Sequence[StoredVersion], source: str | None) -> list[StoredVersion]:
@@ -255,15 +249,37 @@ def _of_one_source(strategies: Sequence[StoredVersion], source: str | None) -> l
 
 
 def _judge(strategies: Sequence[StoredVersion], regime: str) -> list[_Judged]:
-    """Strategies with figures in a regime, highest Sharpe ratio first, ties by memory id."""
+    """Strategies with figures in a regime, highest Sharpe ratio first, shrunk where it is known; ties by memory id."""
     judged = []
     for version in strategies:
         performance = cast(StrategyMemory, version.memory).performance.get(regime)
         if performance is not None:
-            ratio = performance.sharpe_ratio
+            shrunk = performance.shrunk_sharpe_ratio
+            ratio = performance.sharpe_ratio if shrunk is None else shrunk
             judged.append(_Judged(version, performance, -math.inf if ratio is None else ratio))
     judged.sort(key=lambda item: (-item.sharpe, item.version.key.memory_id))
     return judged
+
+
+def _qualifies(item: _Judged, min_sharpe: float) -> bool:
+    return item.sharpe > min_sharpe and item.performance.blocks >= MIN_BLOCKS
+
+
+def _statement(regime: str, judged: Sequence[_Judged], min_sharpe: float) -> str:
+    if not judged:
+        return f"No strategy is known in {regime}."
+    bar = f"an annualised net Sharpe ratio above {min_sharpe:g} over at least {MIN_BLOCKS} blocks"
+    good = [item for item in judged if _qualifies(item, min_sharpe)]
+    best = (good or judged)[0]
+    name = cast(StrategyMemory, best.version.memory).strategy_name
+    over = f"over {best.performance.blocks} blocks of {best.performance.block_minutes} minutes"
+    count = f"{len(judged)} strateg{'y' if len(judged) == 1 else 'ies'} known in {regime}"
+    if good:
+        have = "has" if len(good) == 1 else "have"
+        return f"{len(good)} of {count} {have} {bar}: {name} {best.sharpe:.2f}{best.raw} {over}."
+    if math.isinf(best.sharpe):
+        return f"None of {count} has {bar}: none has a Sharpe ratio yet."
+    return f"None of {count} has {bar}: the best, {name}, has {best.sharpe:.2f}{best.raw} {over}."
 
 
 def _strategy_hit(item: _Judged, judged: Sequence[_Judged], regime: str, past: bool) -> StrategyHit:
@@ -272,6 +288,7 @@ def _strategy_hit(item: _Judged, judged: Sequence[_Judged], regime: str, past: b
         memory=memory,
         performance=memory.performance[regime],
         score=item.sharpe,
+        raw_sharpe=item.performance.sharpe_ratio,
         luck_excluded=regime in memory.applicable_regimes,
         deflated_probability=_deflated(item, judged),
     )
@@ -283,9 +300,7 @@ def _deflated(item: _Judged, judged: Sequence[_Judged]) -> float:
     D. H. Bailey and M. Lopez de Prado, "The Deflated Sharpe Ratio", Journal of Portfolio Management 40 (2014), with the
     skewness and kurtosis of the normal distribution; per block, not annualised.
     """
-    ratios = [
-        other.sharpe / math.sqrt(other.performance.periods_per_year) for other in judged if math.isfinite(other.sharpe)
-    ]
+    ratios = [_raw_per_block(other) for other in judged if other.performance.sharpe_ratio is not None]
     normal = statistics.NormalDist()
     trials = len(ratios)
     bar = 0.0
@@ -293,6 +308,12 @@ def _deflated(item: _Judged, judged: Sequence[_Judged]) -> float:
         spread = math.sqrt(statistics.variance(ratios))
         first, second = normal.inv_cdf(1 - 1 / trials), normal.inv_cdf(1 - 1 / (trials * math.e))
         bar = spread * ((1 - _EULER) * first + _EULER * second)
-    ratio = item.sharpe / math.sqrt(item.performance.periods_per_year)
+    ratio = _raw_per_block(item)
     error = math.sqrt((1 + ratio**2 / 2) / max(item.performance.blocks - 1, 1))
     return normal.cdf((ratio - bar) / error)
+
+
+def _raw_per_block(item: _Judged) -> float:
+    """The Sharpe ratio of a block as it was: shrinking has drawn luck off already, and it must not count twice."""
+    raw = item.performance.sharpe_ratio
+    return (item.sharpe if raw is None else raw) / math.sqrt(item.performance.periods_per_year)

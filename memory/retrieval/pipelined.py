@@ -8,19 +8,20 @@ callers, up to a bound, and answers come back as the server gives them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.retrieval.admission import WaitingLine
 from memory.retrieval.turn import AbandonedError, Turn, joined
 from memory.store.link import FIRST_RETRY_DELAY_S, LONGEST_RETRY_DELAY_S, Command, RedisLink, Result
 from memory.store.readiness import look_again, unseen_indexes, wait_until_whole
+from memory.store.scripts import with_scripts
 from memory.store.wire import WireConnection, retrieve
 
 MAX_IN_FLIGHT = 512
@@ -66,7 +67,6 @@ class PipelinedLink(RedisLink):
     ) -> None:
         super().__init__(url, max_connections=connections, timeout_s=timeout_s)
         self._size = connections
-        self._limit = max_in_flight
         self._greeting = tuple(greeting)
         self._on_push = on_push
         self._on_lost = on_lost
@@ -75,8 +75,7 @@ class PipelinedLink(RedisLink):
         self._opening: asyncio.Task[None] | None = None
         self._open_again_at: float | None = None
         self._turn = Turn()
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._admitted = 0
+        self._line = WaitingLine(max_in_flight, lambda: self.in_flight, self._watch)
         self._fenced: set[WireConnection] = set()
         self._running: asyncio.AbstractEventLoop | None = None
         self.sent = 0
@@ -97,6 +96,7 @@ class PipelinedLink(RedisLink):
             The server refuses the user or password.
         """
         self._running = asyncio.get_running_loop()
+        self._line.closed = False
         try:
             await self._try(self._connect_by)
         except BaseException:
@@ -106,6 +106,7 @@ class PipelinedLink(RedisLink):
     async def close(self) -> None:
         """Close all connections. Callers that still wait get an error; nothing is left behind."""
         self._running = None
+        self._line.closed = True
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
@@ -113,7 +114,7 @@ class PipelinedLink(RedisLink):
         wires, self._shared_wires, self._retired = [*self._shared_wires, *self._retired], [], []
         for wire in wires:
             await wire.close()
-        self._pump()
+        self._line.move()
 
     @property
     def in_flight(self) -> int:
@@ -144,11 +145,11 @@ class PipelinedLink(RedisLink):
             return []
         if transaction:
             commands = [("MULTI",), *commands, ("EXEC",)]
-        run = partial(self._ask_all, commands)
-        answers = await self._try(run, timeout_s=timeout_s)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            await self._load_scripts()
-            answers = await self._try(run, timeout_s=timeout_s)
+
+        async def answered(deadline: float) -> list[Any]:
+            return await with_scripts(partial(self._ask_all, deadline=deadline), commands, self._scripts)
+
+        answers = await self._try(answered, timeout_s=timeout_s)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise self._translate(answer)
@@ -220,7 +221,7 @@ class PipelinedLink(RedisLink):
             raise
         finally:
             if self._line:
-                self._pump()
+                self._line.move()
 
     async def _ask_all(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         wire = await self._whole_place(commands, deadline)
@@ -236,7 +237,7 @@ class PipelinedLink(RedisLink):
                     retrieve(future)
             if not futures[-1].cancelled():
                 timer.cancel()
-            self._pump()
+            self._line.move()
         errors = [future.exception() for future in futures]
         for command, error in zip(commands, errors, strict=True):
             if isinstance(error, ResponseError):
@@ -272,9 +273,9 @@ class PipelinedLink(RedisLink):
 
     async def _place(self, deadline: float) -> WireConnection:
         """The connection to send on, once fewer commands are in flight than may be."""
-        if self._line or self._free() <= 0:
+        if self._line.full:
             async with asyncio.timeout_at(deadline):
-                await self._admission()
+                await self._line.admission()
         wire = self._pick()
         if wire is None:
             async with asyncio.timeout_at(deadline):
@@ -300,35 +301,6 @@ class PipelinedLink(RedisLink):
 
     # --- in line ---------------------------------------------------------------------------------------------
 
-    def _free(self) -> int:
-        return self._limit - self.in_flight - self._admitted
-
-    async def _admission(self) -> None:
-        """Wait until fewer commands are in flight; those who came first go first."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        self._watch()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._admitted -= 1
-                self._pump()
-            raise
-        self._admitted -= 1
-        # It may join another's command, and then another has its place.
-        asyncio.get_running_loop().call_soon(self._pump)
-
-    def _pump(self) -> None:
-        """Admit those who may go."""
-        while self._line and (self._free() > 0 or self._running is None):
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._admitted += 1
-        if self._line:
-            self._watch()
-
     def _watch(self) -> None:
         """See to it that those in line move on, even if all whose answers are outstanding have been cancelled."""
         for wire in self._shared_wires:
@@ -342,7 +314,7 @@ class PipelinedLink(RedisLink):
         self._fenced.discard(wire)
         if not answered.cancelled():
             answered.exception()  # The connection is gone; those who sent on it learn of it themselves.
-        self._pump()
+        self._line.move()
 
     # --- connections -----------------------------------------------------------------------------------------
 
@@ -420,4 +392,4 @@ class PipelinedLink(RedisLink):
                 self._open_again_at = self._running.time()
             elif error is not None:
                 self._on_lost(error)
-        self._pump()
+        self._line.move()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import numpy as np
 
-from memory.records import REGIMES, RegimeMemory, SemanticType, Vector, to_ms
+from memory.records import REGIMES, RegimeMemory, SemanticType, Vector, experience_id, to_ms
 from memory.retrieval.context import QuestionContext
 from memory.retrieval.hits import Hit
 from memory.retrieval.knowledge import choose_regime
 from memory.retrieval.ranking import Fetch
+from memory.store.codec import unpack_body
 
 OVER_FETCH = 6
 """Experiences fetched for each state wanted: five agents share a state, and one more shows where the next begins."""
@@ -37,6 +38,8 @@ class RegimeState:
         Cosine distance to the state that was asked about.
     weight
         Its share of the vote.
+    regime_ahead
+        What the market was the asked number of minutes later; None where that was not asked, or is not known.
     """
 
     product_id: str
@@ -45,6 +48,7 @@ class RegimeState:
     regime: str
     distance: float
     weight: float
+    regime_ahead: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,14 @@ class RegimeHits:
         of its distance (plus `KERNEL_OFFSET`), and the shares sum to 1. Empty without states.
     memories
         What is known of each regime, nearest first: that of the product, else of all products pooled.
+    vote_ahead
+        As `vote`, of the regimes that the states were in later, among those of which that is known.
     """
 
     states: tuple[RegimeState, ...]
     vote: dict[str, float]
     memories: tuple[RegimeMemoryHit, ...]
+    vote_ahead: dict[str, float] = field(default_factory=dict)
 
 
 class RegimeSearch:
@@ -83,19 +90,49 @@ class RegimeSearch:
         self._context = context
 
     async def nearest(
-        self, fetch: Fetch[Hit], feature_vector: Vector, top_k: int, product_id: str | None, as_of: datetime | None
+        self,
+        fetch: Fetch[Hit],
+        feature_vector: Vector,
+        top_k: int,
+        product_id: str | None,
+        as_of: datetime | None,
+        ahead_minutes: int | None = None,
     ) -> RegimeHits:
         """The nearest distinct states among the experiences that `fetch` gives, and the regimes' memories.
 
         Cost: one search of `OVER_FETCH` times `top_k` experiences, more where more agents share the states, and beside
-        it one small round trip for the memories, which are counted as accessed.
+        it one small round trip for the memories, which are counted as accessed; with `ahead_minutes` a second one.
         """
         found, memories = await asyncio.gather(
             distinct_states(fetch, top_k, self._context.max_top_k),
             self._memories(feature_vector, product_id, as_of),
         )
-        states = _voting(found)
-        return RegimeHits(states, _vote(states), memories)
+        ahead = None if ahead_minutes is None else await self._regimes_ahead(found, ahead_minutes, as_of)
+        states = _voting(found, ahead)
+        return RegimeHits(states, _vote(states), memories, _vote_ahead(states))
+
+    async def _regimes_ahead(self, hits: Sequence[Hit], minutes: int, as_of: datetime | None) -> list[str | None]:
+        """Regimes so many minutes after some states, as far as they were known; in order.
+
+        Where an agent decides every minute, the record of that time has a key that can be told beforehand (its step is
+        as many further), and finding it there shows that no minute between is missing. Of others it is not known.
+        """
+        keys = []
+        for hit in hits:
+            memory = hit.memory
+            later = memory.timestamp + timedelta(minutes=minutes)
+            memory_id = experience_id(
+                memory.source, memory.run_id, memory.agent_id, memory.product_id, later, memory.step + minutes
+            )
+            keys.append(self._context.keys.episodic(memory.agent_id, memory.product_id, to_ms(later), memory_id))
+        answers = await self._context.link.pipeline([("HMGET", key, "body", "known_at") for key in keys])
+        known_until = None if as_of is None else to_ms(as_of)
+        return [
+            None
+            if packed is None or (known_until is not None and int(known) > known_until)
+            else REGIMES[unpack_body(packed).regime]
+            for packed, known in answers
+        ]
 
     async def _memories(
         self, feature_vector: Vector, product_id: str | None, as_of: datetime | None
@@ -143,7 +180,7 @@ async def distinct_states(fetch: Fetch[Hit], top_k: int, most: int) -> list[Hit]
         size = min(most, 2 * size)
 
 
-def _voting(hits: Sequence[Hit]) -> tuple[RegimeState, ...]:
+def _voting(hits: Sequence[Hit], ahead: Sequence[str | None] | None) -> tuple[RegimeState, ...]:
     weights = [1.0 / (max(hit.distance, 0.0) + KERNEL_OFFSET) for hit in hits]
     total = sum(weights)
     return tuple(
@@ -154,8 +191,9 @@ def _voting(hits: Sequence[Hit]) -> tuple[RegimeState, ...]:
             regime=hit.memory.regime,
             distance=hit.distance,
             weight=weight / total,
+            regime_ahead=regime_ahead,
         )
-        for hit, weight in zip(hits, weights, strict=True)
+        for hit, weight, regime_ahead in zip(hits, weights, ahead or [None] * len(hits), strict=True)
     )
 
 
@@ -163,4 +201,18 @@ def _vote(states: Sequence[RegimeState]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for state in states:
         shares[state.regime] = shares.get(state.regime, 0.0) + state.weight
+    return _ordered(shares)
+
+
+def _vote_ahead(states: Sequence[RegimeState]) -> dict[str, float]:
+    """Shares of the regimes later, among the states of which one is known."""
+    shares: dict[str, float] = {}
+    for state in states:
+        if state.regime_ahead is not None:
+            shares[state.regime_ahead] = shares.get(state.regime_ahead, 0.0) + state.weight
+    total = sum(shares.values())
+    return _ordered({regime: share / total for regime, share in shares.items()})
+
+
+def _ordered(shares: dict[str, float]) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: (-item[1], REGIMES.index(item[0]))))

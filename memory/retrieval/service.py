@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from memory.asof import check_time
 from memory.learning.estimates import Estimate
@@ -24,16 +24,15 @@ from memory.retrieval.correlations import CORRELATION_REGIMES, CorrelationHit, C
 from memory.retrieval.estimates import EstimateSearch
 from memory.retrieval.experiences import ExperienceSearch
 from memory.retrieval.hits import Hit, PatternHit
-from memory.retrieval.knowledge import KnowledgeSearch, RegimeKnowledge
+from memory.retrieval.knowledge import LARGEST_SHARPE, KnowledgeSearch, RegimeKnowledge
+from memory.retrieval.order import Order, best_experiences
 from memory.retrieval.patterns import PatternSearch
 from memory.retrieval.query import check_bounds, check_pattern_scope, check_top_k
 from memory.retrieval.ranking import (
     RELEVANCE,
     SIMILARITY,
     PostFilter,
-    Relevance,
     RelevanceWeights,
-    Selection,
     check_post_filter,
     check_ranking,
 )
@@ -151,27 +150,15 @@ class MemoryRetrievalService:
         check_post_filter(post_filter)
         with_next_state = check_flag(with_next_state, "with_next_state")
 
-        nearest = self._experiences.nearest
-        if ranking != RELEVANCE and post_filter is None:
-            return await nearest(state_vector, bounds, as_of, top_k, with_next_state=with_next_state)
-
-        async def fetch(count: int) -> list[Hit]:
-            return await nearest(state_vector, bounds, as_of, count, with_next_state=with_next_state)
-
-        weights = weights or RelevanceWeights.of(self._settings)
-        most = self._context.max_top_k
-        if ranking != RELEVANCE:
-            return await Selection(top_k, most, weights.over_fetch, post_filter=post_filter).best(fetch)
-        now = as_of or datetime.now(UTC)
-        relevance = Relevance(weights, now, latest=None if until is None else min(check_time(until, "until"), now))
-        if post_filter is None:
-            held = await self._experiences.most_relevant(
-                state_vector, bounds, as_of, top_k, relevance, with_next_state=with_next_state
-            )
-            if held is not None:
-                return held
-        return await Selection(top_k, most, weights.over_fetch, relevance.order, relevance.limit, post_filter).best(
-            fetch
+        order = Order(
+            by_relevance=ranking == RELEVANCE,
+            weights=weights or RelevanceWeights.of(self._settings),
+            post_filter=post_filter,
+            latest=None if until is None else check_time(until, "until"),
+            most=self._context.max_top_k,
+        )
+        return await best_experiences(
+            self._experiences, state_vector, bounds, as_of, top_k, order, with_next_state=with_next_state
         )
 
     async def retrieve_patterns(
@@ -303,6 +290,7 @@ class MemoryRetrievalService:
         product_id: str | None = None,
         source: str | None = None,
         as_of: datetime | None = None,
+        min_sharpe: float | None = None,
     ) -> RegimeKnowledge:
         """What is known of a regime: its memory, what follows it, and the strategies that have worked there.
 
@@ -314,14 +302,17 @@ class MemoryRetrievalService:
             The regimes before it, oldest first. The last one that differs from the current one counts, where anything
             was seen of that path; the answer says which was used.
         top_k
-            Strategies wanted: of those whose annualised Sharpe ratio there, net of costs, exceeds
-            COINSWARM_STRATEGY_SHARPE over at least `memory.retrieval.knowledge.MIN_BLOCKS` blocks, the best.
+            Strategies wanted: of those whose annualised Sharpe ratio there, net of costs, exceeds `min_sharpe` over at
+            least `memory.retrieval.knowledge.MIN_BLOCKS` blocks, the best. The ratio is that of the shrunk mean, which
+            leaves out what luck explains; of a memory that has none, that of the mean as it was.
         product_id
             Product whose regime it is; all products pooled where None, or where nothing is known of it in the product.
         source
             live, replay or backtest: what the knowledge comes from; by default the first of them that knows the regime.
         as_of
             The versions that were valid then, instead of the current ones.
+        min_sharpe
+            By default COINSWARM_STRATEGY_SHARPE, 1.5.
 
         Returns
         -------
@@ -338,7 +329,9 @@ class MemoryRetrievalService:
         path = check_path(previous_regimes)
         top_k = check_top_k(top_k, self._context.max_top_k)
         product_id, source = check_product(product_id), check_source(source)
-        return await self._knowledge.of_regime(current_regime, path, top_k, product_id, source, as_of)
+        if min_sharpe is not None:
+            min_sharpe = check_number(min_sharpe, "min_sharpe", -LARGEST_SHARPE, LARGEST_SHARPE)
+        return await self._knowledge.of_regime(current_regime, path, top_k, product_id, source, as_of, min_sharpe)
 
     async def retrieve_similar_regimes(
         self,
@@ -346,6 +339,7 @@ class MemoryRetrievalService:
         top_k: int = 5,
         product_id: str | None = None,
         as_of: datetime | None = None,
+        ahead_minutes: int | None = None,
     ) -> RegimeHits:
         """The remembered states that a state is most like, the regimes they were in, and the vote among them.
 
@@ -359,6 +353,9 @@ class MemoryRetrievalService:
             Only states of this product; regimes' memories are then those of the product where it has them.
         as_of
             Only what was known then.
+        ahead_minutes
+            Say as well what regime each state was in so many minutes later, where an agent that decides every minute
+            recorded it and it was known: a second round trip, 10 microseconds a state.
 
         Raises
         ------
@@ -367,13 +364,14 @@ class MemoryRetrievalService:
         """
         as_of = self._context.bounded(as_of)
         bounds = check_bounds(product_id=product_id, as_of=as_of)
+        ahead_minutes = None if ahead_minutes is None else check_minutes(ahead_minutes, "ahead_minutes")
         top_k = check_top_k(top_k, self._context.max_top_k)
         feature_vector = await check_state(self._context, feature_vector, "feature_vector")
 
         async def fetch(count: int) -> list[Hit]:
             return await self._experiences.nearest(feature_vector, bounds, as_of, count)
 
-        return await self._regimes.nearest(fetch, feature_vector, top_k, bounds.product_id, as_of)
+        return await self._regimes.nearest(fetch, feature_vector, top_k, bounds.product_id, as_of, ahead_minutes)
 
     async def retrieve_correlations(
         self,

@@ -17,6 +17,8 @@ from memory.store.raw import RawExperience, pack_raw, unpack_raw
 from memory.validation import validate_identifier
 
 PAGE_SIZE = 500
+MESSAGES = "messages"
+"""Origin of letters that were messages between agents; where handling failed, a colon and the reader's name follow."""
 UNKNOWN_AGENT = ""
 """Agent of a dead letter whose agent id is malformed: it can be read and dropped, not replayed."""
 
@@ -67,7 +69,7 @@ class DeadLetter:
     reason, field
         What was wrong with it, and in which field.
     origin
-        ``store``, ``inbox`` or ``shared``.
+        ``store``, ``inbox``, ``shared``, ``recorder`` or ``messages``.
     received_at
         When it was written down (server clock).
     packed
@@ -171,7 +173,8 @@ class DeadLetters:
     async def replay(self, entry_ids: Collection[str] | None = None, *, agent_id: str | None = None) -> int:
         """Put letters back into their agents' inboxes, from where they are drained again; returns how many.
 
-        Letters without a valid agent id stay. Each letter moves in one step.
+        Letters without a valid agent id stay, and so do messages (see `Messages.redeliver`). Each letter moves in one
+        step.
 
         Parameters
         ----------
@@ -183,6 +186,8 @@ class DeadLetters:
         commands = []
         async for letter in self._all():
             chosen = entry_ids is None or letter.entry_id in entry_ids
+            if letter.origin.startswith(MESSAGES):
+                continue
             if not chosen or not letter.agent_id or (agent_id is not None and letter.agent_id != agent_id):
                 continue
             keys = [self._keys.dead_letters, self._keys.dead_letter_digests, self._keys.inbox(letter.agent_id)]

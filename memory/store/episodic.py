@@ -286,10 +286,10 @@ class EpisodicStore:
         token: int | None = None,
         dry_run: bool = False,
     ) -> ForgetReport:
-        """Remove the experiences that meet all the criteria; the dry run is the same without the last step.
+        """Remove the experiences that meet all the criteria, with the traces of their decisions.
 
-        The criteria are such that a record never goes while one before it stays: no reference to a next state is
-        left without its end.
+        The dry run is the same without the last step. The criteria are such that a record never goes while one before
+        it stays: no reference to a next state is left without its end.
 
         Parameters
         ----------
@@ -317,5 +317,11 @@ class EpisodicStore:
             )
         selection = select(end_ms=end_ms, tags=tags)
         return await remove_selected(
-            self._reader, self._fence, await self.schemas(), selection, token=token, dry_run=dry_run
+            self._reader,
+            self._fence,
+            await self.schemas(),
+            selection,
+            token=token,
+            dry_run=dry_run,
+            beside=lambda key: self._keys.decision(self._keys.parse_episodic(key).memory_id),
         )

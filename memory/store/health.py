@@ -25,6 +25,7 @@ from memory.store.inbox import DEFAULT_IDLE, GROUP, Inbox
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+from memory.store.messages import Messages
 from memory.store.scan import Reader, select
 
 FULL_SHARE = 0.95
@@ -109,6 +110,8 @@ class OpenMemory(Protocol):
     @property
     def inbox(self) -> Inbox: ...
     @property
+    def messages(self) -> Messages: ...
+    @property
     def dead_letters(self) -> DeadLetters: ...
 
 
@@ -133,6 +136,7 @@ async def check_memory(mem: OpenMemory, announce: Announce = lambda _: None) -> 
         a million), up to `health_records.SCAN_LIMIT` keys.
     """
     from memory.store.health_indexes import check_indexes
+    from memory.store.health_messages import check_messages
     from memory.store.health_records import check_records, take_census
 
     async def contents(mem: OpenMemory) -> list[Check]:
@@ -148,6 +152,7 @@ async def check_memory(mem: OpenMemory, announce: Announce = lambda _: None) -> 
         ("clock", _clock),
         ("indexes and records", contents),
         ("inbox", _inbox),
+        ("messages", check_messages),
         ("dead letters", _dead_letters),
     )
     for name, check in checks:

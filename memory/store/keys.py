@@ -92,6 +92,15 @@ class Keys:
         """Prefix of the experiences of one agent in one product."""
         return f"{self.namespace}:episodic:{agent_id}:{product_id}:"
 
+    @property
+    def decision_prefix(self) -> str:
+        """Prefix of all decision traces."""
+        return f"{self.namespace}:decision:"
+
+    def decision(self, decision_id: str) -> str:
+        """Key of the trace of a decision; its id is the memory id of the experience that it became."""
+        return f"{self.namespace}:decision:{decision_id}"
+
     # --- the shared pool -------------------------------------------------------------------------------------
 
     @property
@@ -220,6 +229,36 @@ class Keys:
     def inbox(self, agent_id: str) -> str:
         """Key of an agent's stream of raw experiences."""
         return f"{self.namespace}:inbox:{agent_id}"
+
+    @property
+    def message_prefix(self) -> str:
+        """Prefix of all streams of messages."""
+        return f"{self.namespace}:messages:"
+
+    def messages(self, sender_agent_id: str, run_id: str) -> str:
+        """Key of the stream of what an agent tells others in a run."""
+        return f"{self.namespace}:messages:{sender_agent_id}:{run_id}"
+
+    def message_ids(self, sender_agent_id: str, run_id: str) -> str:
+        """Key of the ids of the messages in that stream, so that none is in it twice."""
+        return f"{self.namespace}:message_ids:{sender_agent_id}:{run_id}"
+
+    def message_senders(self, run_id: str) -> str:
+        """Key of the stream that names, once each, the agents that tell anything in a run."""
+        return f"{self.namespace}:message_senders:{run_id}"
+
+    @property
+    def mailbox_prefix(self) -> str:
+        """Prefix of all mailboxes."""
+        return f"{self.namespace}:mailbox:"
+
+    def mailbox(self, agent_id: str, run_id: str, reader: str) -> str:
+        """Key of what one of an agent's readers has heard of a run, and what it is at."""
+        return f"{self.namespace}:mailbox:{agent_id}:{run_id}:{reader}"
+
+    def mailbox_leases(self, agent_id: str, run_id: str, reader: str) -> str:
+        """Key of the messages that are handed out to that reader, by the end of their lease."""
+        return f"{self.namespace}:mailbox_leases:{agent_id}:{run_id}:{reader}"
 
     @property
     def dead_letters(self) -> str:

@@ -11,9 +11,7 @@ of redis-py's pool to themselves.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,14 +19,27 @@ from urllib.parse import urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from memory.embedded.checks import RedisFacts, judge_redis, parse_version, search_version
+from memory.embedded.checks import judge_redis
 from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
+from memory.store.answers import redis_facts, sections
 from memory.store.durability import DISK_TIMEOUT_S, wait_for_disk
 from memory.store.refusals import LOST, is_busy, is_refused_user, takes_no_writes, translated, unreachable
+from memory.store.scripts import Command, Script, with_scripts
 from memory.store.wire_pool import SHAREABLE, WirePool
+
+__all__ = [
+    "FIRST_RETRY_DELAY_S",
+    "LONGEST_RETRY_DELAY_S",
+    "TRANSACTION_ATTEMPTS",
+    "Command",
+    "Read",
+    "RedisLink",
+    "Result",
+    "Script",
+]
 
 FIRST_RETRY_DELAY_S = 0.02
 LONGEST_RETRY_DELAY_S = 0.5
@@ -37,25 +48,9 @@ TRANSACTION_ATTEMPTS = 20
 SHARED_CONNECTIONS = 4
 """Connections for plain commands; more brought nothing, from 1 to 50 callers at a time."""
 
-Command = tuple[Any, ...]
 Read = Callable[..., Awaitable[Any]]
 """Sends one reading command of a transaction and returns its answer."""
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script; the server runs it in one step."""
-
-    text: str
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
-
-    def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
-        """The command that runs the script."""
-        return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
 
 class RedisLink:
@@ -155,23 +150,12 @@ class RedisLink:
 
     async def _check_server(self) -> None:
         try:
-            info = _text(await self.execute("INFO", "server", "cluster", "memory", "persistence"))
+            info = await self.execute("INFO", "server", "cluster", "memory", "persistence")
             modules = await self.execute("MODULE", "LIST")
         except AccessDeniedError:
             return  # A restricted user: whoever set it up has chosen the server.
-        facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-        listed = {"modules": [{"name": _text(module[b"name"]), "ver": module[b"ver"]} for module in modules]}
-        judge_redis(
-            RedisFacts(
-                version=parse_version(facts.get("redis_version", "0")),
-                search_version=search_version(listed),
-                cluster=facts.get("cluster_enabled") == "1",
-                database=int(self._lines()[0].connection_pool.connection_kwargs.get("db") or 0),
-                maxmemory_policy=facts.get("maxmemory_policy", "unknown"),
-                append_only=facts.get("aof_enabled") == "1",
-            ),
-            self.address,
-        )
+        database = int(self._lines()[0].connection_pool.connection_kwargs.get("db") or 0)
+        judge_redis(redis_facts(info, modules, database), self.address)
 
     @property
     def connections_opened(self) -> int:
@@ -184,10 +168,10 @@ class RedisLink:
         Empty where the user may not ask.
         """
         try:
-            info = _text(await self.execute("INFO", "server"))
+            info = await self.execute("INFO", "server")
         except AccessDeniedError:
             return ""
-        return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)["run_id"]
+        return sections(info)["run_id"]
 
     # --- commands --------------------------------------------------------------------------------------------
 
@@ -224,34 +208,33 @@ class RedisLink:
     ) -> list[Any]:
         """Run commands in one round trip, in one step where `transaction` is set; answers in order.
 
-        Scripts among them are loaded where the server does not know them (any more). The first refused command
-        raises.
+        Scripts among them are loaded where the server does not know them (any more); the commands then run again. The
+        first refused command raises.
         """
         if not commands:
             return []
         client, wires = self._lines()
 
-        async def run(deadline: float) -> list[Any]:
+        async def on_its_own(sent: Sequence[Command], deadline: float) -> list[Any]:
             async with asyncio.timeout_at(deadline):
                 pipe = client.pipeline(transaction=transaction)
-                for command in commands:
+                for command in sent:
                     pipe.execute_command(*command)
                 return list(await pipe.execute(raise_on_error=False))
 
-        if not transaction and all(command[0] in SHAREABLE for command in commands):
-            run = partial(wires.execute_all, commands)
+        shared = not transaction and all(command[0] in SHAREABLE for command in commands)
+
+        async def run(sent: Sequence[Command], deadline: float) -> list[Any]:
+            return await (wires.execute_all if shared else on_its_own)(sent, deadline)
 
         async def answered(deadline: float) -> list[Any]:
-            answers = await run(deadline)
+            answers = await with_scripts(partial(run, deadline=deadline), commands, self._scripts)
             for answer in answers:
                 if isinstance(answer, Exception) and (is_busy(answer) or takes_no_writes(answer)):
                     raise answer  # What the server did not run, it may run when it is asked again.
             return answers
 
         answers = await self._attempt(answered, timeout_s=timeout_s)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            await self._load_scripts()
-            answers = await self._attempt(answered, timeout_s=timeout_s)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise self._translate(answer)
@@ -330,10 +313,6 @@ class RedisLink:
             It was not written within `timeout_s` seconds, or the server cannot be reached.
         """
         return await wait_for_disk(self, timeout_s)
-
-    async def _load_scripts(self) -> None:
-        for script in self._scripts.values():
-            await self.execute("SCRIPT", "LOAD", script.text)
 
     # --- failures --------------------------------------------------------------------------------------------
 
@@ -418,18 +397,3 @@ class RedisLink:
     def _translate(self, error: Exception) -> Exception:
         """The error that a caller meets for one of the server's."""
         return translated(error, self.address)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def check_complete(answer: Any) -> Any:
-    """The answer of a search, or StoreUnavailableError where the server says that it is partial."""
-    warnings = answer.get(b"warning") or answer.get("warning")
-    if warnings:
-        raise StoreUnavailableError(
-            f"the search answered in part only: {', '.join(_text(warning) for warning in warnings)}.",
-            remedy="Narrow the filter, use HNSW for large scopes, or raise COINSWARM_REDIS_TIMEOUT_S.",
-        )
-    return answer

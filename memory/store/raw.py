@@ -60,10 +60,10 @@ def pack_raw(experience: EpisodicMemory | RawExperience, *, lenient: bool = Fals
     problem = ""
     try:
         return msgspec.msgpack.encode(content, enc_hook=_write_lenient if lenient else _write)
-    except (TypeError, ValueError, OverflowError, NotImplementedError, UnicodeEncodeError) as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError, RecursionError) as error:
         problem = str(error)
     if lenient:
-        return msgspec.msgpack.encode({str(name): repr(value) for name, value in content.items()})
+        return msgspec.msgpack.encode({_shown(name): _shown(value) for name, value in content.items()})
     raise InvalidRecordError(
         f"the experience cannot be written down: {problem}.",
         remedy="Use strings, numbers, booleans, aware datetimes, numpy arrays, Actions, and dicts of them.",
@@ -193,7 +193,16 @@ def _write_lenient(value: Any) -> Any:
     try:
         return _write(value)
     except NotImplementedError:
-        return repr(value)
+        return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """What can be said of any value, as text that UTF-8 holds."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as error:  # noqa: BLE001 - what a value says of itself is its own code
+        text = f"{type(value).__name__} that cannot be shown ({type(error).__name__})"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _read_extension(code: int, content: memoryview) -> Any:

@@ -10,6 +10,7 @@ from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -84,6 +85,11 @@ def translated(error: Exception, address: str) -> Exception:
         return StoreUnavailableError(
             f"Redis at {address} takes no writes: {said[:_SHOWN].rstrip('.')}.",
             remedy="Check its disk, its log and which server is the primary.",
+        )
+    if isinstance(error, NoScriptError):
+        return StoreUnavailableError(
+            f"Redis at {address} forgot a script between being given it and running it.",
+            remedy="See to it that nobody runs SCRIPT FLUSH there, and ask again.",
         )
     if is_busy(error):
         return StoreUnavailableError(

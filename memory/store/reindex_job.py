@@ -162,6 +162,11 @@ def counted(job: ReindexJob, tally: Tally) -> ReindexJob:
     )
 
 
+def after_retiring(job: ReindexJob) -> ReindexJob:
+    """The job once its old index was dropped; what cleans up begins from the first key."""
+    return replace(job, phase="retired", cursor="0", complete=False)
+
+
 def taken_up(job: ReindexJob, planned: IndexSchema) -> ReindexJob:
     """The job that is under way, where it leads to what is planned; ReindexError where it leads elsewhere."""
     if job.target.encoder_id == planned.encoder_id and job.target.same_choices(planned):

@@ -45,7 +45,7 @@ from memory.store.indexes import Indexes, Shadow, encode_schema
 from memory.store.layout import Family, IndexSchema, Layout, create_main, plan_schema
 from memory.store.link import Command, RedisLink
 from memory.store.partitions import create_where_missing
-from memory.store.reindex_job import JobNotes, ReindexJob, check_phase, counted, taken_up
+from memory.store.reindex_job import JobNotes, ReindexJob, after_retiring, check_phase, counted, taken_up
 from memory.store.revectoring import Encode, Revectoring, Tally
 from memory.store.scan import Reader
 
@@ -334,7 +334,7 @@ class Reindexer:
         await self._notes.step(job, None)  # A run that was overtaken must drop nothing.
         # Readers that find it gone ask the new one; writers keep its vectors up until they are told otherwise.
         await self._building.drop(job.source)
-        retired = _retired(job)
+        retired = after_retiring(job)
         await self._notes.step(retired, None, self._rule_commands(job.source.encoder_id, Shadow()))
         return retired
 
@@ -354,7 +354,7 @@ class Reindexer:
                 *(("FT.DROPINDEX", name) for name in await self._building.present(job.source)),
                 ("DEL", self._family.pairs_key(job.source)),
             ]
-            retired = _retired(job)
+            retired = after_retiring(job)
             if await self._notes.step(retired, None, commands, only_where_drained=True):
                 return retired
             assert encode is not None
@@ -396,7 +396,3 @@ class Reindexer:
             ("SET", self._family.key("shadow", encoder_id), msgspec.json.encode(asdict(shadow))),
             ("SET", self._family.key("epoch", encoder_id), uuid.uuid4().hex),
         )
-
-
-def _retired(job: ReindexJob) -> ReindexJob:
-    return replace(job, phase="retired", cursor="0", complete=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memory.store.fence import Fence
@@ -28,8 +28,11 @@ async def remove_selected(
     *,
     token: int | None,
     dry_run: bool,
+    beside: Callable[[bytes], str] | None = None,
 ) -> ForgetReport:
     """Remove the selected experiences, earliest decision first, so that none goes while one before it stays.
+
+    `beside` names the key that goes together with an experience's; it need not exist.
 
     Raises
     ------
@@ -43,5 +46,9 @@ async def remove_selected(
     if not dry_run:
         ordered = sorted(doomed, key=lambda key: (doomed[key], key))
         for start in range(0, len(ordered), DELETE_SIZE):
-            await fence.write([("UNLINK", *ordered[start : start + DELETE_SIZE])], token)
+            keys = ordered[start : start + DELETE_SIZE]
+            going = [("UNLINK", *keys)]
+            if beside is not None:
+                going.append(("UNLINK", *(beside(key) for key in keys)))
+            await fence.write(going, token)
     return ForgetReport(len(doomed), dry_run)

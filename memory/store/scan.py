@@ -10,10 +10,11 @@ from redis.exceptions import ResponseError
 
 from memory.errors import AccessDeniedError, StoreUnavailableError
 from memory.records import Vector
+from memory.store.answers import check_complete
 from memory.store.codec import decode_names, unpack_vector
 from memory.store.indexes import IndexSchema
 from memory.store.keys import Keys
-from memory.store.link import RedisLink, check_complete
+from memory.store.link import RedisLink
 
 PAGE_SIZE = 100
 """Rows a page: searches beside it keep a p99 under 1 ms; with pages of 10,000 it is 45 ms."""

@@ -273,6 +273,10 @@ class SemanticStore(SemanticLines):
         """Versions of a line that lie in Redis but are not listed; sorted. Looks at every key of the server."""
         return await self._contents.orphans(line)
 
+    async def leftovers(self, line: str) -> list[str]:
+        """Keys of the documents that a killed publication of a line left: nobody reads them, the next removes them."""
+        return await self._contents.leftovers(line)
+
     # --- access ----------------------------------------------------------------------------------------------
 
     async def count_access(self, memory_ids: Iterable[str], at: datetime) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
 from memory.store.manifest import read_manifest
-from memory.store.staging import Document, document_key, stored_versions
+from memory.store.staging import Document, document_key, leftovers, stored_versions
 from memory.store.versions import VersionKey
 
 READ_SIZE = 200
@@ -47,6 +47,10 @@ class SemanticContents:
         """Versions that have a document but are not listed; sorted. Looks at every key of the server."""
         listed = await read_manifest(self._link, self._keys, line)
         return [key for key in await stored_versions(self._link, self._keys, line) if key not in listed]
+
+    async def leftovers(self, line: str) -> list[str]:
+        """Keys of the documents that a publication wrote and never made known; sorted."""
+        return await leftovers(self._link, self._keys, line, await read_manifest(self._link, self._keys, line))
 
     async def line_digest(self, line: str) -> str:
         """SHA-256 over the list of a line's versions, its stamp, and every field of every version.

@@ -20,9 +20,10 @@ from redis.exceptions import ResponseError
 
 from memory.errors import StoreUnavailableError
 from memory.records import SEMANTIC_CLASSES, SemanticMemory, SemanticType
+from memory.store.answers import check_complete
 from memory.store.keys import CONCEPT_VECTOR, Keys
 from memory.store.lines import LineChoice
-from memory.store.link import Command, RedisLink, check_complete
+from memory.store.link import Command, RedisLink
 from memory.store.manifest import check_past, read_manifest
 from memory.store.publications import ALL_KINDS
 from memory.store.scan import lost_index

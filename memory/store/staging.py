@@ -189,6 +189,15 @@ async def remove_leftovers(
     return len(doomed)
 
 
+async def leftovers(link: RedisLink, keys: Keys, line: str, listed: Mapping[VersionKey, object]) -> list[str]:
+    """Keys of the documents of a line that are under way and not listed, sorted: what a killed publication left."""
+    kept = {document_key(keys, key, line) for key in listed}
+    names = (name.decode() for name in await link.execute("SMEMBERS", keys.semantic_staged(line)))
+    waiting = sorted(name for name in names if name not in kept and not name.startswith(_MARK))
+    there = await link.pipeline([("EXISTS", name) for name in waiting])
+    return [name for name, found in zip(waiting, there, strict=True) if found]
+
+
 async def stored_versions(link: RedisLink, keys: Keys, line: str) -> list[VersionKey]:
     """All versions of a line that have a document, listed or not; sorted. Looks at every key of the server."""
     found: set[VersionKey] = set()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +23,6 @@ from flows.consolidate_memories import Parameters as ConsolidateParameters
 from flows.consolidate_memories import consolidate_memories
 from flows.update_transitions import Parameters as TransitionParameters
 from flows.update_transitions import update_transitions
-from memory import embedded
-from memory.embedded.session import Endpoints
 from memory.errors import MarketDataError
 from memory.learning.clustering import MarketStateClusterer
 from memory.ledger import Ledger
@@ -46,7 +40,6 @@ DAYS = [dt.date(2021, 6, 17) + dt.timedelta(days=number) for number in range(3)]
 SIZES = {day: 320 + number for number, day in enumerate(DAYS)}
 """States of each day; no two days have as many, which tells them apart."""
 ENCODER = "enc"
-DRIVER_TIMEOUT_S = 120
 
 
 def lived(day: dt.date) -> list[EpisodicMemory]:
@@ -195,32 +188,24 @@ backfill(Parameters(**wanted["parameters"]))
 """
 
 
-def killed_backfill(namespace: str, until: str, servers: Any, prefect_server: str) -> None:
+def killed_backfill(namespace: str, until: str, flow_processes: Any) -> None:
     """A back-fill in a process of its own that is killed at an announcement."""
     given = {"namespace": namespace, "first": DAYS[0].isoformat(), "last": DAYS[-1].isoformat(), "parallel": 1}
-    prefect = embedded.prefect_environment(servers.home, Endpoints(None, None, prefect_server))
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps({"parameters": given, "until": until})],
-        env={**os.environ, **prefect, "COINSWARM_LEASE_S": "2", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"},
-        capture_output=True,
-        text=True,
-        timeout=DRIVER_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, said = flow_processes.run(DRIVER, {"parameters": given, "until": until}, COINSWARM_LEASE_S="2")
+    assert code == -signal.SIGKILL, said
 
 
 @pytest.mark.slow
 def test_killed_in_the_middle_with_a_night_in_between_it_goes_on_and_ends_in_the_same_knowledge(
     configured: str,
     servers: Any,
-    prefect_server: str,
+    flow_processes: Any,
     night_by_night: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(configured, servers)
     monkeypatch.setenv("COINSWARM_BACKFILL_CHUNK", "1")
-    killed_backfill(configured, f"{DAYS[1]} (2 of 3)", servers, prefect_server)
+    killed_backfill(configured, f"{DAYS[1]} (2 of 3)", flow_processes)
     # A night that comes before the back-fill is started again folds what there is.
     run_night(configured, DAYS[2])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from flows.start_line import Parameters, start_line
 from flows.verify_memory import Parameters as VerifyParameters
 from flows.verify_memory import verify_memory
 from memory.errors import LineError
+from memory.learning import ALGORITHM_VERSION
 from memory.ledger import Ledger
 from memory.records import SemanticType
 
@@ -29,6 +31,8 @@ pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 DAYS = (dt.date(2021, 6, 17), dt.date(2021, 6, 18))
 END = dt.datetime(2021, 6, 19, tzinfo=dt.UTC)
 ENCODER = default_encoder().id_
+BEFORE = "1"
+"""An earlier version of the algorithm."""
 
 
 @pytest.fixture
@@ -36,8 +40,9 @@ def consolidated_before(configured: str, servers: Any, record: Callable[[str, Se
     """A namespace whose nights were consolidated by software with an earlier version of the algorithm."""
     record(configured, DAYS)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("tasks.consolidation", "tasks.lateness"):
-            patch.setattr(f"{module}.ALGORITHM_VERSION", "1")
+        for name, module in list(sys.modules.items()):
+            if name.startswith("tasks.") and hasattr(module, "ALGORITHM_VERSION"):
+                patch.setattr(module, "ALGORITHM_VERSION", BEFORE)
         for day in DAYS:
             consolidate_memories(ConsolidateParameters(namespace=configured, date=day))
     return configured
@@ -101,7 +106,7 @@ def test_a_new_version_learns_everything_again_and_takes_over_while_agents_ask(
     consolidated_before: str, small_world_digests: Callable[[], tuple[str, str]], servers: Any
 ) -> None:
     namespace = consolidated_before
-    old, new = f"{namespace}/{ENCODER}/1", f"{namespace}/{ENCODER}/2"
+    old, new = f"{namespace}/{ENCODER}/{BEFORE}", f"{namespace}/{ENCODER}/{ALGORITHM_VERSION}"
     with agents_asking(namespace, servers) as answers:
         built = start_line(Parameters(namespace=namespace, take_over=False))
         assert (built["line"], built["before"], built["windows_learned"], built["took_over"]) == (new, old, 2, False)
@@ -143,7 +148,7 @@ def test_a_new_encoder_learns_from_the_archive_and_catches_up_when_it_is_started
     record(configured, DAYS)
     consolidate_memories(ConsolidateParameters(namespace=configured, date=DAYS[0]))
     first = start_line(Parameters(namespace=configured, encoder=encoder.id_))
-    new = f"{configured}/{encoder.id_}/2"
+    new = f"{configured}/{encoder.id_}/{ALGORITHM_VERSION}"
     assert (first["line"], first["windows_learned"], first["took_over"]) == (new, 1, True)
     # Nothing was recorded with it yet, so that it is not what agents ask in.
     assert not first["encoder_is_current"]
@@ -157,7 +162,7 @@ def test_a_new_encoder_learns_from_the_archive_and_catches_up_when_it_is_started
             (vector, *_) = [item.concept_vector for item in await mem.semantic.current(SemanticType.PATTERN, line=line)]
             return {hit.memory.line for hit in await mem.retrieval.retrieve_patterns(vector)}
 
-    assert asyncio.run(ask(ENCODER)) == {f"{configured}/{ENCODER}/2"}
+    assert asyncio.run(ask(ENCODER)) == {f"{configured}/{ENCODER}/{ALGORITHM_VERSION}"}
     assert asyncio.run(ask(encoder.id_)) == {new}
     with Ledger.open(servers.database_url) as ledger:
         (window, *_) = [window for window, _ in ledger.windows.with_current(new)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +43,12 @@ COUNTS = (
 )
 
 
+PRODUCTS = ("BTC-USDT", "ETH-USDT")
+"""As few as have a correlation."""
+
+
 def digests(namespace: str, servers: Any) -> tuple[str, str]:
     """Digest of all knowledge in the ledger and in Redis."""
-    import asyncio
 
     async def semantic() -> str:
         async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
@@ -55,9 +62,33 @@ def run_night(namespace: str, day: dt.date) -> dict[str, Any]:
     return nightly(NightlyParameters(namespace=namespace, date=day, source="market", queries=50))
 
 
-def test_two_nights_end_in_knowledge_and_the_same_night_again_changes_nothing(configured: str, servers: Any) -> None:
-    first = run_night(configured, FIRST)
-    second = run_night(configured, SECOND)
+@dataclass(frozen=True)
+class TwoNights:
+    """Both nights of the whole sample, run as they come: namespace, and what each returned."""
+
+    namespace: str
+    first: dict[str, Any]
+    second: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def night_after_night(
+    servers: Any, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TwoNights]:
+    """The sample's two nights; its home is configured until the module's tests have ended."""
+    assert prefect_server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COINSWARM_HOME", str(tmp_path_factory.mktemp("two-nights")))
+        patch.setenv("COINSWARM_REDIS_URL", servers.redis_url)
+        patch.setenv("COINSWARM_DATABASE_URL", servers.database_url)
+        namespace = f"t-two-{uuid.uuid4().hex[:8]}"
+        yield TwoNights(namespace, run_night(namespace, FIRST), run_night(namespace, SECOND))
+
+
+def test_two_nights_end_in_knowledge_and_the_same_night_again_changes_nothing(
+    night_after_night: TwoNights, servers: Any
+) -> None:
+    namespace, first, second = night_after_night.namespace, night_after_night.first, night_after_night.second
     for result, day in ((first, FIRST), (second, SECOND)):
         assert result["window"] == day.isoformat()
         assert set(COUNTS) <= set(result)
@@ -68,12 +99,12 @@ def test_two_nights_end_in_knowledge_and_the_same_night_again_changes_nothing(co
     assert first["patterns_confirmed"] == 0
     assert second["patterns"] >= first["patterns"]
 
-    before = digests(configured, servers)
-    again = run_night(configured, SECOND)
+    before = digests(namespace, servers)
+    again = run_night(namespace, SECOND)
     assert again["recording"]["stored"] == 0
     assert again["recording"]["duplicates"] == 21_600
     assert {name: again[name] for name in COUNTS} == {name: second[name] for name in COUNTS}
-    assert digests(configured, servers) == before
+    assert digests(namespace, servers) == before
 
 
 async def _known(servers: Any, namespace: str, as_of: dt.datetime | None) -> dict[str, int]:
@@ -82,30 +113,24 @@ async def _known(servers: Any, namespace: str, as_of: dt.datetime | None) -> dic
         return {kind.value: len(await source.current(kind)) for kind in SemanticType}
 
 
-def test_knowledge_of_a_night_is_not_known_before_its_window_ends(configured: str, servers: Any) -> None:
-    import asyncio
-
-    record_experiences(RecordParameters(namespace=configured, date=FIRST, source="market"))
-    consolidate_memories(ConsolidateParameters(namespace=configured, date=FIRST))
-    update_transitions(TransitionParameters(namespace=configured, date=FIRST))
+def test_knowledge_of_a_night_is_not_known_before_its_window_ends(night_after_night: TwoNights, servers: Any) -> None:
     end = dt.datetime(2021, 6, 18, tzinfo=dt.UTC)
-    before = asyncio.run(_known(servers, configured, end - dt.timedelta(milliseconds=1)))
+    before = asyncio.run(_known(servers, night_after_night.namespace, end - dt.timedelta(milliseconds=1)))
     assert set(before.values()) == {0}
-    after = asyncio.run(_known(servers, configured, end))
+    after = asyncio.run(_known(servers, night_after_night.namespace, end))
     assert all(count > 0 for count in after.values())
 
 
 def test_windows_consolidated_out_of_order_end_in_the_same_knowledge(
-    configured: str, servers: Any, monkeypatch: pytest.MonkeyPatch
+    configured: str, servers: Any, record: Callable[..., None]
 ) -> None:
     other = f"{configured}-b"
     for namespace, order in ((configured, (FIRST, SECOND)), (other, (SECOND, FIRST))):
-        # Quality depends on what was consolidated before; it is no part of the knowledge.
-        for day in (FIRST, SECOND):
-            record_experiences(RecordParameters(namespace=namespace, date=day, source="market"))
+        record(namespace, (FIRST, SECOND), PRODUCTS)
         for day in order:
             consolidate_memories(ConsolidateParameters(namespace=namespace, date=day))
             update_transitions(TransitionParameters(namespace=namespace, date=day))
+    assert all(count > 0 for count in asyncio.run(_known(servers, other, None)).values())
     assert digests(configured, servers) == digests(other, servers)
 
 

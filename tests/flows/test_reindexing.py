@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,8 +17,6 @@ import memory
 from agents.fitting import default_encoder, fit_encoder
 from agents.market import Market
 from flows.reindex_memory import Parameters, reindex_memory
-from memory import embedded
-from memory.embedded.session import Endpoints
 from memory.ledger import Ledger
 from memory.records import EpisodicMemory
 from tasks.recording import register_encoder
@@ -99,14 +95,11 @@ def filled(configured: str, servers: Any, nights: Any) -> tuple[str, list[Episod
     return configured, records
 
 
-def run_killed(servers: Any, prefect_server: str, step: str, *, finished: bool, **parameters: Any) -> None:
+def run_killed(flow_processes: Any, step: str, *, finished: bool, **parameters: Any) -> None:
     """Run the flow in a process that is killed when it announces a step."""
-    told = json.dumps({"step": step, "finished": finished, "parameters": {**parameters, "grace_s": 0.1}})
-    prefect = embedded.prefect_environment(servers.home, Endpoints(None, None, prefect_server))
-    environment = {**os.environ, **prefect, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
-    command = [sys.executable, "-c", DRIVER, told]
-    killed = subprocess.run(command, capture_output=True, env=environment, timeout=PROCESS_TIMEOUT_S, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    told = {"step": step, "finished": finished, "parameters": {**parameters, "grace_s": 0.1}}
+    code, said = flow_processes.run(DRIVER, told)
+    assert code == -signal.SIGKILL, said
 
 
 def run(namespace: str, **parameters: Any) -> dict[str, Any]:
@@ -172,19 +165,19 @@ def test_without_choices_the_settings_rule(filled: Any, servers: Any, monkeypatc
     ("step", "finished"),
     [("begin", True), ("single FLAT", False), ("fill", True), ("swap", True), ("drop the old index", True)],
 )
-def test_a_killed_run_is_taken_up(filled: Any, servers: Any, prefect_server: str, step: str, finished: bool) -> None:
+def test_a_killed_run_is_taken_up(filled: Any, servers: Any, flow_processes: Any, step: str, finished: bool) -> None:
     namespace, records = filled
     choices = {"layout": "partitioned", "vector_type": "FLOAT16"}
-    run_killed(servers, prefect_server, step, finished=finished, namespace=namespace, **choices)
+    run_killed(flow_processes, step, finished=finished, namespace=namespace, **choices)
     assert asyncio.run(recall(servers, namespace, records)) >= 0.99
     run(namespace, **choices)
     assert asyncio.run(state_of(servers, namespace)) == ("partitioned HNSW FLOAT16", len(records), False)
     assert asyncio.run(recall(servers, namespace, records)) >= 0.99
 
 
-def test_a_change_can_be_given_up(filled: Any, servers: Any, prefect_server: str) -> None:
+def test_a_change_can_be_given_up(filled: Any, servers: Any, flow_processes: Any) -> None:
     namespace, records = filled
-    run_killed(servers, prefect_server, "fill", finished=True, namespace=namespace, layout="partitioned")
+    run_killed(flow_processes, "fill", finished=True, namespace=namespace, layout="partitioned")
     assert asyncio.run(state_of(servers, namespace))[2]
     assert run(namespace, abandon=True)["abandoned"] == ["episodic: single FLAT FLOAT32 to partitioned HNSW FLOAT32"]
     assert asyncio.run(state_of(servers, namespace)) == ("single FLAT FLOAT32", len(records), False)

@@ -90,9 +90,7 @@ DAMAGES: dict[str, tuple[Callable[[Damage], Any], dict[str, str]]] = {
         {"part": "aliases", "what": "extra", "memory_id": "p-old"},
     ),
     "a line that the ledger does not know": (
-        lambda d: d.command(
-            "COPY", d.keys.semantic_manifest(d.line), d.keys.semantic_manifest(d.line.replace("/2", "/9"))
-        ),
+        lambda d: d.command("COPY", d.keys.semantic_manifest(d.line), d.keys.semantic_manifest(f"{d.line}9")),
         {"part": "line", "what": "extra"},
     ),
 }
@@ -146,6 +144,31 @@ def test_an_archive_that_was_damaged_is_named_with_its_window(small_world: Any) 
         path.write_bytes(content)
     assert (difference["part"], difference["what"]) == (gone["part"], gone["what"]) == ("archive", "lost")
     assert difference["window"] == gone["window"] == small_world.days[0].isoformat()
+
+
+def test_what_runs_that_died_left_is_told_with_its_remedy_and_is_no_difference(small_world: Any, servers: Any) -> None:
+    damage = Damage(small_world.namespace, servers)
+    assert verify(small_world.namespace)["leftovers"] == []
+    staged = f"{damage.keys.semantic_staged(damage.line)}:=mark:PATTERN:p-9:0"
+    orphan = small_world.home / "archive" / small_world.namespace / "2021-06-17" / ".states-0123.tmp"
+    damage.command("HSET", staged, "body", b"1")
+    damage.command("SADD", damage.keys.semantic_staged(damage.line), "=mark", staged)
+    orphan.write_bytes(b"half")
+    try:
+        found = verify(small_world.namespace)
+    finally:
+        damage.command("DEL", staged, damage.keys.semantic_staged(damage.line))
+        orphan.unlink()
+    assert (found["status"], found["differences"]) == ("same", 0)
+    told = {item["what"]: item for item in found["leftovers"]}
+    assert told.keys() == {"staged documents", "unknown files"}
+    assert (told["staged documents"]["number"], told["staged documents"]["where"]) == (1, damage.line)
+    assert (told["unknown files"]["number"], told["unknown files"]["bytes"]) == (1, 4)
+    assert "no harm" in told["unknown files"]["remedy"]
+    shown = rich.console.Console(width=200, force_terminal=False)
+    with shown.capture() as captured:
+        commands.show_flow_result(found, shown)
+    assert "left behind  1 files in the archive that the ledger knows nothing of" in captured.get()
 
 
 def test_nothing_is_compared_while_a_run_writes(small_world: Any, servers: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +16,18 @@ from memory.learning import ALGORITHM_VERSION
 from memory.ledger import Ledger, line_id
 from memory.records import Action, EpisodicMemory, Regime, Side
 from memory.window import Window
+from tasks.consolidation import archive_window
 from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
 from tasks.runs import LedgerRun, TaskContext
-from tasks.window_steps import ConsolidatedWindow, at_once, consolidate_window, fold_lines
+from tasks.window_steps import (
+    ConsolidatedWindow,
+    Submit,
+    at_once,
+    commit_window,
+    consolidate_window,
+    fold_lines,
+    summarise_parts,
+)
 from tasks.workspace import Workspace, open_workspace
 
 STATES = 305
@@ -26,7 +36,9 @@ FIRST = dt.date(2021, 6, 17)
 ENCODER = "enc"
 
 
-def lived(number: int, *, agent: str = "scout", product: str = "P", count: int = STATES) -> list[EpisodicMemory]:
+def lived(
+    number: int, *, agent: str = "scout", product: str = "P", count: int = STATES, encoder: str = ENCODER
+) -> list[EpisodicMemory]:
     """One agent's minutes of a day: three places that are visited again and again, and noise between the visits."""
     rng = np.random.default_rng((7, number, ord(product)))
     centres = np.random.default_rng(7).standard_normal((3, 256))
@@ -47,7 +59,7 @@ def lived(number: int, *, agent: str = "scout", product: str = "P", count: int =
                 reward=1e-4,
                 product_id=product,
                 regime=Regime.QUIET,
-                encoder_id=ENCODER,
+                encoder_id=encoder,
                 source="replay",
                 run_id="r",
                 known_at=at + dt.timedelta(minutes=1),
@@ -108,6 +120,13 @@ class Days:
         """Consolidate days up to their generations."""
         return [consolidate_window(self.context, self.window(number), at_once) for number in numbers]
 
+    def consolidate_in(self, window: Window, submit: Submit) -> ConsolidatedWindow:
+        """Consolidate a window whose partitions are run by something else."""
+        parts = archive_window.fn(self.context, window)
+        found = summarise_parts(self.context, window, parts, submit)
+        commit_window(self.context, parts, at_once)
+        return found
+
     def fold(self, refold: bool = False) -> dict[str, Any]:
         """Fold the line; its counts."""
         return fold_lines(self.context, [self.line], refold, at_once)[self.line]
@@ -146,6 +165,24 @@ def days(configured: str) -> Iterator[Days]:
     """A namespace that a run holds."""
     with open_workspace(configured) as workspace:
         yield Days(workspace, held_by_a_run(workspace))
+
+
+@pytest.fixture
+def days_in(configured: str) -> Callable[[str], AbstractContextManager[Days]]:
+    """Makes further namespaces that a run holds, each with a word in its name."""
+
+    @contextmanager
+    def opened(word: str) -> Iterator[Days]:
+        with open_workspace(f"{configured}-{word}") as workspace:
+            yield Days(workspace, held_by_a_run(workspace))
+
+    return opened
+
+
+@pytest.fixture
+def lived_on() -> Callable[..., list[EpisodicMemory]]:
+    """What is lived through on a day; see `lived`."""
+    return lived
 
 
 def held_by_a_run(workspace: Workspace, last: int = 2) -> TaskContext:

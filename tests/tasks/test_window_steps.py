@@ -49,7 +49,7 @@ def test_what_is_summarised_already_is_not_computed_again(days: Any, monkeypatch
         monkeypatch,
         consolidation,
         "summarise_transitions",
-        "summarise_regimes",
+        "summarise_regimes_of",
         "summarise_strategies",
         "summarise_correlations",
         "summarise_quality",

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from memory.errors import ArchiveError, InvalidRecordError
+from memory.errors import ArchiveError, ArchiveUnavailableError, InvalidRecordError
 from memory.ledger import Archive, content_digest
 from memory.tables import ExperienceTable, StateTable, WindowData
 from memory.window import Window
@@ -204,16 +204,38 @@ def test_other_filesystems_than_the_local_one_work(window: Window, make_window_d
     assert_identical(archive.read(reference), data)
 
 
+@pytest.mark.parametrize("written", [0, 1])
 def test_a_failed_write_leaves_nothing_that_looks_whole(
-    archive: Archive, window: Window, make_window_data: MakeWindowData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: int,
+    archive: Archive,
+    window: Window,
+    make_window_data: MakeWindowData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fsync, room = os.fsync, [None] * written
+
     def full_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        if not room:
+            raise OSError(28, "No space left on device")
+        room.pop()
+        fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(ArchiveError, match=r"No space left on device.*free space"):
         archive.write("default", window, make_window_data())
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_a_reader_does_wrong_is_not_blamed_on_the_archive(
+    archive: Archive, window: Window, make_window_data: MakeWindowData
+) -> None:
+    reference = archive.write("default", window, make_window_data())
+    with pytest.raises(ValueError, match="row 3") as raised, archive.opened_states(reference):
+        raise ValueError("row 3 is wrong")
+    assert not isinstance(raised.value, ArchiveError)
+    with pytest.raises(ArchiveUnavailableError, match="Stale"), archive.opened_states(reference):
+        raise OSError(116, "Stale file handle")
 
 
 def test_a_place_that_cannot_be_written_to_is_named(

@@ -184,6 +184,27 @@ def test_parts_of_several_products_are_joined_too(
         assert join.close() == archive.write("default", window, merge(even, data))
 
 
+def test_the_cost_of_joining_grows_with_the_window_and_not_with_the_number_of_its_parts(
+    tmp_path: Path, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[int] = []
+
+    def counted(first: WindowData, second: WindowData) -> WindowData:
+        merged.append(len(first.states) + len(second.states))
+        return merge(first, second)
+
+    monkeypatch.setattr("memory.ledger.archive_join.merge", counted)
+    archive = Archive(f"file://{tmp_path}")
+    rows = [Record("hold", "BTC-USD", minute, 1, 1, 0.5, ()) for minute in range(32)]
+    with archive.writer("default", window, "encoder-1", "replay") as writer:
+        join = WindowJoin(writer, archive.parts(archive.write("default", window, read(rows))))
+        for row in rows:
+            join.append(read([row]))
+        join.close()
+    # 32 parts in five rounds, and once with what was archived; one after the other they would be 591.
+    assert sum(merged) == 5 * 32 + 64
+
+
 def test_parts_that_are_joined_out_of_order_are_refused(tmp_path: Path, window: Window) -> None:
     archive = Archive(f"file://{tmp_path}")
     rows = [Record("hold", product, 0, 1, 1, 0.5, ()) for product in ("BTC-USD", "ETH-USD")]

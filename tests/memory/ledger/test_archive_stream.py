@@ -136,6 +136,27 @@ def test_a_writer_that_is_not_closed_leaves_nothing_behind(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_place_that_fails_when_a_late_feature_widens_the_file_is_left_empty(
+    archive: Archive, window: Window, make_window_data: MakeWindowData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = cut(make_window_data(20, 40), [15])
+    names = ("a new feature", *second.states.feature_names)
+    features = np.column_stack([np.ones(len(second.states)), second.states.features])
+    late = WindowData(dataclasses.replace(second.states, feature_names=names, features=features), second.experiences)
+
+    def full_disk(sink: object, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with archive.writer("default", window, "encoder-1", "replay") as writer:
+        writer.append(first)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()]
+        with monkeypatch.context() as patch:
+            patch.setattr("memory.ledger.archive_files._HashingSink.write", full_disk)
+            with pytest.raises(ArchiveUnavailableError, match="No space left"):
+                writer.append(late)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_an_archive_of_nothing_is_refused(archive: Archive, window: Window) -> None:
     with pytest.raises(ArchiveError, match="nothing was appended"):
         stream(archive, window, [])

@@ -238,6 +238,8 @@ def make_strategies(rng: np.random.Generator) -> tuple[StrategyMemory, ...]:
                 gross_sharpe_ratio=(mean + 2e-4) * 3e4,
                 max_drawdown=abs(float(rng.normal(0, 0.02))),
                 turnover=float(rng.uniform(0, 3)),
+                shrunk_mean_return=mean / 4,
+                shrunk_sharpe_ratio=mean * 7.5e3,
             )
         memories.append(
             StrategyMemory(
@@ -275,7 +277,8 @@ def make_correlations(rng: np.random.Generator) -> tuple[CorrelationMemory, ...]
                         correlation=value,
                         interval=interval,
                         n=48,
-                        claimed=True,
+                        claimed=regime != "QUIET",
+                        q_value=0.21 if regime == "QUIET" else 0.004,
                         **BASE,
                     )
                 )
@@ -291,6 +294,7 @@ def make_correlations(rng: np.random.Generator) -> tuple[CorrelationMemory, ...]
             interval=Interval(low=0.06, high=0.22),
             n=48,
             claimed=True,
+            q_value=0.031,
             **BASE,
         )
     )
@@ -371,8 +375,23 @@ def make_pruning(rng: np.random.Generator, patterns: tuple[PatternMemory, ...]) 
                 accesses=int(rng.integers(0, 120)),
                 age_windows=int(rng.integers(1, 9)),
                 occurrences=pattern.support,
+                random_share=0.08,
             )
         )
+    decisions += [
+        PruneDecision(
+            memory_id=f"s-{agent}",
+            kind="STRATEGY",
+            removed=False,
+            rules=("grace",),
+            net_sharpe=float(rng.normal(0, 3)),
+            raw_sharpe=float(rng.normal(0, 8)),
+            age_windows=3,
+            occurrences=48,
+            random_share=0.37,
+        )
+        for agent in AGENTS
+    ]
     return PruningReport(
         decisions=tuple(decisions),
         pass_shares=PassShares(
@@ -446,7 +465,14 @@ def make_data(*, patterns: int = 60, nights: int = 5, seed: int = 7) -> ReportDa
         lineage={
             pattern.pattern_id: (
                 LineageEvent(window_name="2021-06-19", event="founded", states=31),
-                LineageEvent(window_name="2021-06-21", event="confirmed", states=24, note="cosine 0.97"),
+                LineageEvent(
+                    window_name="2021-06-21",
+                    event="confirmed",
+                    states=24,
+                    cosine=0.9712,
+                    threshold=0.8901,
+                    note="nearer than 95 % of the random balls that match",
+                ),
             )
             for pattern in learned
         },

@@ -16,6 +16,7 @@ from memory.reporting.charts.latency import quantiles
 from memory.reporting.charts.markets import spells
 from memory.reporting.charts.nights import NIGHTS_DRAWN, pattern_history
 from memory.reporting.charts.patterns import MAP_STATES, projected, thinned
+from memory.reporting.charts.strategies import sharpe_ratios
 from memory.reporting.data import LatencySeries, NightCounts, PricePath
 from memory.reporting.svg import Marks, axes_of, drawing, inline_svg
 from memory.reporting.theme import CSS_VARIABLES
@@ -124,3 +125,22 @@ def test_a_dollar_sign_in_a_name_is_no_formula(full: ReportData) -> None:
     with drawing():
         chart = regime_timeline(replace(full.prices[0], product_id="$\\frac{$"), 0, wide=True)
     assert "$\\frac{$" in chart
+
+
+def test_sharpe_ratios_are_drawn_shrunk_and_raw_and_a_strategy_without_any_is_left_out(full: ReportData) -> None:
+    strategy = full.strategies[0]
+    figures = strategy.performance["ALL"]
+
+    def drawn(**changes: float | None) -> str | None:
+        changed = replace(strategy, performance={"ALL": replace(figures, **changes)})
+        with drawing():
+            return sharpe_ratios([changed], limit=1.0)
+
+    both, raw = drawn(sharpe_ratio=40.0, shrunk_sharpe_ratio=0.5), drawn(sharpe_ratio=40.0, shrunk_sharpe_ratio=None)
+    assert both is not None
+    assert raw is not None
+    assert "var(--blue)" in both
+    assert "var(--blue)" not in raw
+    assert drawn(sharpe_ratio=None) is None
+    with drawing():
+        assert sharpe_ratios([], limit=1.0) is None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from memory.records import CorrelationMemory, StrategyMemory
-from memory.reporting import render_report
+from memory.reporting import render_report, wording
 from memory.reporting.data import Gap, LatencySeries, LineageEvent, PruneDecision, PruningReport, ReportData, StateCloud
 
 SECTIONS = (
@@ -208,12 +208,13 @@ def test_hostile_names_stay_text_everywhere(full: ReportData) -> None:
             for index, pattern in enumerate(data.patterns)
         ),
         lineage={
-            p.pattern_id: (LineageEvent(window_name=HOSTILE, event=HOSTILE, note=HOSTILE),) for p in data.patterns
+            p.pattern_id: (LineageEvent(window_name=HOSTILE, event=HOSTILE, name=HOSTILE, other=HOSTILE, note=HOSTILE),)
+            for p in data.patterns
         },
         prices=tuple(replace(path, product_id=HOSTILE) for path in data.prices),
         regimes=tuple(replace(memory, product_id=HOSTILE) for memory in data.regimes[:5]),
         strategies=tuple(
-            replace(s, agent_id=HOSTILE, performance={HOSTILE: next(iter(s.performance.values()))})
+            replace(s, agent_id=HOSTILE, performance={HOSTILE: s.performance["ALL"], "ALL": s.performance["ALL"]})
             for s in data.strategies
         ),
         correlations=tuple(replace(c, products=(HOSTILE, HOSTILE), regime=HOSTILE) for c in data.correlations),
@@ -237,6 +238,53 @@ def test_hostile_names_stay_text_everywhere(full: ReportData) -> None:
     assert not [name for name in parsed.attributes if name.startswith("on")]
     assert all(link.startswith("#") for link in parsed.links)
     assert text.count("&lt;script&gt;") > 100
+
+
+def section(page: str, name: str) -> str:
+    """The text of one section, tags and spacing removed."""
+    (found,) = re.findall(rf'<section id="{name}">(.*?)</section>', page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<svg.*?</svg>|<[^>]+>", " ", found, flags=re.DOTALL).split())
+
+
+def test_a_strategy_shows_what_luck_leaves_of_it_beside_what_it_was(page: str, full: ReportData) -> None:
+    text, strategy = section(page, "strategies"), full.strategies[0]
+    figures = strategy.performance["ALL"]
+    assert f"{wording.number(figures.shrunk_sharpe_ratio, 1)} {wording.number(figures.sharpe_ratio, 1)}" in text
+    assert f"{strategy.agent_id} trending 37 %" in text
+    assert "Raw and shrunk Sharpe ratio of 5 agents, beside the limit of 1" in page
+
+
+def test_a_strategy_that_was_not_judged_has_no_random_share(full: ReportData) -> None:
+    text = section(render_report(only(full, strategies=full.strategies[:1])), "strategies")
+    assert f"{full.strategies[0].agent_id} trending –" in text
+
+
+def test_a_correlation_shows_its_q_value_and_whether_it_is_claimed(page: str) -> None:
+    text = section(page, "correlations")
+    assert text.count("q 0.004 ✓") == 18
+    assert text.count("q 0.21 ") == 6
+    assert "q 0.21 ✓" not in text
+    assert text.rstrip().endswith("0.031")
+
+
+def test_a_pruning_decision_shows_the_share_of_random_sets_that_pass(page: str, full: ReportData) -> None:
+    assert "8 %" in section(page, "pruning").split("What stays")[1]
+
+
+def test_lineage_says_who_was_met_against_which_threshold(page: str, full: ReportData) -> None:
+    assert (
+        "2021-06-21 confirmed 24 0.9712 0.8901 nearer than 95 % of the random balls that match"
+        in section(page, "patterns")
+    )  # fmt: skip
+
+
+def test_a_long_lineage_keeps_its_beginning_and_its_end(full: ReportData) -> None:
+    pattern = full.patterns[0]
+    events = tuple(LineageEvent(window_name=f"night-{number}", event="confirmed") for number in range(50))
+    text = section(render_report(only(full, patterns=(pattern,), lineage={pattern.pattern_id: events})), "patterns")
+    shown = [number for number in range(50) if f"night-{number} " in text]
+    assert shown == [0, *range(11, 50)]
+    assert "10 events between the first and these" in text
 
 
 def test_pattern_ids_with_odd_characters_make_working_anchors(full: ReportData) -> None:

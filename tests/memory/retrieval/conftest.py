@@ -112,7 +112,7 @@ def regime_memory(name: str = "QUIET", product: str = "ALL", seed: int = 0, **ch
     return RegimeMemory(**{**values, **changes})
 
 
-def performance(sharpe: float | None, blocks: int = 40) -> PerformanceMetrics:
+def performance(sharpe: float | None, blocks: int = 40, shrunk: float | None = None) -> PerformanceMetrics:
     """Figures of a strategy in one regime."""
     return PerformanceMetrics(
         n=10 * blocks,
@@ -126,6 +126,7 @@ def performance(sharpe: float | None, blocks: int = 40) -> PerformanceMetrics:
         sharpe_ratio=sharpe,
         gross_sharpe_ratio=None,
         max_drawdown=0.02,
+        shrunk_sharpe_ratio=shrunk,
     )
 
 

@@ -165,6 +165,7 @@ BAD: dict[str, list[Any]] = {
     "until": TIMES,
     "as_of": TIMES,
     "min_reward": NOT_FINITE,
+    "min_sharpe": NOT_FINITE,
     "min_quality": [*NOT_FINITE, -0.1, 1.1],
     "top_k": COUNTS,
     "ranking": [*NAMES, None, "Similarity", "SIMILARITY", "relevance "],
@@ -183,6 +184,7 @@ BAD: dict[str, list[Any]] = {
     ],
     "source": [*NAMES, "LIVE", "paper", "Replay"],
     "bar_minutes": [0, -1, 1.0, True, "1", [1], float("nan"), np.float64(1), np.array([1, 2]), object()],
+    "ahead_minutes": [0, -1, 1.0, True, "1", [1], float("nan"), np.float64(1), np.array([1, 2]), object()],
     "claimed_only": FLAGS,
     "timeout_s": [*NOT_FINITE, -1, -1e-9, 1e6],
 }

@@ -11,7 +11,7 @@ import pytest
 import memory
 from memory import MemoryConnection
 from memory.errors import EncoderError, InvalidQueryError, StoreUnavailableError
-from memory.store.link import check_complete
+from memory.store.answers import check_complete
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -77,6 +77,42 @@ async def test_where_no_strategy_qualifies_it_is_said_plainly(
     assert (known.strategies, known.statement) == ((), statement)
 
 
+async def test_strategies_are_chosen_by_what_luck_leaves_of_their_sharpe_ratio(
+    mem: MemoryConnection, build: Any, publish: Any
+) -> None:
+    figures = build["performance"]
+    await publish(
+        [
+            build["strategy"]("lucky", {"QUIET": figures(36.0, shrunk=0.4)}),
+            build["strategy"]("steady", {"QUIET": figures(4.0, shrunk=2.2)}),
+            build["strategy"]("plain", {"QUIET": figures(1.9)}),
+        ]
+    )
+    known = await mem.retrieval.retrieve_regime_knowledge("QUIET")
+    assert [(hit.memory.agent_id, hit.score, hit.raw_sharpe) for hit in known.strategies] == [
+        ("steady", 2.2, 4.0),
+        ("plain", 1.9, 1.9),
+    ]
+    assert known.statement.endswith("steady 2.20 (raw 4.00) over 40 blocks of 30 minutes.")
+    lowered = await mem.retrieval.retrieve_regime_knowledge("QUIET", min_sharpe=0.3)
+    assert [hit.memory.agent_id for hit in lowered.strategies] == ["steady", "plain", "lucky"]
+    raised = await mem.at(DAY).retrieval.retrieve_regime_knowledge("QUIET", min_sharpe=2.2)
+    assert raised.strategies == ()
+    assert "above 2.2 over at least 8 blocks: the best, steady, has 2.20 (raw 4.00)" in raised.statement
+
+
+async def test_luck_is_deflated_in_the_sharpe_ratio_as_it_was(mem: MemoryConnection, build: Any, publish: Any) -> None:
+    figures = build["performance"]
+    await publish([build["strategy"](f"a{n}", {"QUIET": figures(20.0 - n)}) for n in range(5)])
+    as_it_was = await mem.retrieval.retrieve_regime_knowledge("QUIET")
+    await publish([build["strategy"](f"a{n}", {"QUIET": figures(20.0 - n, shrunk=5.0 - n)}) for n in range(5)], night=1)
+    shrunk = await mem.retrieval.retrieve_regime_knowledge("QUIET", min_sharpe=0.0)
+    assert shrunk.strategies[0].score == 5.0
+    assert [hit.deflated_probability for hit in shrunk.strategies] == [
+        hit.deflated_probability for hit in as_it_was.strategies
+    ]
+
+
 async def test_nothing_known_is_an_answer(mem: MemoryConnection, build: Any, publish: Any) -> None:
     known = await mem.retrieval.retrieve_regime_knowledge("CRISIS", ["QUIET"])
     assert (known.memory, known.transitions, known.strategies) == (None, None, ())
@@ -345,6 +381,7 @@ HOSTILE = ["", " ", "*", "a|b", "a}", '"', "'", "back\\slash", "new\nline", "\x0
         *(({"current_regime": name}, "current_regime") for name in ("MIXED", "quiet", "*", "", None, 7)),
         *(({"previous_regimes": path}, "previous_regimes") for path in ("QUIET", None, ["MIXED"], [7], ("QUIET", "*"))),
         *(({"source": name}, "source") for name in ("paper", "", "*", 7)),
+        *(({"min_sharpe": bar}, "min_sharpe") for bar in (float("nan"), float("inf"), "1.5", True)),
         *(({"top_k": count}, "top_k") for count in (0, -1, 1.5, True, 10_001)),
         *(({"as_of": time}, "as_of") for time in (datetime(2021, 6, 17), "2021-06-17")),
     ],

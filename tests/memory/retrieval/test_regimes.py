@@ -112,6 +112,32 @@ async def test_nothing_that_became_known_later_has_a_vote(
         await retrieve(vector(1), as_of=DAY - timedelta(seconds=1))
 
 
+async def test_what_the_states_became_has_a_vote_of_its_own(mem: MemoryConnection, make: Any, vector: Any) -> None:
+    await mem.episodic.add_many(
+        [make(minute, regime="CRISIS" if minute in (12, 13) else "QUIET", agent_id=agent) for minute in range(14)
+         for agent in AGENTS]
+    )  # fmt: skip
+    found = await mem.retrieval.retrieve_similar_regimes(vector(2), top_k=14, ahead_minutes=10)
+    became = {state.timestamp: state.regime_ahead for state in found.states}
+    expected = {0: "QUIET", 1: "QUIET", 2: "CRISIS", 3: "CRISIS"}
+    assert became == {DAY + timedelta(minutes=minute): expected.get(minute) for minute in range(14)}
+    weights = {state.timestamp: state.weight for state in found.states if state.regime_ahead is not None}
+    crisis = sum(weights[DAY + timedelta(minutes=minute)] for minute in (2, 3)) / sum(weights.values())
+    assert found.vote_ahead == {"CRISIS": pytest.approx(crisis), "QUIET": pytest.approx(1.0 - crisis)}
+    assert next(iter(found.vote_ahead)) == "CRISIS"
+
+
+async def test_what_became_known_later_of_a_state_does_not_count(mem: MemoryConnection, make: Any, vector: Any) -> None:
+    await mem.episodic.add_many([make(minute, regime="CRISIS" if minute == 5 else "QUIET") for minute in range(8)])
+    retrieve = mem.retrieval.retrieve_similar_regimes
+    # Known a minute after its decision.
+    before = await retrieve(vector(0), top_k=1, ahead_minutes=5, as_of=DAY + timedelta(minutes=5))
+    after = await retrieve(vector(0), top_k=1, ahead_minutes=5, as_of=DAY + timedelta(minutes=6))
+    assert ([state.regime_ahead for state in before.states], before.vote_ahead) == ([None], {})
+    assert ([state.regime_ahead for state in after.states], after.vote_ahead) == (["CRISIS"], {"CRISIS": 1.0})
+    assert (await retrieve(vector(0), top_k=1)).vote_ahead == {}
+
+
 async def test_an_empty_memory_has_no_vote(mem: MemoryConnection, vector: Any) -> None:
     found = await mem.retrieval.retrieve_similar_regimes(vector(0))
     assert (found.states, found.vote, found.memories) == ((), {}, ())
