@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 import numpy as np
@@ -55,6 +55,19 @@ class State:
     spread: float | None
     regime: str
     regime_confidence: float
+
+    def __eq__(self, other: object) -> bool:
+        """Whether every value is the same, the vector's bit for bit."""
+        if not isinstance(other, State):
+            return NotImplemented
+        plain = (field.name for field in fields(self) if field.name != "vector")
+        return np.array_equal(self.vector, other.vector) and all(
+            getattr(self, name) == getattr(other, name) for name in plain
+        )
+
+    def __hash__(self) -> int:
+        """By what the state is of."""
+        return hash((self.product_id, self.timestamp))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
