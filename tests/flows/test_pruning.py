@@ -15,7 +15,7 @@ from memory.errors import WindowError
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
-DAY, LATER = dt.date(2021, 6, 17), dt.date(2021, 6, 30)
+DAY, LATER = dt.date(2021, 6, 18), dt.date(2021, 6, 30)
 
 
 def prune(namespace: str, day: dt.date, **parameters: Any) -> dict[str, Any]:
