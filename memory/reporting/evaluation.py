@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from memory.errors import InvalidQueryError
 from memory.reporting import theme, wording
 from memory.reporting.charts.evaluation import equity_chart, gain_chart, looks_of, reliability_chart
 from memory.reporting.evaluation_data import EvaluationReport, Figure
+from memory.reporting.page import templates, write_page
 from memory.reporting.summary import escaped
 from memory.reporting.svg import drawing
 
@@ -42,20 +41,7 @@ def write_evaluation(report: EvaluationReport, folder: Path, name: str) -> Path:
         raise InvalidQueryError(
             f"{name!r} cannot name a report.", remedy="Use a-z, 0-9 and '-', ending in .html.", argument="name"
         )
-    page = render_evaluation(report)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / name
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
-    return path
+    return write_page(render_evaluation(report), folder, name)
 
 
 def render_evaluation(report: EvaluationReport) -> str:
@@ -162,13 +148,7 @@ def evaluation_rows(report: EvaluationReport) -> list[dict[str, str | float | No
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("memory.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters.update(count=wording.count, horizon=wording.horizon, colour_var=theme.css_variable)
     environment.globals.update(
         value_text=value_text, interval_text=interval_text, missing=wording.MISSING, sign=verdict_sign

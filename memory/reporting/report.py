@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from memory.errors import InvalidQueryError
@@ -22,6 +20,7 @@ from memory.reporting.charts.nights import confirmation_history, pattern_history
 from memory.reporting.charts.patterns import pattern_map, return_forest, volatility_forest
 from memory.reporting.charts.strategies import sharpe_ratios
 from memory.reporting.data import ReportData
+from memory.reporting.page import templates, write_page
 from memory.reporting.svg import drawing
 
 PATTERNS_IN_FULL = 25
@@ -83,20 +82,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
         The file. A reader sees the old report or the new one, never a part.
     """
     name = report_name(data)
-    page = render_report(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / name
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
-    return path
+    return write_page(render_report(data), folder, name)
 
 
 def render_report(data: ReportData) -> str:
@@ -197,13 +183,7 @@ def _strip_reach(patterns: list[PatternMemory], horizon: int) -> float:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("memory.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters.update(
         number=wording.number,
         count=wording.count,
