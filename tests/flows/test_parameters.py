@@ -80,7 +80,7 @@ def test_a_range_that_runs_backwards_is_refused() -> None:
 REFUSED = """
 import json, sys
 from datetime import date
-from deployments.commands import run_flow
+from deployments.running import run_flow
 from deployments.console import Console
 from memory.errors import CoinswarmError
 

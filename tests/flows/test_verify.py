@@ -10,7 +10,7 @@ import pytest
 import rich.console
 
 import memory
-from deployments import commands
+from deployments import running
 from flows.rebuild_memory import Parameters as RebuildParameters
 from flows.rebuild_memory import rebuild_memory
 from flows.verify_memory import Parameters, verify_memory
@@ -117,16 +117,16 @@ def test_each_damage_is_named_and_undone_by_rebuilding(intact: str, small_world:
     for name, (damage, expected) in DAMAGES.items():
         damage(Damage(intact, servers))
         found = compare_all.fn(intact, digest=True, as_of=None, into=None, limit=50)
-        assert commands.differs(found), name
+        assert running.differs(found), name
         assert any(
             all(value in difference.get(key, "") for key, value in expected.items()) for difference in found["listed"]
         ), (name, found["listed"])
     shown = rich.console.Console(width=200, force_terminal=False)
     with shown.capture() as captured:
-        commands.show_flow_result(found, shown)
+        running.show_flow_result(found, shown)
     assert "line extra" in captured.get()
     rebuilt = rebuild_memory(RebuildParameters(namespace=intact))
-    assert not commands.differs(rebuilt)
+    assert not running.differs(rebuilt)
     assert small_world.digests() == before
     assert verify(intact)["status"] == "same"
 
@@ -167,7 +167,7 @@ def test_what_runs_that_died_left_is_told_with_its_remedy_and_is_no_difference(s
     assert "no harm" in told["unknown files"]["remedy"]
     shown = rich.console.Console(width=200, force_terminal=False)
     with shown.capture() as captured:
-        commands.show_flow_result(found, shown)
+        running.show_flow_result(found, shown)
     assert "left behind  1 files in the archive that the ledger knows nothing of" in captured.get()
 
 

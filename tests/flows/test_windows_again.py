@@ -174,7 +174,7 @@ def test_what_is_recorded_again_after_it_was_pruned_is_consolidated_once(
 def test_two_markets_in_one_namespace_each_have_their_knowledge_and_their_benchmark(
     configured: str, servers: Any
 ) -> None:
-    from deployments.commands import patterns
+    from deployments.patterns import patterns
 
     coinbase = dt.date(2018, 4, 5)
     record(configured, DAYS[0])

@@ -1,0 +1,7 @@
+"""Commands that keep and move memory: backups, exports, upgrades."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer()
