@@ -11,11 +11,17 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 import rich.console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from tasks.progress import STEPS_LOGGER
 
 Value = TypeVar("Value")
+
+WIDEST = 1000
+"""Characters of a line in a table that goes to no terminal."""
+REPLACEMENT = "\ufffd"
 
 
 class ExitCode(IntEnum):
@@ -55,7 +61,7 @@ class Console:
     def say(self, text: str) -> None:
         """A line for the person who waits; a program that reads JSON waits in silence."""
         if not self.silent:
-            self.err.print(text, highlight=False)
+            self.err.print(text, highlight=False, soft_wrap=True)
 
     @property
     def silent(self) -> bool:
@@ -133,3 +139,21 @@ def format_number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def print_table(out: rich.console.Console, table: Table) -> None:
+    """Print a table: as wide as the terminal, or elsewhere, as into a file, so wide that no cell is broken."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    before = out.width
+    out.width = max(before, Measurement.get(out, out.options.update(width=WIDEST), table).maximum)
+    try:
+        out.print(table)
+    finally:
+        out.width = before
+
+
+def printable(text: str) -> str:
+    """Text without anything that a terminal would take for a command, on one line."""
+    return "".join(character if character.isprintable() else REPLACEMENT for character in text)

@@ -9,10 +9,12 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
+from deployments.console import print_table
 from deployments.explain_decision import explain_decision, is_decision_id, show_decision
 from deployments.local import load_settings
 from memory.errors import InvalidQueryError
 from memory.ledger import EventRow, Ledger
+from memory.store.access import uncounted
 from memory.window import Window
 
 
@@ -29,13 +31,13 @@ def explain(namespace: str | None, memory_id: str) -> dict[str, Any]:
     from tasks.workspace import open_workspace
 
     settings = load_settings(namespace)
-    with open_workspace(settings.namespace) as workspace:
+    with open_workspace(settings.namespace) as workspace, uncounted():
         if is_decision_id(memory_id) and (decision := explain_decision(workspace, memory_id)) is not None:
             return decision
         found = [
             lineage
             for record in workspace.ledger.lines.list(settings.namespace)
-            if (lineage := _lineage(workspace.ledger, record.line, memory_id)) is not None
+            if (lineage := lineage_of(workspace.ledger, record.line, memory_id)) is not None
         ]
     if not found:
         raise InvalidQueryError(
@@ -56,7 +58,8 @@ def show_explanation(result: Mapping[str, Any], out: rich.console.Console) -> No
         show_lineage(result, out)
 
 
-def _lineage(ledger: Ledger, line: str, pattern: str) -> dict[str, Any] | None:
+def lineage_of(ledger: Ledger, line: str, pattern: str) -> dict[str, Any] | None:
+    """What happened to a pattern in a line, under each of its names, as plain values; None where it was never there."""
     from memory.ledger import PatternRow
 
     own = ledger.projections.resolve(line, pattern)
@@ -105,27 +108,32 @@ def show_lineage(result: Mapping[str, Any], out: rich.console.Console) -> None:
         out.print(f"[bold]{line['pattern']}[/bold] in {line['line']}{known_as}", highlight=False, soft_wrap=True)
         seen = f", {line['support']} occurrences in {line['windows_seen']} windows" if line["support"] else ""
         out.print(f"{line['status']}{seen}", highlight=False)
-        table = Table(box=None, padding=(0, 1, 0, 0))
-        for title in ("window", "what", "pattern", "other", "states"):
-            table.add_column(title)
-        for title in ("cosine", "threshold"):
-            table.add_column(title, justify="right")
-        table.add_column("rule")
-        for event in line["events"]:
-            table.add_row(
-                event["window"],
-                event["kind"],
-                event["pattern_id"],
-                event.get("other_id", ""),
-                str(event.get("states", "")),
-                _cosine(event.get("cosine")),
-                _cosine(event.get("threshold")),
-                event.get("rule", ""),
-            )
-        out.print(table)
-        kinds = {event["kind"]: event["says"] for event in line["events"]}
-        for kind, says in sorted(kinds.items()):
-            out.print(f"{kind}: {says}", highlight=False, soft_wrap=True)
+        show_nights(line["events"], out)
+
+
+def show_nights(events: Sequence[Mapping[str, Any]], out: rich.console.Console) -> None:
+    """Events of a lineage as a table, and what their kinds mean."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title in ("window", "what", "pattern", "other", "states"):
+        table.add_column(title)
+    for title in ("cosine", "threshold"):
+        table.add_column(title, justify="right")
+    table.add_column("rule")
+    for event in events:
+        table.add_row(
+            event["window"],
+            event["kind"],
+            event["pattern_id"],
+            event.get("other_id", ""),
+            str(event.get("states", "")),
+            _cosine(event.get("cosine")),
+            _cosine(event.get("threshold")),
+            event.get("rule", ""),
+        )
+    print_table(out, table)
+    kinds = {event["kind"]: event["says"] for event in events}
+    for kind, says in sorted(kinds.items()):
+        out.print(f"{kind}: {says}", highlight=False, soft_wrap=True)
 
 
 def _cosine(value: float | None) -> str:

@@ -43,7 +43,7 @@ def is_decision_id(text: str) -> bool:
 def explain_decision(workspace: Workspace, decision_id: str) -> dict[str, Any] | None:
     """All that a decision rested on, and whether it comes out the same when it is taken again; None for no such trace.
 
-    Asking again counts as an access of the patterns, on the day of the decision. Cost: some 10 ms, and a scan of the
+    Within `uncounted`, asking again does not count as an access of the patterns. Cost: some 10 ms, and a scan of the
     keys for each experience that it read (0.5 s a million).
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -22,3 +22,22 @@ def parsed_date(text: str | None, option: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a date; write it like 2021-06-17.", param_hint=option) from None
+
+
+def parsed_time(text: str | None, option: str) -> datetime | None:
+    """A time of the command line, UTC where it names no offset; None where none is given, else a usage error."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is not a time; write it in UTC, like 2021-06-18T12:34.", param_hint=option
+        ) from None
+
+
+def parsed_end(text: str | None, option: str) -> datetime | None:
+    """The end of a span, itself not part of it, as `parsed_time`; a date alone stands for the end of its day."""
+    time = parsed_time(text, option)
+    return time + timedelta(days=1) if time is not None and len(text or "") == len("2021-06-18") else time

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -37,6 +39,22 @@ for i = 2, #KEYS do
 end
 return #KEYS - 1
 """
+
+
+_uncounted: ContextVar[bool] = ContextVar("coinswarm_uncounted", default=False)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Within this block (and the tasks started in it) what is retrieved does not count as accessed.
+
+    How often agents retrieve a memory is a reason to keep it: whoever only looks must not change what is kept.
+    """
+    token = _uncounted.set(True)
+    try:
+        yield
+    finally:
+        _uncounted.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,12 @@ class AccessCounters:
         self._refused = False
 
     def note(self, memory_ids: Iterable[str], at: datetime) -> None:
-        """Count one retrieval of each memory on the UTC day of `at`, soon. Half a microsecond a memory."""
+        """Count one retrieval of each memory on the UTC day of `at`, soon; not within `uncounted`.
+
+        Half a microsecond a memory.
+        """
+        if _uncounted.get():
+            return
         day = at.astimezone(UTC).toordinal()
         waiting = self._waiting
         for memory_id in memory_ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from memory.store.raw import RawExperience, pack_raw, unpack_raw
 from memory.validation import validate_identifier
 
 PAGE_SIZE = 500
+ENTRY_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 MESSAGES = "messages"
 """Origin of letters that were messages between agents; where handling failed, a colon and the reader's name follow."""
 UNKNOWN_AGENT = ""
@@ -84,6 +86,16 @@ class DeadLetter:
     received_at: datetime
     packed: bytes
 
+    @property
+    def is_message(self) -> bool:
+        """Whether it is a message between agents, and no experience."""
+        return self.origin.partition(":")[0] == MESSAGES
+
+    @property
+    def reader(self) -> str | None:
+        """Name of the reader whose handling of the message failed; None where no reader had it in hand."""
+        return self.origin.partition(":")[2] or None
+
     def content(self) -> dict[str, Any]:
         """Fields of the record, by name; InvalidRecordError where it is none."""
         return unpack_raw(self.packed)
@@ -150,27 +162,75 @@ class DeadLetters:
             ((field, count, newest[field]) for field, count in counts.items()), key=lambda item: (-item[1], item[0])
         )
 
-    async def read(self, *, agent_id: str | None = None, limit: int | None = None) -> list[DeadLetter]:
-        """Dead letters, oldest first.
+    async def get(self, entry_id: str) -> DeadLetter | None:
+        """The letter of that id; None where there is none, or no more.
+
+        Raises
+        ------
+        InvalidQueryError
+            The id is none; nothing was sent.
+        """
+        if not ENTRY_ID.fullmatch(entry_id):
+            raise InvalidQueryError(
+                f"{entry_id[:80]!r} is not the id of a dead letter.",
+                remedy="Ids look like 1623931200000-0: milliseconds, and a number.",
+                argument="entry_id",
+            )
+        answer = await self._link.execute("XRANGE", self._keys.dead_letters, entry_id, entry_id)
+        return _letter(answer[0][0].decode(), answer[0][1]) if answer else None
+
+    async def read(
+        self,
+        *,
+        entry_ids: Collection[str] | None = None,
+        agent_id: str | None = None,
+        field: str | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[DeadLetter]:
+        """Dead letters, oldest first; all of them in memory, some kilobytes each. See `stream`.
 
         Parameters
         ----------
-        agent_id
-            Only those of this agent.
         limit
             At most so many.
         """
         if limit is not None and limit < 1:
             raise InvalidQueryError(f"limit is {limit}.", remedy="Use a number above 0.", argument="limit")
         letters = []
-        async for letter in self._all():
-            if agent_id is None or letter.agent_id == agent_id:
-                letters.append(letter)
-                if limit is not None and len(letters) >= limit:
-                    break
+        async for letter in self.stream(entry_ids=entry_ids, agent_id=agent_id, field=field, newest_first=newest_first):
+            letters.append(letter)
+            if limit is not None and len(letters) >= limit:
+                break
         return letters
 
-    async def replay(self, entry_ids: Collection[str] | None = None, *, agent_id: str | None = None) -> int:
+    async def stream(
+        self,
+        *,
+        entry_ids: Collection[str] | None = None,
+        agent_id: str | None = None,
+        field: str | None = None,
+        newest_first: bool = False,
+    ) -> AsyncIterator[DeadLetter]:
+        """Dead letters one by one, oldest first; a page of 500 is read at a time, or those named alone.
+
+        Parameters
+        ----------
+        entry_ids
+            Only these; those that are not there are left out.
+        agent_id, field
+            Only those of this agent, and with this field at fault.
+        newest_first
+            The other way round.
+        """
+        pages = self._pages(newest_first) if entry_ids is None else self._named(entry_ids, newest_first)
+        async for letter in pages:
+            if agent_id in (None, letter.agent_id) and field in (None, letter.field):
+                yield letter
+
+    async def replay(
+        self, entry_ids: Collection[str] | None = None, *, agent_id: str | None = None, field: str | None = None
+    ) -> int:
         """Put letters back into their agents' inboxes, from where they are drained again; returns how many.
 
         Letters without a valid agent id stay, and so do messages (see `Messages.redeliver`). Each letter moves in one
@@ -180,18 +240,14 @@ class DeadLetters:
         ----------
         entry_ids
             Letters to replay; all where None.
-        agent_id
-            Only those of this agent.
+        agent_id, field
+            Only those of this agent, and with this field at fault.
         """
         commands = []
-        async for letter in self._all():
-            chosen = entry_ids is None or letter.entry_id in entry_ids
-            if letter.origin.startswith(MESSAGES):
-                continue
-            if not chosen or not letter.agent_id or (agent_id is not None and letter.agent_id != agent_id):
-                continue
-            keys = [self._keys.dead_letters, self._keys.dead_letter_digests, self._keys.inbox(letter.agent_id)]
-            commands.append(self._take.call(keys, [letter.entry_id]))
+        async for letter in self.stream(entry_ids=entry_ids, agent_id=agent_id, field=field):
+            if letter.agent_id and not letter.is_message:
+                keys = [self._keys.dead_letters, self._keys.dead_letter_digests, self._keys.inbox(letter.agent_id)]
+                commands.append(self._take.call(keys, [letter.entry_id]))
         return sum(await self._link.pipeline(commands))
 
     async def drop(self, entry_ids: Collection[str]) -> int:
@@ -199,15 +255,26 @@ class DeadLetters:
         keys = [self._keys.dead_letters, self._keys.dead_letter_digests]
         return sum(await self._link.pipeline([self._take.call(keys, [entry]) for entry in entry_ids]))
 
-    async def _all(self) -> AsyncIterator[DeadLetter]:
-        start = "-"
+    async def _pages(self, newest_first: bool) -> AsyncIterator[DeadLetter]:
+        read, start, end = ("XREVRANGE", "+", "-") if newest_first else ("XRANGE", "-", "+")
         while True:
-            answer = await self._link.execute("XRANGE", self._keys.dead_letters, start, "+", "COUNT", PAGE_SIZE)
+            answer = await self._link.execute(read, self._keys.dead_letters, start, end, "COUNT", PAGE_SIZE)
             for entry_id, fields in answer:
                 yield _letter(entry_id.decode(), fields)
             if len(answer) < PAGE_SIZE:
                 return
             start = f"({answer[-1][0].decode()}"
+
+    async def _named(self, entry_ids: Collection[str], newest_first: bool) -> AsyncIterator[DeadLetter]:
+        for entry_id in sorted(set(entry_ids), key=_place, reverse=newest_first):
+            letter = await self.get(entry_id)
+            if letter is not None:
+                yield letter
+
+
+def _place(entry_id: str) -> tuple[int, ...]:
+    """What letters are ordered by; whatever is no id comes first, and is refused when it is read."""
+    return tuple(map(int, entry_id.split("-"))) if ENTRY_ID.fullmatch(entry_id) else ()
 
 
 def _letter(entry_id: str, pairs: list[bytes]) -> DeadLetter:

@@ -13,7 +13,7 @@ import memory
 from memory import MemoryConnection
 from memory.errors import StoreUnavailableError
 from memory.store import access
-from memory.store.access import AccessCounters
+from memory.store.access import AccessCounters, uncounted
 from memory.store.link import RedisLink
 
 DAY = datetime(2021, 6, 18, tzinfo=UTC)
@@ -188,3 +188,15 @@ async def test_what_is_counted_while_a_batch_is_on_its_way_is_written_by_itself(
             while await mem.link.execute("GET", mem.keys.access("p-2", DAY)) != b"1":
                 await asyncio.sleep(0.02)
         assert await mem.link.execute("GET", mem.keys.access("p-1", DAY)) == b"1"
+
+
+async def test_what_is_only_looked_at_is_not_counted(mem: MemoryConnection) -> None:
+    async def look() -> None:
+        mem.access.note(["p-1"], DAY)
+
+    with uncounted():
+        await mem.access.count_access(["p-1"], DAY)
+        await asyncio.gather(look(), look())
+    assert await count_of(mem, "p-1") == 0
+    await mem.access.count_access(["p-1"], DAY)
+    assert await count_of(mem, "p-1") == 1
