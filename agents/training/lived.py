@@ -82,6 +82,8 @@ class Experiences:
 
 def rows_of(states: StateColumns, product: Ints, time_ms: Ints) -> Ints:
     """Rows of the states of some products and times; -1 where there is none."""
+    if not len(states):
+        return np.full(len(time_ms), -1, dtype=np.int64)
     first = int(states.timestamp_ms.min())
     span = int(states.timestamp_ms.max()) - first + 1
     keys = states.product * span + (states.timestamp_ms - first)

@@ -17,11 +17,16 @@ import fault_moments
 import fault_removals
 from prefect import Task
 
+import flows.backup_memory
 import flows.consolidate_memories
+import flows.janitor
 import flows.nightly
 import flows.prune_memories
 import flows.record_experiences
+import flows.restore_drill
+import flows.restore_memory
 import flows.start_line
+import flows.train_agents
 import flows.update_transitions
 
 FLOWS: dict[str, Any] = {
@@ -31,6 +36,11 @@ FLOWS: dict[str, Any] = {
     "record": flows.record_experiences,
     "line": flows.start_line,
     "nightly": flows.nightly,
+    "train": flows.train_agents,
+    "janitor": flows.janitor,
+    "backup": flows.backup_memory,
+    "restore": flows.restore_memory,
+    "drill": flows.restore_drill,
 }
 NAMES = {
     "consolidate": "consolidate_memories",
@@ -39,12 +49,18 @@ NAMES = {
     "record": "record_experiences",
     "line": "start_line",
     "nightly": "nightly",
+    "train": "train_agents",
+    "janitor": "janitor",
+    "backup": "backup_memory",
+    "restore": "restore_memory",
+    "drill": "restore_drill",
 }
-WINDOWLESS = ("line",)
+WINDOWLESS = ("line", "janitor", "backup", "restore", "drill")
 """Flows that are given no date."""
 TASK_MODULES = (
     "consolidation",
     "folding",
+    "janitor",
     "publishing",
     "lateness",
     "lines",
@@ -52,6 +68,9 @@ TASK_MODULES = (
     "recording",
     "reporting",
     "taking_over",
+    "backing_up",
+    "restoring",
+    "training",
 )
 RETRY_DELAYS_S = [0.5, 2.0, 5.0]
 """Between attempts of a task: servers of a test are back within a second or two."""
