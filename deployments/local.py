@@ -6,19 +6,31 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from deployments.results import local_environment
 from memory import embedded
 from memory.errors import CoinswarmError
+from memory.secrets import mask, redacted
 from memory.settings import Settings
 
 DRAIN_TIMEOUT_S = 5.0
 PREFECT_TIMEOUT_S = 10.0
 """Longest wait for a configured Prefect server to say that it is there."""
-LOGGING = {"PREFECT_LOGGING_EXTRA_LOGGERS": "coinswarm", "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
+LOGGING = {
+    # Lines say what they are about, and hold no secret (`memory.logs`).
+    "PREFECT_LOGGING_SETTINGS_PATH": str(Path(__file__).with_name("logging.json")),
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "coinswarm,memory,agents,tasks",
+    # What is said outside of a run is for the terminal.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+}
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
 """Nothing on the terminal but what the command itself says; the UI has the logs all the same."""
 
@@ -29,6 +41,62 @@ class SettingsError(CoinswarmError):
 
 class PrefectUnavailableError(CoinswarmError):
     """A configured Prefect server that does not answer."""
+
+
+@dataclass(slots=True)
+class Stack:
+    """The servers that `local_stack` gave to this process.
+
+    Attributes
+    ----------
+    settings
+        What was asked for.
+    started
+        Those of redis, postgres and prefect that this home has for itself; the others are configured.
+    environment
+        Variables that this process has for Prefect. They hold a password: for the environment of children, and for
+        nothing else.
+    sessions
+        Uses of the embedded servers, of which the last one counts; empty where all servers are configured.
+    """
+
+    settings: Settings
+    started: tuple[str, ...]
+    environment: dict[str, str]
+    sessions: list[embedded.Session] = field(default_factory=list)
+
+    @property
+    def prefect_api_url(self) -> str:
+        """Where Prefect's API is; it ends in /api."""
+        return self.environment["PREFECT_API_URL"]
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """Descriptors with which a child uses the embedded servers as long as it lives, also without this process."""
+        return tuple(session.descriptor for session in self.sessions[-1:])
+
+    def repair(self) -> None:
+        """Have embedded servers started again whose supervisor was killed, or which it has given up.
+
+        Raises
+        ------
+        EmbeddedServerError
+            A server does not start, or Prefect's port was taken meanwhile.
+        """
+        known = self.prefect_api_url
+        session = embedded.open_session(
+            self.settings.home,
+            self.started,
+            timeout_s=self.settings.start_timeout_s,
+            options=embedded.EmbeddedOptions(prefect_port=urlsplit(known).port if "prefect" in self.started else None),
+        )
+        # The ones before stay open: children hold their servers through them.
+        self.sessions.append(session)
+
+    def close(self) -> None:
+        """End the use; returns when the servers have stopped, where nobody else uses them."""
+        while self.sessions:
+            self.sessions.pop().close(wait=not self.sessions)
 
 
 def load_settings(namespace: str | None = None) -> Settings:
@@ -47,16 +115,33 @@ def load_settings(namespace: str | None = None) -> Settings:
         given = field == "namespace" and namespace is not None
         place = "--namespace" if given else f"COINSWARM_{field.upper()}"
         raise SettingsError(
-            f"{place}={first['input']}: {first['msg'].removeprefix('Value error, ')}.",
+            f"{place}={mask(str(first['input']))}: {first['msg'].removeprefix('Value error, ')}.",
             remedy=f"It sets: {Settings.model_fields[field].description}",
         ) from error
 
 
 @contextmanager
-def local_stack(settings: Settings, *, verbose: bool = False) -> Iterator[None]:
+def local_stack(
+    settings: Settings,
+    *,
+    verbose: bool = False,
+    prefect_port: int | None = None,
+    services: Collection[str] = ("redis", "postgres", "prefect"),
+) -> Iterator[Stack]:
     """Start what is not configured and let this process talk to it while the block runs.
 
     Prefect reads its environment when it is first imported: enter this before importing a flow.
+
+    Parameters
+    ----------
+    settings
+        Where the home is, and which servers are configured.
+    verbose
+        Let Prefect's log through to the terminal.
+    prefect_port
+        Port of the embedded Prefect server, where it does not run yet.
+    services
+        Those of redis, postgres and prefect that are needed; a command that only talks to Prefect starts no other.
 
     Raises
     ------
@@ -74,24 +159,36 @@ def local_stack(settings: Settings, *, verbose: bool = False) -> Iterator[None]:
             ("postgres", settings.database_url),
             ("prefect", settings.prefect_api_url),
         )
-        if configured is None
+        if configured is None and service in services
     ]
-    environment = {**LOGGING, **({} if verbose else QUIET)}
+    environment = {
+        **LOGGING,
+        "COINSWARM_LOG_FILE": os.environ.get("COINSWARM_LOG_FILE") or str(settings.home / "logs" / "flows.log"),
+        **local_environment(settings),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_s),
+        **({} if verbose else QUIET),
+    }
     if settings.prefect_api_url is not None:
         check_prefect(settings.prefect_api_url)
         environment["PREFECT_API_URL"] = settings.prefect_api_url
+    stack = Stack(settings, tuple(wanted), environment)
     if not wanted:
         os.environ.update(environment)
-        yield
+        yield stack
         return
-    with embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s) as session:
+    options = embedded.EmbeddedOptions(prefect_port=prefect_port)
+    session = embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s, options=options)
+    stack.sessions.append(session)
+    try:
         if "prefect" in wanted:
             environment |= embedded.prefect_environment(settings.home, session.endpoints)
         os.environ.update(environment)
         try:
-            yield
+            yield stack
         finally:
             send_what_waits()
+    finally:
+        stack.close()
 
 
 def check_prefect(api_url: str) -> None:
@@ -102,7 +199,7 @@ def check_prefect(api_url: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise PrefectUnavailableError(
-            f"no Prefect server answers at {api_url} ({reason}).",
+            f"no Prefect server answers at {redacted(api_url)} ({mask(str(reason))}).",
             remedy="Check that it runs and that COINSWARM_PREFECT_API_URL ends in /api; unset it for an embedded one.",
         ) from error
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.secrets import mask, redacted
 
 #: WAITAOF, which a durable write waits for, came with Redis 7.2.
 MINIMUM_REDIS = (7, 2)
@@ -63,15 +64,24 @@ def check_redis(url: str) -> RedisFacts:
     """
     import redis
 
+    from memory.store.refusals import refused_connection, unreachable
+    from memory.store.sentinel import SentinelUrl, server_url
+    from memory.store.servers import URL_FORMS, address_of
+
+    address = address_of(url)
     try:
         client = redis.Redis.from_url(
-            url, socket_timeout=_CONNECT_TIMEOUT_S, socket_connect_timeout=_CONNECT_TIMEOUT_S, decode_responses=True
+            asyncio.run(server_url(url, _CONNECT_TIMEOUT_S)) if SentinelUrl.is_one(url) else url,
+            socket_timeout=_CONNECT_TIMEOUT_S,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            decode_responses=True,
         )
-    except ValueError as error:
+    except ValueError:  # What it says may hold a part of the password.
         raise ServerUnsuitableError(
-            f"The Redis URL {without_password(url)!r} cannot be used: {error}.",
-            remedy="Write it as redis://host:6379, rediss://host:6379 or unix:///path/to/redis.sock.",
-        ) from error
+            f"The Redis URL {redacted(url)!r} cannot be used.", remedy=f"Write it as {URL_FORMS}."
+        ) from None
+    except redis.RedisError as error:
+        raise unreachable(error, address) from error
     with client:
         try:
             with client.pipeline(transaction=False) as pipeline:
@@ -79,8 +89,10 @@ def check_redis(url: str) -> RedisFacts:
                     pipeline.info(section)
                 server, cluster, memory, persistence, modules = pipeline.execute()
         except redis.RedisError as error:
+            if (refused := refused_connection(error, address)) is not None:
+                raise refused from error
             raise StoreUnavailableError(
-                f"Redis at {without_password(url)} cannot be used: {error}.",
+                f"Redis at {redacted(url)} cannot be used: {error}.",
                 remedy="Check that it runs, that COINSWARM_REDIS_URL leads to it, and that its user may call INFO.",
             ) from error
         database = int(client.connection_pool.connection_kwargs.get("db") or 0)
@@ -92,7 +104,7 @@ def check_redis(url: str) -> RedisFacts:
         maxmemory_policy=str(memory.get("maxmemory_policy", "unknown")),
         append_only=bool(int(persistence.get("aof_enabled", 0))),
     )
-    judge_redis(facts, without_password(url))
+    judge_redis(facts, redacted(url))
     return facts
 
 
@@ -146,7 +158,7 @@ def check_database(url: str) -> DatabaseFacts:
     scheme, _, rest = url.partition("://")
     if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not rest:
         raise ServerUnsuitableError(
-            f"The database URL {without_password(url)!r} is not one of Postgres.",
+            f"The database URL {redacted(url)!r} is not one of Postgres.",
             remedy="Write it as postgresql+psycopg://user@host:5432/coinswarm.",
         )
     try:
@@ -157,14 +169,20 @@ def check_database(url: str) -> DatabaseFacts:
                 " to_regclass('flow_run') IS NOT NULL AND to_regclass('task_run') IS NOT NULL"
                 " AND to_regclass('deployment') IS NOT NULL"
             ).fetchone()
+    except psycopg.ProgrammingError:  # What it says of a URL may hold a part of the password.
+        raise ServerUnsuitableError(
+            f"The database URL {redacted(url)!r} cannot be read.",
+            remedy="Write it as postgresql://user:password@host:5432/coinswarm?sslmode=verify-full; in a password "
+            "write %40 for @.",
+        ) from None
     except psycopg.Error as error:
         raise StoreUnavailableError(
-            f"Postgres at {without_password(url)} cannot be used: {str(error).strip()}.",
+            f"Postgres at {redacted(url)} cannot be used: {mask(' '.join(str(error).split()))}.",
             remedy="Check that it runs, and that COINSWARM_DATABASE_URL leads to a database that exists.",
         ) from error
     assert row is not None
     facts = DatabaseFacts(*row)
-    judge_database(facts, without_password(url))
+    judge_database(facts, redacted(url))
     return facts
 
 
@@ -211,15 +229,6 @@ def search_version(modules: Mapping[str, Any]) -> tuple[int, ...] | None:
             number = int(module["ver"])
             return number // 10_000, number // 100 % 100, number % 100
     return None
-
-
-def without_password(url: str) -> str:
-    """Return ``url`` fit for a message or a log: a password in it becomes ``***``."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
 
 
 def _dotted(version: tuple[int, ...]) -> str:

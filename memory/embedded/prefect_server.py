@@ -10,13 +10,15 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from memory.embedded.home import Home, read_json, write_json
 from memory.embedded.options import EmbeddedOptions
 from memory.embedded.process import server_environment
-from memory.embedded.service import Service, Step
+from memory.embedded.service import Service, State, Step
+from memory.errors import EmbeddedServerError
 
 _HOST = "127.0.0.1"
 _PROBE_TIMEOUT_S = 0.5
@@ -54,11 +56,25 @@ class PrefectServer(Service):
         self.home.prefect_data.mkdir(mode=0o700, exist_ok=True)
         make_secret(self.home)
         self._port = self._choose_port()
+        if not is_free(self._port):
+            taken, self._port = self._port, 0
+            raise EmbeddedServerError(
+                f"port {taken} of {_HOST} is taken by another program.",
+                remedy="End that, or choose another port, or none: then a free one is found.",
+            )
         write_json(self._port_file, {"port": self._port})
         return iter(())
 
+    def ask_for_port(self, port: int) -> None:
+        """Choose its port, where it does not run."""
+        if self.state in {State.STOPPED, State.FAILED}:
+            self.options = replace(self.options, prefect_port=port)
+            self._port = 0
+
     def _choose_port(self) -> int:
         """Return the configured port, or the one of last time, which open browser pages know, or a free one."""
+        if self._port:
+            return self._port  # it died and is started again: its users know it there
         if self.options.prefect_port is not None:
             return self.options.prefect_port
         last = (read_json(self._port_file) or {}).get("port")
@@ -86,7 +102,11 @@ class PrefectServer(Service):
             PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS=f"http://{_HOST}:{self._port},http://localhost:{self._port}",
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
             PREFECT_SERVER_UI_API_URL=self.url,
+            # Alerts that it sends lead there.
+            PREFECT_UI_URL=self.url.removesuffix("/api"),
             PREFECT_RESULTS_DEFAULT_SERIALIZER="json",
+            # Its database would grow for ever. Runs are removed by a flow, which can show them first.
+            PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED="events,orphans",
             # The default keeps leases in memory, and slots leak when the server restarts.
             PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
         )
@@ -116,13 +136,9 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _secret_file(home: Home) -> Path:
-    return home.prefect_data / "auth-string"
-
-
 def make_secret(home: Home) -> None:
     """Write a new random password, for its owner's eyes only, where the home has none."""
-    path = _secret_file(home)
+    path = secret_file(home)
     if path.exists():
         return
     temporary = path.with_suffix(".new")
@@ -133,9 +149,14 @@ def make_secret(home: Home) -> None:
     temporary.replace(path)
 
 
+def secret_file(home: Home) -> Path:
+    """Return where ``user:password`` of the home's Prefect server lies, for its owner's eyes only."""
+    return home.prefect_data / "auth-string"
+
+
 def read_secret(home: Home) -> str:
     """Return ``user:password`` of the home's Prefect server."""
-    return _secret_file(home).read_text(encoding="utf-8")
+    return secret_file(home).read_text(encoding="utf-8")
 
 
 def client_environment(home: Home, api_url: str) -> dict[str, str]:

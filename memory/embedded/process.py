@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,25 @@ def processes_holding(path: Path) -> list[int]:
     return sorted(pid for pid in pids if pid != os.getpid() and has_open(pid, path))
 
 
+def processes_with(variable: str, value: str) -> list[int]:
+    """Return the pids of all processes, but this one, that were started with ``variable=value`` in their environment.
+
+    Looks at those of this user alone, which are the only ones that may be looked into. Reads all of /proc.
+    """
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(pid for pid in pids if pid != os.getpid() and variable_of(pid, variable) == value)
+
+
+def variable_of(pid: int, variable: str) -> str | None:
+    """Return a variable of the environment with which ``pid`` was started; None where it has none, or has ended."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    name = os.fsencode(variable) + b"="
+    return next((os.fsdecode(entry[len(name) :]) for entry in entries if entry.startswith(name)), None)
+
+
 def launcher(
     program: Sequence[str | os.PathLike[str]],
     *,
@@ -171,6 +191,17 @@ def put_aside_if_large(log: Path) -> None:
     """Rename a log that has grown large, so that a new one begins; the one renamed before is dropped."""
     if log_size(log) > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
+
+
+def keep_log_small(log: Path) -> None:
+    """Put a large log aside that a running process writes to, without asking it: copied, then begun anew.
+
+    For processes that append (``O_APPEND``), as those of :func:`start_server` do. What they write between copy and cut
+    is lost.
+    """
+    if log_size(log) > LOG_LIMIT_BYTES:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
 
 
 def log_size(path: Path) -> int:

@@ -19,6 +19,7 @@ from memory.embedded.home import FileLock, Home
 from memory.embedded.options import EmbeddedOptions
 from memory.embedded.process import (
     ProcessIdentity,
+    keep_log_small,
     last_lines,
     log_size,
     processes_holding,
@@ -35,6 +36,8 @@ RESTARTS_ALLOWED = 5
 RESTART_PERIOD_S = 60.0
 #: An orphan gets this long to end by itself after its signal, and as long again after it is killed.
 ORPHAN_PATIENCE_S = 20.0
+#: How often the log of a running server is looked at; one of a year would fill the disk.
+LOG_INTERVAL_S = 60.0
 
 
 class State(enum.Enum):
@@ -75,6 +78,11 @@ class Service(ABC):
     stop_signal: ClassVar[int] = signal.SIGTERM
     #: After this long the server is killed. Generous: a clean end is what makes data durable.
     stop_patience_s: ClassVar[float] = 30.0
+    orphan_patience_s: ClassVar[float] = ORPHAN_PATIENCE_S
+    restarts_allowed: ClassVar[int] = RESTARTS_ALLOWED
+    restart_period_s: ClassVar[float] = RESTART_PERIOD_S
+    #: Wait before the second restart within the period, doubled with each further one; the first comes at once.
+    restart_delay_s: ClassVar[float] = 0.0
 
     def __init__(self, home: Home, runtime: Path, options: EmbeddedOptions) -> None:
         self.home = home
@@ -90,6 +98,8 @@ class Service(ABC):
         self._orphan: ProcessIdentity | None = None
         self._killed = False
         self._deaths: deque[float] = deque()
+        self._not_before = 0.0
+        self._log_looked_at = time.monotonic()
 
     # --- what each server says about itself -----------------------------------------------------------------
 
@@ -122,6 +132,10 @@ class Service(ABC):
         """Its environment variables."""
         return server_environment(os.environ)
 
+    def inherited(self) -> Sequence[int]:
+        """Descriptors, beside its lock's, that it keeps open, and with them the locks that they hold."""
+        return ()
+
     def clean_up(self) -> None:  # noqa: B027  # most servers leave nothing behind
         """Remove what the stopped server leaves in the runtime directory."""
 
@@ -147,6 +161,7 @@ class Service(ABC):
         if self.state in {State.STOPPED, State.FAILED}:
             self.error = ""
             self._deaths.clear()
+            self._not_before = 0.0
             self._begin()
 
     def stop(self) -> None:
@@ -180,14 +195,17 @@ class Service(ABC):
         self.state = state
         self._since = time.monotonic()
 
-    def _begin(self) -> None:
+    def _begin(self, delay_s: float = 0.0) -> None:
         self._enter(State.REPAIRING)
+        self._not_before = time.monotonic() + delay_s
         self._orphan = None
         self._killed = False
         self.poll()
 
     def _repair(self) -> None:
         """Wait for the lock on the data directory; end an orphan that holds it."""
+        if time.monotonic() < self._not_before:
+            return
         lock = self._lock or self.home.lock(self.name)
         self._lock = lock
         if lock.try_exclusive():
@@ -207,10 +225,10 @@ class Service(ABC):
                 logger.warning("stopping %s (pid %d), which lost its supervisor", self.name, recorded.pid)
                 self._orphan = recorded
                 recorded.wake_and_signal(self.stop_signal)
-        elif waited > ORPHAN_PATIENCE_S and not self._killed:
+        elif waited > self.orphan_patience_s and not self._killed:
             self._killed = True
             self._orphan.signal(signal.SIGKILL)
-        if waited > 2 * ORPHAN_PATIENCE_S:
+        if waited > 2 * self.orphan_patience_s:
             holders = ", ".join(map(str, processes_holding(lock.path))) or "not visible from here"
             self._fail(
                 f"the data of {self.name} in {self.data_directory()} is in use by another process (pid {holders}), "
@@ -241,7 +259,7 @@ class Service(ABC):
             log=self.log,
             environment=self.environment(),
             directory=self.data_directory() if self.data_directory().is_dir() else self.home.directory,
-            keep_open=[self._lock.descriptor],
+            keep_open=[self._lock.descriptor, *self.inherited()],
             death_signal=self.stop_signal,
         )
         identity = ProcessIdentity.of(self.process.pid)
@@ -255,19 +273,31 @@ class Service(ABC):
             if self.state is State.STARTING and self.is_ready():
                 logger.info("%s is ready (pid %d, %.2f s)", self.name, self.process.pid, time.monotonic() - self._since)
                 self._enter(State.READY)
+            if time.monotonic() - self._log_looked_at > LOG_INTERVAL_S:
+                self._log_looked_at = time.monotonic()
+                self._put_log_aside()
             return
         self.process = None
         was_ready = self.state is State.READY
         now = time.monotonic()
         self._deaths.append(now)
-        while self._deaths and self._deaths[0] < now - RESTART_PERIOD_S:
+        while self._deaths and self._deaths[0] < now - self.restart_period_s:
             self._deaths.popleft()
-        if not was_ready or len(self._deaths) > RESTARTS_ALLOWED:
+        if not was_ready or len(self._deaths) > self.restarts_allowed:
             self._fail(self._ended(self.name, status))
             return
-        logger.warning("%s; starting it again", self._ended(self.name, status))
+        again = len(self._deaths) - 1
+        delay_s = self.restart_delay_s * 2 ** (again - 1) if again else 0.0
+        soon = f" in {delay_s:g} s" if delay_s else ""
+        logger.warning("%s %s; starting it again%s; %s", self.name, _how(status), soon, self._last_words())
         self._release()
-        self._begin()
+        self._begin(delay_s)
+
+    def _put_log_aside(self) -> None:
+        try:
+            keep_log_small(self.log)
+        except OSError as error:  # of a full disk, which must not end a server that runs
+            logger.warning("the log %s stays as large as it is: %s", self.log, error)
 
     def _wait_for_end(self) -> None:
         assert self.process is not None
@@ -300,5 +330,11 @@ class Service(ABC):
         self.state = State.FAILED
 
     def _ended(self, what: str, status: int) -> str:
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return f"{what} {how}; its log {self.log} ends with:\n{last_lines(self.log, since=self._log_offset)}"
+        return f"{what} {_how(status)}; {self._last_words()}"
+
+    def _last_words(self) -> str:
+        return f"its log {self.log} ends with:\n{last_lines(self.log, since=self._log_offset)}"
+
+
+def _how(status: int) -> str:
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -29,12 +29,14 @@ from memory.embedded.process import (
 )
 from memory.embedded.wheels import Locator, find_programs, installed_package
 from memory.errors import EmbeddedServerError
+from memory.secrets import remember
 
 SERVICES = ("redis", "postgres", "prefect")
 _POLL_INTERVAL_S = 0.01
 #: A supervisor that ends this often under the hands of one session has a lasting reason.
 _START_ATTEMPTS = 3
 _STOP_PATIENCE_S = 60.0
+_STATUS_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,13 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the session's lock: a child that inherits it keeps the servers up, also without us."""
+        if self._lock is None:
+            raise ValueError("This session is closed.")
+        return self._lock.descriptor
 
     def close(self, *, wait: bool = True) -> None:
         """End the use. Where this was the last one, return when the servers have stopped.
@@ -206,7 +215,8 @@ class _Negotiation:
     def _ask(self, connection: socket.socket) -> dict[str, Any] | None:
         connection.settimeout(max(self.deadline - time.monotonic(), _POLL_INTERVAL_S))
         try:
-            return exchange(connection, {"services": self.services})
+            request = {"services": self.services, "prefect_port": self.options.prefect_port}
+            return exchange(connection, request)
         except TimeoutError:
             raise self._too_late(f"{' and '.join(self.services)} to be ready", self.services) from None
 
@@ -340,8 +350,11 @@ def home_status(home: Path | str) -> HomeStatus:
             connection.close()
         return HomeStatus(place.directory, version, None, None, ())
     with contextlib.closing(connection):
-        connection.settimeout(10.0)
-        reply = exchange(connection, {"status": True})
+        connection.settimeout(_STATUS_PATIENCE_S)
+        try:
+            reply = exchange(connection, {"status": True})
+        except TimeoutError:
+            reply = None  # a supervisor that is stopped, or a machine that is
     servers = (reply or {}).get("status", {})
     return HomeStatus(
         directory=place.directory,
@@ -362,4 +375,8 @@ def prefect_environment(home: Path | str, endpoints: Endpoints) -> dict[str, str
     """
     if endpoints.prefect_api_url is None:
         raise ValueError("These endpoints have no Prefect server: open the session with services that name 'prefect'.")
-    return client_environment(Home.at(home), endpoints.prefect_api_url)
+    environment = client_environment(Home.at(home), endpoints.prefect_api_url)
+    secret = environment["PREFECT_API_AUTH_STRING"]
+    for known in (secret, secret.partition(":")[2]):
+        remember(known)
+    return environment

@@ -2,7 +2,8 @@
 
 ``python -m memory.embedded.supervisor --home DIRECTORY`` runs it in the foreground. It needs no privileges, holds two
 locks in the home (``supervisor`` always, ``users`` while it stops), and answers requests on a socket, one JSON object a
-line: ``{"services": ["redis"]}`` waits until they are ready, ``{"status": true}`` returns at once.
+line: ``{"services": ["redis"]}`` waits until they are ready (``prefect_port`` beside it is for a Prefect server that
+does not run yet), ``{"status": true}`` returns at once.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Supervisor:
         self._users = home.lock("users")
         self._directory: FileLock | None = None
         self._stopping = False
+        self._ending = False
         self._lonely_since: float | None = None
         self._services: dict[str, Service] = {}
         self._clients: dict[int, _Client] = {}
@@ -91,7 +93,7 @@ class Supervisor:
                 while not self._is_over():
                     self._turn(listener)
             finally:
-                self._stop_all()
+                self._stop_all(listener)
                 self.home.run_file.unlink(missing_ok=True)
         logger.info("ended")
 
@@ -134,16 +136,18 @@ class Supervisor:
         self._users.unlock()
         return False
 
-    def _stop_all(self) -> None:
-        """Stop Prefect, whose flows use the others, and then the others together."""
+    def _stop_all(self, listener: socket.socket) -> None:
+        """Stop Prefect, whose flows use the others, and then the others together; tell meanwhile how far that is."""
+        self._ending = True
+        for client in list(self._clients.values()):
+            if client.wanted:
+                self._drop(client)
         for names in (("prefect",), ("redis", "postgres")):
             services = [self._services[name] for name in names if name in self._services]
             for service in services:
                 service.stop()
             while any(service.state is State.STOPPING for service in services):
-                time.sleep(_BUSY_INTERVAL_S)
-                for service in services:
-                    service.poll()
+                self._turn(listener)
         for client in list(self._clients.values()):
             self._drop(client)
 
@@ -168,9 +172,15 @@ class Supervisor:
             if "status" in request:
                 self._reply(client, {"ok": True, "status": self.status()})
                 return
+            if self._ending:
+                self._drop(client)  # as if it had ended already: whoever asks waits, and starts another one
+                return
             client.wanted = list(request["services"])
             for name in client.wanted:
-                self._service(name).request()
+                service = self._service(name)
+                if isinstance(service, PrefectServer) and request.get("prefect_port") is not None:
+                    service.ask_for_port(request["prefect_port"])
+                service.request()
         except (ValueError, KeyError, TypeError) as error:
             self._reply(client, {"ok": False, "error": f"The request cannot be read: {error!r}", "remedy": ""})
         except CoinswarmError as error:

@@ -5,14 +5,18 @@ Paths are relative to the archive's root: an archive that is moved as a whole st
 
 from __future__ import annotations
 
+import posixpath
+import shutil
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, BinaryIO
 
 import numpy.typing as npt
 
 from memory.errors import ArchiveError
 from memory.ledger.archive_content import ContentHash, content_digest
-from memory.ledger.archive_files import ArchivedFile, Place
+from memory.ledger.archive_files import ArchivedFile, NewFile, Place
 from memory.ledger.archive_join import WindowJoin
 from memory.ledger.archive_merge import merge
 from memory.ledger.archive_reader import ArchivedTable
@@ -36,6 +40,10 @@ __all__ = [
     "content_digest",
     "merge",
 ]
+
+
+COPIED_BYTES = 1 << 20
+"""Of a file that is copied, in memory at a time."""
 
 
 class Archive:
@@ -147,6 +155,12 @@ class Archive:
         with self._place.opened(reference.states) as stream:
             yield ArchivedTable(stream, STATES)
 
+    @contextmanager
+    def opened_experiences(self, reference: ArchiveReference) -> Iterator[ArchivedTable]:
+        """The file of experiences, as `opened_states` opens that of states."""
+        with self._place.opened(reference.experiences) as stream:
+            yield ArchivedTable(stream, EXPERIENCES)
+
     def experiences(
         self, reference: ArchiveReference, *, products: Collection[str] | None = None, of: StateTable | None = None
     ) -> ExperienceTable:
@@ -192,3 +206,47 @@ class Archive:
         Cost: a listing of all its folders.
         """
         return self._place.files(namespace)
+
+    @contextmanager
+    def opened(self, file: ArchivedFile) -> Iterator[Any]:
+        """The stream of a file, whose bytes were found to be those that were written; raises as `states` does."""
+        with self._place.opened(file) as stream:
+            yield stream
+
+    def put(self, file: ArchivedFile, source: BinaryIO) -> bool:
+        """Put the bytes of a file back under its path; False where they are there already. Raises as `write` does.
+
+        Raises
+        ------
+        ArchiveError
+            The bytes are not those of its hash; nothing is left behind.
+        """
+        if self._place.has(file):
+            try:
+                with self._place.opened(file):
+                    return False
+            except ArchiveError:
+                pass  # What is there is damaged: the right bytes take its place.
+        folder, name = posixpath.split(file.path)
+        with self._place.explained("written"):
+            new = NewFile(self._place, folder, name.removesuffix(f"-{file.sha256}.parquet"))
+            try:
+                shutil.copyfileobj(source, new.sink, COPIED_BYTES)
+                new.finish()
+                if new.sink.sha256 != file.sha256:
+                    raise ArchiveError(
+                        f"what is to be {file.path} does not match its hash: it was changed or damaged.",
+                        remedy="Use another snapshot.",
+                    )
+                new.commit(file.rows)
+            finally:
+                new.discard()
+        return True
+
+    def written_at(self, path: str) -> datetime | None:
+        """When the file at a path was written last; None where it is gone, or its storage does not say."""
+        return self._place.written_at(path)
+
+    def remove(self, path: str) -> bool:
+        """Remove the file at a path, whoever names it; False where it was gone already. Raises as `write` does."""
+        return self._place.remove(path)

@@ -15,6 +15,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
@@ -75,6 +76,24 @@ class Place:
             )
         start = len(self.path(folder)) - len(folder)
         return {name[start:]: int(details["size"]) for name, details in sorted(found.items())}
+
+    def written_at(self, relative: str) -> datetime | None:
+        """When a file was written last; None where it is gone, or the file system does not say."""
+        with self.explained("looked at"):
+            try:
+                when: datetime = self.filesystem.modified(self.path(relative))
+            except (FileNotFoundError, NotImplementedError):
+                return None
+        return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+
+    def remove(self, relative: str) -> bool:
+        """Remove a file; False where it was gone."""
+        with self.explained("written"):
+            try:
+                self.filesystem.rm_file(self.path(relative))
+            except FileNotFoundError:
+                return False
+        return True
 
     @contextlib.contextmanager
     def opened(self, file: ArchivedFile) -> Iterator[Any]:

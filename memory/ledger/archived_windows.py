@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from memory.ledger.archive import ArchivedFile, ArchiveReference
 from memory.ledger.database import Database
@@ -72,7 +72,7 @@ class ArchivedWindowRepository:
                 ArchivedWindow.window == window,
                 ArchivedWindow.encoder_id == encoder_id,
             )
-            .ext(distinct_on(ArchivedWindow.source))
+            .distinct(ArchivedWindow.source)
             .order_by(ArchivedWindow.source, ArchivedWindow.id.desc())
         )
         with self._database.transaction() as session:
@@ -89,7 +89,7 @@ class ArchivedWindowRepository:
             .join(GenerationArchive, GenerationArchive.archive_id == ArchivedWindow.id)
             .join(WindowState, WindowState.current_generation_id == GenerationArchive.generation_id)
             .where(WindowState.line == line, WindowState.window == window)
-            .ext(distinct_on(ArchivedWindow.source))
+            .distinct(ArchivedWindow.source)
             .order_by(ArchivedWindow.source, ArchivedWindow.id.desc())
         )
         with self._database.transaction() as session:
@@ -121,6 +121,13 @@ class ArchivedWindowRepository:
         with self._database.transaction() as session:
             return {path for row in session.execute(query) for path in row}
 
+    def archived_files(self, namespace: str) -> dict[str, ArchivedFile]:
+        """All files that a namespace's archives name, by path."""
+        query = sa.select(ArchivedWindow).where(ArchivedWindow.namespace == namespace).order_by(ArchivedWindow.id)
+        with self._database.transaction() as session:
+            references = [_archive_reference(row) for row in session.scalars(query)]
+        return {file.path: file for reference in references for file in (reference.states, reference.experiences)}
+
     def spans(self, namespace: str, until: datetime | None = None) -> Sequence[ArchivedSpanRow]:
         """What is archived of each window and encoder of a namespace, in order of window and encoder.
 
@@ -134,7 +141,7 @@ class ArchivedWindowRepository:
         latest = (
             sa.select(ArchivedWindow.window, ArchivedWindow.encoder_id, ArchivedWindow.experiences_rows)
             .where(ArchivedWindow.namespace == namespace)
-            .ext(distinct_on(ArchivedWindow.window, ArchivedWindow.encoder_id, ArchivedWindow.source))
+            .distinct(ArchivedWindow.window, ArchivedWindow.encoder_id, ArchivedWindow.source)
             .order_by(ArchivedWindow.window, ArchivedWindow.encoder_id, ArchivedWindow.source, ArchivedWindow.id.desc())
             .subquery()
         )

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from memory.errors import CoinswarmError, InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
+from memory.secrets import redacted, remember_url
 
 DRIVER = "postgresql+psycopg"
 CONNECT_TIMEOUT_S = 10
@@ -43,13 +44,14 @@ class Database:
     @classmethod
     def connect(cls, database_url: str) -> Database:
         """A database by its URL (`postgresql://...`, over TCP or a unix socket); nothing is sent yet."""
+        remember_url(database_url)
         try:
             url = sa.make_url(database_url)
-        except sa.exc.ArgumentError as error:
+        except (sa.exc.ArgumentError, ValueError):  # What it says may hold a part of the password.
             raise ServerUnsuitableError(
                 "the ledger's database URL cannot be read.",
                 remedy="Set COINSWARM_DATABASE_URL to something like postgresql://user@host:5432/coinswarm.",
-            ) from error
+            ) from None
         if url.get_backend_name() not in ("postgresql", "postgres"):
             raise ServerUnsuitableError(
                 f"the ledger needs Postgres, not {url.get_backend_name()}.",
@@ -79,7 +81,7 @@ class Database:
     @property
     def display_url(self) -> str:
         """The URL without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return redacted(self.engine.url.render_as_string(hide_password=True))
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -107,6 +109,17 @@ class Database:
                 self._local.session = None
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A transaction that only reads, and sees all of the database as it is at its first question.
+
+        What is written meanwhile is not seen; raises as `transaction` does. It joins no other transaction.
+        """
+        with self.translated_errors(), self.engine.connect() as connection:
+            reading = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with Session(reading) as session, session.begin():
+                yield session
+
+    @contextmanager
     def translated_errors(self) -> Iterator[None]:
         """Turns the driver's errors about the server or a value into this project's."""
         try:
@@ -122,7 +135,8 @@ class Database:
             translated = self._translate(error) if isinstance(error, sa.exc.DBAPIError) else None
             if translated is None:
                 raise
-            raise translated from error
+            # What libpq says of a URL that it cannot read may hold a part of the password.
+            raise translated from (None if isinstance(translated, ServerUnsuitableError) else error)
 
     def dispose(self) -> None:
         """Closes all connections."""
@@ -134,6 +148,11 @@ class Database:
         if isinstance(error, sa.exc.DataError):
             return InvalidRecordError(
                 f"Postgres cannot hold a value: {reason}.", remedy="Correct the value.", field="value"
+            )
+        if isinstance(error, sa.exc.ProgrammingError) and error.statement is None:
+            return ServerUnsuitableError(
+                f"the database URL {self.display_url} cannot be used: libpq does not know an option of it.",
+                remedy="Correct COINSWARM_DATABASE_URL; the options are libpq's (sslmode, sslrootcert, host).",
             )
         unavailable = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
         if not (unavailable or error.connection_invalidated or state == _IDLE_IN_TRANSACTION):

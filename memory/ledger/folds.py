@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from memory.errors import ConflictingRecordError
@@ -149,13 +148,12 @@ class FoldRepository:
         a generation lacks a checkpoint, and no checkpoint's window lacks a generation.
         """
         with self._database.transaction() as session:
-            current = dict(
-                session.execute(
-                    sa.select(Generation.window, Generation.manifest_digest)
-                    .join(WindowState, WindowState.current_generation_id == Generation.id)
-                    .where(WindowState.line == line)
-                ).all()
+            generations = (
+                sa.select(Generation.window, Generation.manifest_digest)
+                .join(WindowState, WindowState.current_generation_id == Generation.id)
+                .where(WindowState.line == line)
             )
+            current = dict(session.execute(generations).tuples().all())
             folded: dict[str, dict[Window, str]] = {kind: {} for kind in kinds}
             for kind, window, digest in session.execute(
                 sa.select(FoldCheckpoint.kind, FoldCheckpoint.window, FoldCheckpoint.input_digest).where(
@@ -177,7 +175,7 @@ class FoldRepository:
             return [_record(row) for row in session.scalars(_at(line, kind).order_by(FoldCheckpoint.window))]
 
 
-def _at(line: str, kind: str) -> sa.Select[FoldCheckpoint]:
+def _at(line: str, kind: str) -> sa.Select[tuple[FoldCheckpoint]]:
     return sa.select(FoldCheckpoint).where(FoldCheckpoint.line == line, FoldCheckpoint.kind == kind)
 
 
@@ -201,7 +199,7 @@ def _last_full(checkpoint: FoldCheckpoint) -> sa.ScalarSelect[Window]:
     )
 
 
-def _versions(checkpoint: FoldCheckpoint, *columns: Any) -> sa.Select[*tuple[Any, ...]]:
+def _versions(checkpoint: FoldCheckpoint, *columns: Any) -> sa.Select[tuple[Any, ...]]:
     """The last version of each item between the last full checkpoint and this one, removals included."""
     return (
         sa.select(*columns)
@@ -212,7 +210,7 @@ def _versions(checkpoint: FoldCheckpoint, *columns: Any) -> sa.Select[*tuple[Any
             FoldCheckpoint.window <= checkpoint.window,
             FoldCheckpoint.window >= _last_full(checkpoint),
         )
-        .ext(distinct_on(FoldItem.item_key))
+        .distinct(FoldItem.item_key)
         .order_by(FoldItem.item_key, FoldCheckpoint.window.desc())
     )
 

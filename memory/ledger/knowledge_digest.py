@@ -38,7 +38,7 @@ PARTS = (
 )
 """What the knowledge of a line consists of."""
 
-_Query = sa.Select[*tuple[Any, ...]]
+_Query = sa.Select[tuple[Any, ...]]
 
 
 def knowledge_digest(session: Session, namespace: str, lines: Sequence[str] | None = None) -> KnowledgeDigest:

@@ -21,9 +21,11 @@ from memory.ledger.lines import LineRepository
 from memory.ledger.migrate import migrate, schema_revision
 from memory.ledger.projections import ProjectionRepository
 from memory.ledger.removals import RemovalRepository
+from memory.ledger.retention import RetentionRepository
 from memory.ledger.rows import FencingToken
 from memory.ledger.runs import RunRepository
 from memory.ledger.scorecards import AccessRepository, ScorecardRepository
+from memory.ledger.sizes import SizeRepository
 from memory.ledger.staging import StagingRepository
 from memory.ledger.training import TrainingRepository
 from memory.ledger.windows import WindowRepository
@@ -40,7 +42,7 @@ class Ledger:
     Attributes
     ----------
     runs, fence, lines, staging, windows, folds, refolds, projections, events, scorecards, access, removals, benchmarks,
-    training
+    sizes, training
         What the ledger keeps, by concern.
     """
 
@@ -59,7 +61,9 @@ class Ledger:
         self.access = AccessRepository(database)
         self.removals = RemovalRepository(database)
         self.benchmarks = BenchmarkRepository(database)
+        self.sizes = SizeRepository(database)
         self.training = TrainingRepository(database)
+        self.retention = RetentionRepository(database)
 
     @classmethod
     def open(cls, database_url: str) -> Ledger:
@@ -105,6 +109,13 @@ class Ledger:
         with self._database.transaction() as session:
             if token is not None:
                 guard(session, token)
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A transaction (REPEATABLE READ, read only) in which all that is read is of one moment, that of its first
+        question. Postgres ends it where nothing is asked for five minutes."""
+        with self._database.snapshot() as session:
             yield session
 
     def keep_alive(self, run_id: str, lease_s: float, token: FencingToken | None = None) -> KeepAlive:

@@ -214,7 +214,7 @@ def _existing(session: Session, line: str) -> KnowledgeLine:
     return row
 
 
-def _succession(namespace: str) -> sa.Select[KnowledgeLine]:
+def _succession(namespace: str) -> sa.Select[tuple[KnowledgeLine]]:
     return sa.select(KnowledgeLine).where(KnowledgeLine.namespace == namespace, KnowledgeLine.activation.is_not(None))
 
 

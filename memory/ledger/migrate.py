@@ -55,6 +55,25 @@ def migrate(engine: sa.Engine) -> bool:
     return True
 
 
+def pending_revisions(connection: sa.Connection) -> list[tuple[str, str]]:
+    """Revisions that the schema lacks, oldest first, each with what it is about; all of them where there is no ledger.
+
+    Raises
+    ------
+    LedgerTooNewError
+        The schema comes from a newer version of the software.
+    """
+    from alembic.script import ScriptDirectory
+
+    revision = schema_revision(connection)
+    if revision == HEAD:
+        return []
+    _refuse_newer(revision)
+    scripts = ScriptDirectory.from_config(alembic_config(connection))
+    found = list(scripts.iterate_revisions("head", revision or "base"))
+    return [(script.revision, script.doc.partition("\n")[0].rstrip(".")) for script in reversed(found)]
+
+
 def alembic_config(connection: sa.Connection) -> Config:
     """Alembic's configuration for the ledger's migrations on an open connection."""
     from alembic.config import Config

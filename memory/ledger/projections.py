@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from memory.errors import ConflictingRecordError
@@ -241,11 +241,11 @@ def _pages(items: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
         yield page
 
 
-def _as_of(model: type[ProjectionVersion], line: str, window: Window | None) -> sa.Select[ProjectionVersion]:
+def _as_of(model: type[ProjectionVersion], line: str, window: Window | None) -> sa.Select[tuple[ProjectionVersion]]:
     query = sa.select(model).where(model.line == line)
     if window is not None:
         query = query.where(model.window <= window)
-    return query.ext(distinct_on(model.item_id)).order_by(model.item_id, model.window.desc())
+    return query.distinct(model.item_id).order_by(model.item_id, model.window.desc())
 
 
 def _replace_versions(
@@ -254,7 +254,7 @@ def _replace_versions(
     earlier = (
         sa.select(model.item_id, model.digest, model.removed)
         .where(model.line == line, model.window < window)
-        .ext(distinct_on(model.item_id))
+        .distinct(model.item_id)
         .order_by(model.item_id, model.window.desc())
     )
     before = {item_id: digest for item_id, digest, removed in session.execute(earlier) if not removed}
@@ -266,7 +266,7 @@ def _replace_versions(
     changed = {item_id: digest for item_id, digest in digests.items() if before.get(item_id) != digest}
     wanted = changed | {item_id: "" for item_id in before if item_id not in digests}
     here = sa.select(model.item_id, model.digest).where(model.line == line, model.window == window)
-    if dict(session.execute(here).all()) == wanted:
+    if dict(session.execute(here).tuples().all()) == wanted:
         return
     session.execute(sa.delete(model).where(model.line == line, model.window >= window))
     values: list[dict[str, Any]] = [
@@ -310,11 +310,11 @@ def _delete_aliases(session: Session, line: str, window: Window) -> None:
     )
 
 
-def _aliases_as_of(line: str, window: Window | None) -> sa.Select[PatternAlias]:
+def _aliases_as_of(line: str, window: Window | None) -> sa.Select[tuple[PatternAlias]]:
     query = sa.select(PatternAlias).where(PatternAlias.line == line)
     if window is not None:
         query = query.where(PatternAlias.window <= window)
-    return query.ext(distinct_on(PatternAlias.alias_id, PatternAlias.reason)).order_by(
+    return query.distinct(PatternAlias.alias_id, PatternAlias.reason).order_by(
         PatternAlias.alias_id, PatternAlias.reason, PatternAlias.window.desc()
     )
 

@@ -107,7 +107,7 @@ class RemovalRepository:
         query = sa.select(Removal).where(Removal.namespace == namespace)
         return self._records(query if run_id is None else query.where(Removal.run_id == run_id))
 
-    def _records(self, query: sa.Select[Removal]) -> Sequence[RemovalRecord]:
+    def _records(self, query: sa.Select[tuple[Removal]]) -> Sequence[RemovalRecord]:
         with self._database.transaction() as session:
             return [_record(row) for row in session.scalars(query.order_by(Removal.id))]
 

@@ -164,9 +164,33 @@ class RunRepository:
         with self._database.transaction() as session:
             return [_record(run) for run in session.scalars(query.order_by(Run.started_at.desc()).limit(limit))]
 
+    def namespaces(self) -> Sequence[str]:
+        """Namespaces that any run worked in, sorted."""
+        with self._database.transaction() as session:
+            return sorted(session.scalars(sa.select(Run.namespace).distinct()))
+
     def last(self, namespace: str, flow: str, status: str | None = None) -> RunRecord | None:
         """The latest run of a flow, or None."""
         return next(iter(self.list(namespace, flow=flow, status=status, limit=1)), None)
+
+    def latest(self, namespace: str, *statuses: str) -> dict[str, RunRecord]:
+        """The latest run of each flow that ever ran (of those in one of some statuses, where given), by flow."""
+        query = sa.select(Run).where(Run.namespace == namespace)
+        if statuses:
+            query = query.where(Run.status.in_(statuses))
+        query = query.distinct(Run.flow).order_by(Run.flow, Run.started_at.desc())
+        with self._database.transaction() as session:
+            found = {run.flow: _record(run) for run in session.scalars(query)}
+        return dict(sorted(found.items()))
+
+    def counts(self, namespace: str) -> dict[str, dict[str, int]]:
+        """How many runs of each flow are in each status, by flow; those that were removed since are not among them."""
+        query = sa.select(Run.flow, Run.status, sa.func.count()).where(Run.namespace == namespace)
+        found: dict[str, dict[str, int]] = {}
+        with self._database.transaction() as session:
+            for flow, status, number in session.execute(query.group_by(Run.flow, Run.status)):
+                found.setdefault(flow, {})[status] = number
+        return dict(sorted(found.items()))
 
     def window_of_flow_run(self, flow_run_id: str) -> Window | None:
         """The window that a flow run worked on when it began, or None where it is not known.

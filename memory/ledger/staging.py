@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
 from memory.errors import ConflictingRecordError
 from memory.ledger.database import Database
@@ -15,6 +17,14 @@ from memory.ledger.hashing import sha256_hex
 from memory.ledger.models import ClusterSummaryEntry, GenerationSummary, StagedSummary
 from memory.ledger.rows import ClusterRow, FencingToken, SummaryRecord
 from memory.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryHead:
+    """A staged summary without its payload: the payload's digest, and what can be searched of it."""
+
+    digest: str
+    columns: dict[str, Any]
 
 
 class StagingRepository:
@@ -85,8 +95,9 @@ class StagingRepository:
                 session.execute(
                     sa.insert(ClusterSummaryEntry), [_cluster_values(summary_id, cluster) for cluster in clusters]
                 )
-            staged = session.scalars(_find(line, window, kind, partition_key, input_digest, settings_hash)).one()
-            if staged.digest != digest:
+            # Not the payload: it may be hundreds of megabytes, and equal digests say that it is the one given.
+            head = _head(session, line, window, kind, partition_key, input_digest, settings_hash)
+            if head is None or head.digest != digest:
                 raise ConflictingRecordError(
                     f"{kind} {partition_key!r} of {window.name} was summarised before from the same input with the "
                     "same settings, and came out differently.",
@@ -94,7 +105,15 @@ class StagingRepository:
                     "a library. Raise the algorithm version for a deliberate change, or drop what no generation uses "
                     "with staging.discard.",
                 )
-            return summary_record(staged)
+        return SummaryRecord(
+            kind=kind,
+            partition_key=partition_key,
+            input_digest=input_digest,
+            settings_hash=settings_hash,
+            digest=digest,
+            payload=payload,
+            columns=head.columns,
+        )
 
     def find(
         self, line: str, window: Window, *, kind: str, partition_key: str, input_digest: str, settings_hash: str
@@ -105,6 +124,13 @@ class StagingRepository:
                 _find(line, window, kind, partition_key, input_digest, settings_hash)
             ).one_or_none()
             return None if staged is None else summary_record(staged)
+
+    def find_head(
+        self, line: str, window: Window, *, kind: str, partition_key: str, input_digest: str, settings_hash: str
+    ) -> SummaryHead | None:
+        """What is known of that summary without its payload, which may be hundreds of megabytes; None as of `find`."""
+        with self._database.transaction() as session:
+            return _head(session, line, window, kind, partition_key, input_digest, settings_hash)
 
     def clusters(self, line: str, window: Window, digest: str) -> Sequence[ClusterRow]:
         """What can be searched of the clusters of a summary, given its digest, by cluster number."""
@@ -145,7 +171,7 @@ class StagingRepository:
             return len(session.execute(statement.returning(StagedSummary.id)).all())
 
 
-def _used() -> sa.Select[int | None]:
+def _used() -> sa.Select[tuple[int | None]]:
     return sa.select(GenerationSummary.summary_id).where(GenerationSummary.summary_id == StagedSummary.id)
 
 
@@ -164,7 +190,7 @@ def summary_record(staged: StagedSummary) -> SummaryRecord:
 
 def _find(
     line: str, window: Window, kind: str, partition_key: str, input_digest: str, settings_hash: str
-) -> sa.Select[StagedSummary]:
+) -> sa.Select[tuple[StagedSummary]]:
     return sa.select(StagedSummary).where(
         StagedSummary.line == line,
         StagedSummary.window == window,
@@ -173,6 +199,12 @@ def _find(
         StagedSummary.input_digest == input_digest,
         StagedSummary.settings_hash == settings_hash,
     )
+
+
+def _head(session: Session, line: str, window: Window, *key: str) -> SummaryHead | None:
+    query = _find(line, window, *key).with_only_columns(StagedSummary.digest, StagedSummary.columns)
+    row = session.execute(query).one_or_none()
+    return None if row is None else SummaryHead(row.digest, row.columns)
 
 
 def _cluster_values(summary_id: int, cluster: ClusterRow) -> dict[str, Any]:

@@ -270,11 +270,11 @@ def _staged_ids(
     return {(kind, key): staged[kind, key, digest] for kind, key, digest in named}
 
 
-def _highest_number(line: str, window: Window) -> sa.Select[int | None]:
+def _highest_number(line: str, window: Window) -> sa.Select[tuple[int]]:
     return sa.select(sa.func.max(Generation.number)).where(Generation.line == line, Generation.window == window)
 
 
-def _current(line: str) -> sa.Select[Generation]:
+def _current(line: str) -> sa.Select[tuple[Generation]]:
     return (
         sa.select(Generation)
         .join(WindowState, WindowState.current_generation_id == Generation.id)

@@ -174,6 +174,7 @@ def test_what_is_recorded_again_after_it_was_pruned_is_consolidated_once(
 def test_two_markets_in_one_namespace_each_have_their_knowledge_and_their_benchmark(
     configured: str, servers: Any
 ) -> None:
+    from deployments.pattern_choice import Choice
     from deployments.patterns import patterns
 
     coinbase = dt.date(2018, 4, 5)
@@ -192,7 +193,7 @@ def test_two_markets_in_one_namespace_each_have_their_knowledge_and_their_benchm
 
     found = with_memory(servers, configured, published)
     assert len(found) == 2
-    shown = [pattern["line"] for pattern in patterns(configured, None)]
+    shown = [pattern["line"] for pattern in patterns(configured, None, Choice())]
     assert {line: shown.count(line) for line in found} == found
 
 

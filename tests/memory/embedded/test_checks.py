@@ -20,12 +20,12 @@ from memory.embedded.checks import (
     judge_redis,
     parse_version,
     search_version,
-    without_password,
 )
 from memory.embedded.redis_server import ping
 from memory.embedded.session import Endpoints
 from memory.embedded.wheels import find_programs
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.secrets import redacted
 
 GOOD_REDIS = RedisFacts(
     version=(8, 2, 3),
@@ -170,8 +170,8 @@ def test_a_password_never_reaches_a_message() -> None:
 
 
 def test_urls_without_a_password_are_shown_as_they_are() -> None:
-    assert without_password("redis://:secret@h:1/0") == "redis://:***@h:1/0"
-    assert without_password("unix:///tmp/r.sock") == "unix:///tmp/r.sock"
+    assert redacted("redis://:secret@h:1/0") == "redis://:***@h:1/0"
+    assert redacted("unix:///tmp/r.sock") == "unix:///tmp/r.sock"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 import redis
 
 from memory.embedded import home_status, open_session
+from memory.embedded import session as session_module
 from memory.embedded.home import Home
 from memory.embedded.process import ProcessIdentity
 
@@ -211,6 +213,21 @@ def test_a_supervisor_that_is_asked_to_stop_does_so_cleanly_and_the_next_session
     with open_session(home, ("redis",)) as session:  # waits for the end of the old one
         assert not old.is_alive()
         assert has_memory(session.endpoints.redis_url, "a")
+
+
+def test_the_status_of_a_home_whose_supervisor_does_not_answer_names_it_and_no_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_STATUS_PATIENCE_S", 0.2)
+    with open_session(home, ("redis",)):
+        identity = supervisor(home)
+        identity.signal(signal.SIGSTOP)
+        try:
+            status = home_status(home)
+        finally:
+            identity.signal(signal.SIGCONT)
+        assert (status.supervisor_pid, status.servers) == (identity.pid, ())
+        assert home_status(home).servers != ()
 
 
 def test_servers_stop_when_their_home_is_removed_and_a_new_home_in_its_place_works(home: Path) -> None:

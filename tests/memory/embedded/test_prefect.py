@@ -19,7 +19,7 @@ import pytest
 from memory.embedded import Session, home_status, open_session, prefect_environment
 from memory.embedded.home import Home
 from memory.embedded.options import EmbeddedOptions
-from memory.embedded.prefect_server import PrefectServer
+from memory.embedded.prefect_server import PrefectServer, is_free
 from memory.errors import EmbeddedServerError
 
 FLOW = """
@@ -110,12 +110,31 @@ def test_without_a_prefect_server_there_is_no_environment_for_it(home: Path) -> 
         prefect_environment(home, session.endpoints)
 
 
-def test_a_port_that_is_taken_is_reported_from_the_log(home: Path) -> None:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+def test_a_port_that_is_taken_is_reported_before_anything_is_started_and_another_one_may_be_asked_for(
+    home: Path,
+) -> None:
+    with (
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener,
+        # Servers that others have started, without a port in mind.
+        open_session(home, ("redis",)),
+    ):
         port = listener.getsockname()[1]
-        with pytest.raises(EmbeddedServerError, match=rf"Port {port} is already in use") as caught:
-            open_session(home, ("prefect",), timeout_s=120, options=EmbeddedOptions(prefect_port=port))
-    assert str(home / "logs" / "prefect.log") in str(caught.value)
+        for _ in range(2):
+            with pytest.raises(EmbeddedServerError, match=rf"port {port} of 127.0.0.1 is taken by another program"):
+                open_session(home, ("prefect",), options=EmbeddedOptions(prefect_port=port))
+        other = next(candidate for candidate in range(port + 1, 65_000) if is_free(candidate))
+        options = EmbeddedOptions(prefect_port=other)
+        with open_session(home, ("prefect",), timeout_s=120, options=options) as session:
+            assert session.endpoints.prefect_api_url == f"http://127.0.0.1:{other}/api"
+
+
+def test_a_server_that_died_comes_back_on_the_port_that_its_users_know(tmp_path: Path) -> None:
+    server = PrefectServer(Home.at(tmp_path), tmp_path, EmbeddedOptions())
+    list(server.prepare())
+    known = server.url
+    (Home.at(tmp_path).prefect_data / "port.json").unlink()
+    list(server.prepare())
+    assert server.url == known
 
 
 def test_a_restarted_server_keeps_its_port_and_password(tmp_path: Path) -> None:
