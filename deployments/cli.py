@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from deployments import cli_ask, cli_keep, cli_operate, cli_run
+from deployments import cli_ask, cli_keep, cli_letters, cli_operate, cli_run
 from deployments.console import ExitCode
 from memory.errors import CoinswarmError
+from memory.secrets import mask, print_masked
 
 app = typer.Typer(
     name="coinswarm",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 for group in (cli_run, cli_operate, cli_ask, cli_keep):
     app.add_typer(group.app)
+app.add_typer(cli_letters.app, name="deadletters")
 
 # Typer brings a click of its own, or uses the one that is installed: only its subclass has a name that stays.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -27,13 +29,14 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 
 def run_cli() -> None:
     """Run the command line; errors end in one line that says what to do, and an exit code that is not 0."""
+    sys.excepthook = print_masked
     try:
         # Not standalone: typer would frame its errors, and end the process itself.
         code = app(standalone_mode=False)
     except UsageError as error:
         _end_with_usage(error)
     except CoinswarmError as error:
-        print(f"coinswarm: {error}", file=sys.stderr)
+        print(mask(f"coinswarm: {error}"), file=sys.stderr)
         sys.exit(ExitCode.FAILED)
     except OSError as error:
         if error.filename is None:

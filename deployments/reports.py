@@ -11,6 +11,7 @@ import rich.console
 
 from deployments.local import load_settings
 from memory.errors import InvalidQueryError, WindowError
+from memory.roots import trust
 from memory.window import Window
 
 
@@ -59,6 +60,7 @@ def fit_encoder(market: str, until: date, since: date | None, out: Path | None) 
         raise InvalidQueryError(
             f"since {since} does not lie before until {until}.", remedy="Swap the dates.", argument="since"
         )
+    trust(market)
     fitted = fit(open_market(market), midnight(until), since=None if since is None else midnight(since))
     path = out if out is not None else encoder_folder(load_settings()) / f"{fitted.id_}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,15 @@ from deployments.local import load_settings, local_stack
 from flows import FLOWS, parameters_of
 from flows.parameters import NamespaceParameters
 from memory.errors import CoinswarmError, WindowError
+from memory.roots import trust
+from memory.secrets import mask
 from memory.window import windows_between
 
 FIRST_SAMPLE_NIGHT = date(2021, 6, 17)
 """The day after the shipped encoder was fitted."""
+
+PATH_PARAMETERS = ("market", "encoder", "path", "target", "snapshot", "out")
+"""Parameters of flows that may be paths."""
 
 
 class UnknownFlowError(CoinswarmError):
@@ -71,6 +76,7 @@ def _run(
     flow: str, days: Sequence[date | None], values: Mapping[str, Any], console: Console, *, each: str
 ) -> list[dict[str, Any]]:
     """Run a flow for each of some dates, one after the other; what is wrong with any is said before anything starts."""
+    _trust_paths(values)
     settings = load_settings(values.get("namespace"))
     given = [_checked(flow, {**values, **({} if day is None else {"date": day.isoformat()})}) for day in days]
     results: list[dict[str, Any]] = []
@@ -83,6 +89,14 @@ def _run(
             result: dict[str, Any] = call(parameters)
             results.append(result)
     return results
+
+
+def _trust_paths(values: Mapping[str, Any]) -> None:
+    """Let the flow use the paths that its owner names on the command line, which whoever is at the UI may not."""
+    for name in PATH_PARAMETERS:
+        value = values.get(name)
+        if isinstance(value, str) and ("/" in value or Path(value).exists()):
+            trust(value)
 
 
 def _checked(flow: str, values: Mapping[str, Any]) -> NamespaceParameters:
@@ -118,7 +132,7 @@ def _parameter_error(flow: str, fields: Mapping[str, Any], error: ValidationErro
     described = fields[name].description if name in fields else f"It takes {', '.join(fields)}."
     if first["type"] == "missing":
         return FlowParameterError(f"{flow} needs the parameter {name!r}.", remedy=f"{name}: {described}")
-    problem = f"{flow}: {name}={first['input']}: {first['msg'].removeprefix('Value error, ')}."
+    problem = f"{flow}: {name}={mask(str(first['input']))}: {first['msg'].removeprefix('Value error, ')}."
     return FlowParameterError(problem, remedy=f"{name}: {described}")
 
 
@@ -184,6 +198,8 @@ def show_flow_result(result: Mapping[str, Any], out: rich.console.Console) -> No
             out.print(text, markup=False, highlight=False, soft_wrap=True)
         for finding in run.get("findings", ()):
             out.print(f"{finding['heading']}: {finding['text']}", markup=False, highlight=False, soft_wrap=True)
+        for text in (run.get("benchmark") or {}).get("regressions", ()):
+            out.print(f"Regression: {text}", markup=False, highlight=False, soft_wrap=True)
         if "report" in run:
             out.print(f"Report: {run['report']}", highlight=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from memory.ledger.migrations import HEAD, VERSION_TABLE
 from memory.records import Action, EpisodicMemory, Side
 from memory.window import Window
 
-COINSWARM = Path(sys.executable).parent / "coinswarm"
 WINDOW = Window.of_date(date(2021, 6, 17))
 SILENT = Console(as_json=True)
 
@@ -42,16 +41,16 @@ def examined(namespace: str) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in result["checks"]}
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COINSWARM_", "PREFECT_"))}
-    return subprocess.run(
-        [COINSWARM, "doctor", *arguments],
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def run(typed: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs the command in this process, with nothing configured but what is given."""
+
+    def command(*arguments: str, **environment: str) -> Any:
+        for name in [name for name in os.environ if name.startswith(("COINSWARM_", "PREFECT_"))]:
+            monkeypatch.delenv(name)
+        return typed("doctor", *arguments, **environment)
+
+    return command
 
 
 @pytest.fixture
@@ -87,9 +86,9 @@ def record_one(servers: Any, namespace: str) -> None:
 # --- never used, and away --------------------------------------------------------------------------------------
 
 
-def test_a_home_that_was_never_used_is_well_and_stays_untouched(tmp_path: Path) -> None:
+def test_a_home_that_was_never_used_is_well_and_stays_untouched(run: Any, tmp_path: Path) -> None:
     done = run("--json", COINSWARM_HOME=str(tmp_path / "home"))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     result = json.loads(done.stdout)
     assert (result["status"], result["counts"]["fail"]) == ("ok", 0)
@@ -98,7 +97,7 @@ def test_a_home_that_was_never_used_is_well_and_stays_untouched(tmp_path: Path) 
 
 
 def test_a_redis_that_is_away_is_one_finding_and_the_rest_is_looked_at(
-    servers: Any, ledger: Ledger, namespace: str, tmp_path: Path
+    run: Any, servers: Any, ledger: Ledger, namespace: str, tmp_path: Path
 ) -> None:
     assert ledger.schema_revision == HEAD
     environment = {
@@ -108,13 +107,13 @@ def test_a_redis_that_is_away_is_one_finding_and_the_rest_is_looked_at(
         "COINSWARM_REDIS_TIMEOUT_S": "0.3",
     }
     done = run("-n", namespace, "--json", **environment)
-    assert done.returncode == 1
+    assert done.code == 1
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert (checks["redis"]["status"], "COINSWARM_REDIS_URL" in checks["redis"]["remedy"]) == ("fail", True)
     assert {checks[name]["status"] for name in ("ledger", "lock", "nightly", "archive")} == {"ok"}
 
     plain = run("-n", namespace, **environment)
-    assert plain.returncode == 1
+    assert plain.code == 1
     assert "\x1b" not in plain.stdout
     first = next(line for line in plain.stdout.splitlines() if "cannot be reached" in line)
     assert first.startswith("fail  redis")
@@ -155,7 +154,7 @@ def test_a_night_that_failed_is_named_with_the_command_that_repeats_it(ledger: L
     ledger.runs.fail(run_id, "StoreUnavailableError: Redis was away")
     nightly = examined(configured)["nightly"]
     assert (nightly["status"], "Redis was away" in nightly["seen"]) == ("fail", True)
-    assert nightly["remedy"] == "coinswarm run nightly --date 2021-06-17"
+    assert nightly["remedy"] == f"coinswarm run nightly --namespace {configured} --date 2021-06-17"
 
 
 def test_a_night_that_is_long_ago_means_that_one_was_missed(ledger: Ledger, servers: Any, configured: str) -> None:
@@ -343,10 +342,10 @@ def used_home(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_embedded_servers_with_data_are_started_for_it_and_stop_again(used_home: Path) -> None:
+def test_embedded_servers_with_data_are_started_for_it_and_stop_again(run: Any, used_home: Path) -> None:
     done = run("--json", COINSWARM_HOME=str(used_home))
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert done.returncode == 0, done.stdout
+    assert done.code == 0, done.stdout
     assert "redis" in checks["servers"]["seen"]
     assert "started for this" in checks["servers"]["seen"]
     assert "GiB free" in checks["disk"]["seen"]
@@ -356,7 +355,7 @@ def test_embedded_servers_with_data_are_started_for_it_and_stop_again(used_home:
 
 
 @pytest.mark.slow
-def test_embedded_servers_that_run_are_used(used_home: Path) -> None:
+def test_embedded_servers_that_run_are_used(run: Any, used_home: Path) -> None:
     with embedded.open_session(used_home, ("redis",)):
         done = run("--json", COINSWARM_HOME=str(used_home))
         checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
@@ -364,10 +363,10 @@ def test_embedded_servers_that_run_are_used(used_home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_home_of_a_newer_version_is_a_finding(used_home: Path) -> None:
+def test_a_home_of_a_newer_version_is_a_finding(run: Any, used_home: Path) -> None:
     content = json.loads((used_home / "home.json").read_text())
     (used_home / "home.json").write_text(json.dumps({**content, "version": 999}))
     done = run("--json", COINSWARM_HOME=str(used_home))
     (used_home / "home.json").write_text(json.dumps(content))
-    assert done.returncode == 1
+    assert done.code == 1
     assert json.loads(done.stdout)["checks"][0]["status"] == "fail"

@@ -1,0 +1,355 @@
+"""Automations: what the Prefect server does by itself when a run dies, a night fails, knowledge ages, a regime changes.
+
+Each has a name that stays, by which it is found again. One that is as declared is left alone, together with what the
+server has counted for it; one that a person switched off stays off. Alerts need COINSWARM_WEBHOOK_URL, which Prefect
+keeps encrypted in a block.
+
+======================  =============================================================================================
+no heartbeat            a run of a deployment that misses four heartbeats is marked as crashed
+no heartbeat by hand    a run of one of our flows from anywhere else, which may beat as slowly as Prefect's default
+crashed run again       a crashed run is scheduled again, as the button Retry does: the same run, so the same window
+failed run              alert: a run of any deployment but the drain has failed, crashed or timed out
+knowledge old           alert: no drain has seen fresh knowledge for a while, whatever the reason
+drain at regime change  the event ``coinswarm.regime-change`` starts a drain of the inboxes
+======================  =============================================================================================
+
+The alert of old knowledge is a dead man's switch: drains emit ``coinswarm.knowledge-fresh`` while knowledge is young
+enough, and the server misses it when nights fail, when Redis is away, and when no worker runs at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from agents.regime_belief import REGIME_CHANGE_EVENT
+from deployments.registry import DRAIN, TAG, deployment, namespace_tag
+from flows import FLOWS
+from memory.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import AutomationCore
+
+HEARTBEATS_MISSED = 4
+"""One more than the three that a busy server or a short break of the network may cost."""
+BY_HAND_S = 660.0
+"""A run that was not started by a deployment has Prefect's own interval of 180 s, unless it was told another."""
+FRESH_WITHIN_S = 3600.0
+"""Twelve drains: a restart, or one that takes longer than usual, is no alarm."""
+SETTLED_S = 30.0
+"""How long after a crash a run is scheduled again: all that was under way with it has been reported by then."""
+_PAGE = 200
+_CRASHED = "prefect.flow-run.Crashed"
+_TAKEN_UP = ("AwaitingRetry", "Scheduled", "Pending", "Running", "Completed", "Failed", "Cancelled")
+_ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How patient the server is, in seconds.
+
+    Attributes
+    ----------
+    heartbeat_s
+        Silence after which a run of a deployment is taken for crashed.
+    by_hand_s
+        The same for any other run of our flows.
+    fresh_s
+        How long the server waits for word that knowledge is fresh.
+    settled_s
+        How long after a crash a run is scheduled again.
+    """
+
+    heartbeat_s: float
+    by_hand_s: float = BY_HAND_S
+    fresh_s: float = FRESH_WITHIN_S
+    settled_s: float = SETTLED_S
+
+    @classmethod
+    def of(cls, settings: Settings) -> Watch:
+        """As the settings say."""
+        return cls(HEARTBEATS_MISSED * settings.heartbeat_s)
+
+
+def webhook_block_name(namespace: str) -> str:
+    """Name of the Prefect block, of type `webhook`, that holds the address of alerts."""
+    return f"{TAG}-alerts-{namespace}"
+
+
+def name_of(namespace: str, what: str) -> str:
+    """Name of an automation of a namespace."""
+    return f"{TAG} {namespace}: {what}"
+
+
+def declared(
+    settings: Settings, ids: Mapping[str, UUID], webhook: UUID | None, watch: Watch | None = None
+) -> list[AutomationCore]:
+    """All automations of the settings' namespace.
+
+    Parameters
+    ----------
+    settings
+        Namespace, and how often a crashed run is scheduled again.
+    ids
+        Id of each deployment by its full name.
+    webhook
+        Id of the block with the address of alerts; without it there are none.
+    watch
+        How patient the server is; as the settings say where empty.
+    """
+    return list(_declared(settings, ids, webhook, watch or Watch.of(settings)))
+
+
+def _declared(
+    settings: Settings, ids: Mapping[str, UUID], webhook: UUID | None, watch: Watch
+) -> Iterator[AutomationCore]:
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    from tasks.freshness_events import FRESH_EVENT
+
+    namespace = settings.namespace
+    tags = [TAG, namespace_tag(namespace)]
+    ours: dict[str, str | list[str]] = {
+        "prefect.resource.role": "tag",
+        "prefect.resource.id": f"prefect.tag.{namespace_tag(namespace)}",
+    }
+    runs: dict[str, str | list[str]] = {"prefect.resource.id": "prefect.flow-run.*"}
+
+    def silent(within_s: float, related: dict[str, str | list[str]]) -> EventTrigger:
+        return EventTrigger(
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _ENDED)},
+            match=runs,
+            match_related=related,
+            for_each={"prefect.resource.id"},
+            within=dt.timedelta(seconds=within_s),
+        )
+
+    def crash(within_s: float) -> ChangeFlowRunState:
+        message = f"No heartbeat for {within_s:g} s: its process is gone, or cannot reach the Prefect server."
+        return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message, force=False)
+
+    yield AutomationCore(
+        name=name_of(namespace, "no heartbeat"),
+        description="A run of a deployment that gives no sign of life is marked as crashed.",
+        tags=tags,
+        trigger=silent(watch.heartbeat_s, ours),
+        actions=[crash(watch.heartbeat_s)],
+    )
+    yield AutomationCore(
+        name=f"{TAG}: no heartbeat by hand",
+        description="The same for a run that no deployment started, and for flows within another.",
+        tags=[TAG],
+        trigger=silent(watch.by_hand_s, {"prefect.resource.role": "flow", "prefect.resource.name": sorted(FLOWS)}),
+        actions=[crash(watch.by_hand_s)],
+    )
+    if settings.crash_restarts:
+        attempts = [str(number) for number in range(1, settings.crash_restarts + 1)]
+        yield AutomationCore(
+            name=name_of(namespace, "crashed run again"),
+            description=f"A crashed run is scheduled again, {settings.crash_restarts} times at most.",
+            tags=tags,
+            # A worker reports the end of a process twice, some seconds apart: the second report would strike down the
+            # run that was scheduled again at the first. So the server waits until nothing more is heard of it.
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                after={_CRASHED},
+                expect={_CRASHED, *(f"prefect.flow-run.{state}" for state in _TAKEN_UP)},
+                # How often it has run: a run that never began is not tried again and again.
+                match={**runs, "prefect.run-count": attempts},
+                match_related=ours,
+                for_each={"prefect.resource.id"},
+                within=dt.timedelta(seconds=watch.settled_s),
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.SCHEDULED,
+                    name="AwaitingRetry",
+                    message="It crashed, and is taken up where it stopped.",
+                    force=False,
+                )
+            ],
+        )
+    drain = deployment(namespace, "record_experiences", DRAIN)
+    yield AutomationCore(
+        name=name_of(namespace, "drain at regime change"),
+        description="What agents lived through when the market's regime changed is stored at once.",
+        tags=tags,
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={REGIME_CHANGE_EVENT},
+            match=ResourceSpecification({"coinswarm.namespace": namespace}),
+        ),
+        actions=[
+            RunDeployment(source="selected", deployment_id=ids[drain.full_name], parameters=None, job_variables=None)
+        ],
+    )
+    if webhook is None:
+        return
+    # A drain that fails is followed by another in minutes; all of them failing is old knowledge.
+    watched = [f"prefect.deployment.{found}" for name, found in ids.items() if name != drain.full_name]
+    payload = _FAILED.replace("NAMESPACE", namespace).replace("RESTARTS", str(settings.crash_restarts))
+    yield AutomationCore(
+        name=name_of(namespace, "failed run"),
+        description="Tells of each run of a deployment, drains apart, that failed, crashed or timed out.",
+        tags=tags,
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")},
+            match=runs,
+            match_related={"prefect.resource.role": "deployment", "prefect.resource.id": watched},
+            for_each={"prefect.resource.id"},
+            # One end that is reported twice is told once.
+            within=dt.timedelta(seconds=watch.settled_s),
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=payload)],
+    )
+    yield AutomationCore(
+        name=name_of(namespace, "knowledge old"),
+        description=f"Tells when no drain has seen knowledge younger than {settings.knowledge_max_age_h:g} hours.",
+        tags=tags,
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={FRESH_EVENT},
+            expect={FRESH_EVENT},
+            match=ResourceSpecification({"prefect.resource.id": f"{TAG}.{namespace}"}),
+            for_each={"prefect.resource.id"},
+            within=dt.timedelta(seconds=watch.fresh_s),
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=_OLD.replace("NAMESPACE", namespace))],
+    )
+
+
+# Jinja, rendered by the server. `text` is what chat services show; the rest is for programs.
+_FAILED = """\
+{%- set message = event.resource["prefect.state-message"] or "no reason given" -%}
+{%- set state = event.resource["prefect.state-name"] -%}
+{%- set attempt = event.resource["prefect.run-count"] | int -%}
+{%- set again = state == "Crashed" and 1 <= attempt <= RESTARTS -%}
+{%- set link = flow_run | ui_url -%}
+{
+  "text": {{ ("coinswarm NAMESPACE: " ~ flow.name ~ " (" ~ flow_run.name ~ ") " ~ state ~ ": " ~ message
+    ~ (" It is scheduled again." if again else "")) | tojson }},
+  "kind": "failed-run",
+  "namespace": "NAMESPACE",
+  "flow": {{ flow.name | tojson }},
+  "state": {{ state | tojson }},
+  "message": {{ message | tojson }},
+  "attempt": {{ attempt | tojson }},
+  "scheduled_again": {{ again | tojson }},
+  "flow_run": {{ flow_run.id | string | tojson }},
+  "scheduled": {{ flow_run.expected_start_time | string | tojson }},
+  "url": {{ (link | string if link else none) | tojson }}
+}
+"""
+_OLD = """\
+{%- set last = event.payload.window | default("none") -%}
+{
+  "text": {{ ("coinswarm NAMESPACE: knowledge is old, or nobody looks. Fresh knowledge, of " ~ last
+    ~ ", was seen last at " ~ event.occurred.strftime("%Y-%m-%d %H:%M")
+    ~ " UTC. Look at the last nightly run, and whether a worker runs.") | tojson }},
+  "kind": "knowledge-old",
+  "namespace": "NAMESPACE",
+  "window": {{ last | string | tojson }},
+  "age_h_when_seen": {{ event.payload.age_h | default(none) | tojson }},
+  "last_seen": {{ event.occurred | string | tojson }}
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What `bring_automations` did.
+
+    Attributes
+    ----------
+    ids
+        Id of each automation by its name.
+    created, changed, removed
+        Names of what was not there before, of what differed, and of what is not declared any more.
+    """
+
+    ids: dict[str, UUID]
+    created: list[str]
+    changed: list[str]
+    removed: list[str]
+
+
+def bring_automations(
+    client: SyncPrefectClient, settings: Settings, deployment_ids: Mapping[str, UUID], watch: Watch | None = None
+) -> Brought:
+    """Bring all automations of the settings' namespace to the server, and the address of alerts."""
+    done = Brought({}, [], [], [])
+    webhook = _bring_webhook(settings)
+    present: dict[str, Any] = {}
+    for found in list(_ours(client, settings.namespace)):
+        # Names need not be unique: two that register at the same moment leave two of each.
+        if present.setdefault(found.name, found) is not found:
+            client.delete_automation(found.id)
+            done.removed.append(found.name)
+    for wanted in declared(settings, deployment_ids, webhook, watch):
+        found = present.pop(wanted.name, None)
+        if found is None:
+            done.ids[wanted.name] = client.create_automation(wanted)
+            done.created.append(wanted.name)
+            continue
+        done.ids[wanted.name] = found.id
+        kept = wanted.model_copy(update={"enabled": found.enabled})
+        # The server forgets what it has counted for an automation that is written again.
+        if _as_declared(found) != _as_declared(kept):
+            client.update_automation(found.id, kept)
+            done.changed.append(wanted.name)
+    for name, found in present.items():
+        client.delete_automation(found.id)
+        done.removed.append(name)
+    if webhook is None:
+        _remove_webhook(client, settings.namespace)
+    return done
+
+
+def _as_declared(automation: AutomationCore) -> dict[str, Any]:
+    fields = {"name", "description", "enabled", "tags", "trigger", "actions"}
+    return automation.model_dump(include=fields)
+
+
+def _ours(client: SyncPrefectClient, namespace: str) -> Iterator[Any]:
+    """The automations of a namespace, and those that all namespaces share."""
+    for offset in range(0, 100 * _PAGE, _PAGE):
+        page = client.read_automations(limit=_PAGE, offset=offset)
+        for found in page:
+            if found.name.startswith((name_of(namespace, ""), f"{TAG}: ")):
+                yield found
+        if len(page) < _PAGE:
+            return
+
+
+def _bring_webhook(settings: Settings) -> UUID | None:
+    if settings.webhook_url is None:
+        return None
+    from prefect.blocks.webhook import Webhook
+
+    block = Webhook(
+        url=settings.webhook_url,
+        method="POST",
+        headers={"Content-Type": "application/json"},  # type: ignore[arg-type]
+    )
+    return cast("UUID", block.save(webhook_block_name(settings.namespace), overwrite=True))
+
+
+def _remove_webhook(client: SyncPrefectClient, namespace: str) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_block_document_by_name(webhook_block_name(namespace), "webhook", include_secrets=False)
+    except ObjectNotFound:
+        return
+    if found.id is not None:
+        client.delete_block_document(found.id)

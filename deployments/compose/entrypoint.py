@@ -1,0 +1,96 @@
+"""Entry point of the project's image: passwords from files into the environment, then the command in its place.
+
+Prefect takes its secrets from the environment only, and a URL holds a password in its middle. So, before the command:
+
+* ``NAME_PASSWORD_FILE`` puts the content of a file as the password into the URL in ``NAME``;
+* ``PREFECT_..._FILE`` becomes ``PREFECT_...`` with the content of the file;
+* ``COINSWARM_..._FILE`` is read by the program itself, and dropped here where the file is empty and may be.
+
+Nothing secret is an argument, and nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+PASSWORD = "_PASSWORD_FILE"  # noqa: S105  # the end of a variable's name
+FILE = "_FILE"
+MAY_BE_EMPTY = frozenset({"COINSWARM_WEBHOOK_URL_FILE"})
+EX_CONFIG = 78
+
+
+class SecretError(Exception):
+    """A secret that is not there, with what to do about it."""
+
+
+def secret(variable: str, path: str) -> str:
+    """The one line in a file.
+
+    Raises
+    ------
+    SecretError
+        The file cannot be read, is empty, or holds several lines.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SecretError(f"{variable} names {path}, which cannot be read: {reason}") from error
+    if len(text.splitlines()) != 1:
+        raise SecretError(f"{variable} names {path}, which must hold the secret as one line")
+    return text
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with a password in it; user, host and all else stay."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    user = quote(parts.username or "", safe="")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}"))
+
+
+def filled(environment: dict[str, str]) -> dict[str, str]:
+    """The environment with the secrets that it names.
+
+    Raises
+    ------
+    SecretError
+        One of them is not there.
+    """
+    found = dict(environment)
+    for name, path in environment.items():
+        if name.endswith(PASSWORD):
+            target = name.removesuffix(PASSWORD)
+            if target not in environment:
+                raise SecretError(f"{name} is set, and {target}, the URL that it belongs to, is not")
+            found[target] = with_password(environment[target], secret(name, path))
+            del found[name]
+        elif name.startswith("PREFECT_") and name.endswith(FILE):
+            found[name.removesuffix(FILE)] = secret(name, path)
+            del found[name]
+        elif name in MAY_BE_EMPTY and Path(path).is_file() and not Path(path).read_text(encoding="utf-8").strip():
+            del found[name]
+    return found
+
+
+def main() -> None:
+    """Become the command."""
+    command = sys.argv[1:]
+    if not command:
+        sys.exit("coinswarm: the container was given no command")
+    try:
+        environment = filled(dict(os.environ))
+    except SecretError as error:
+        print(f"coinswarm: {error}. Make the secrets with deployments/compose/make-secrets.", file=sys.stderr)
+        sys.exit(EX_CONFIG)
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606  # that is its purpose
+    except FileNotFoundError:
+        sys.exit(f"coinswarm: there is no program {command[0]} in this image")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Work pools: where runs happen. A process pool is this machine's; Docker and Kubernetes pools lie anywhere.
+
+The base job templates are the files in `deployments/pools`. Nothing secret is in them, nor in the variables of a
+deployment: runs elsewhere read secrets from files that are mounted into them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from deployments import results
+from memory.errors import CoinswarmError
+from memory.settings import Settings
+
+PoolType = Literal["process", "docker", "kubernetes"]
+POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)
+TEMPLATES = Path(__file__).parent / "pools"
+_OWN = frozenset({"home", "namespace", "start_timeout_s", "prefect_api_url", "history", "data_roots", "heartbeat_s"})
+"""Settings of one machine, or that a run is told otherwise."""
+
+
+class WorkPoolError(CoinswarmError):
+    """A work pool that cannot be, or whose runs could not work with what is configured."""
+
+
+def default_pool(pool_type: PoolType) -> str:
+    """Name of the work pool of a type where none is given."""
+    return "coinswarm" if pool_type == "process" else f"coinswarm-{pool_type}"
+
+
+def checked_type(text: str) -> PoolType:
+    """A pool's type of the command line.
+
+    Raises
+    ------
+    WorkPoolError
+        There is no such type.
+    """
+    if text not in POOL_TYPES:
+        raise WorkPoolError(
+            f"there is no work pool of type {text!r}.", remedy=f"Choose one of {', '.join(POOL_TYPES)}."
+        )
+    return text
+
+
+def template(pool_type: PoolType, path: Path | None = None) -> dict[str, Any]:
+    """The base job template of a type, or the one in a file.
+
+    Raises
+    ------
+    WorkPoolError
+        The file cannot be read, or is no such template.
+    """
+    source = path or TEMPLATES / f"{pool_type}.json"
+    try:
+        found = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkPoolError(
+            f"{source} is no base job template: {error}.", remedy=f"Begin with a copy of {TEMPLATES}/{pool_type}.json."
+        ) from error
+    if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:
+        raise WorkPoolError(
+            f"{source} is no base job template: it must hold job_configuration and variables.",
+            remedy=f"Begin with a copy of {TEMPLATES}/{pool_type}.json.",
+        )
+    return found
+
+
+def job_variables(settings: Settings, pool_type: PoolType) -> dict[str, Any]:
+    """What each run of a deployment is given beside the pool's own variables: nothing secret.
+
+    A process inherits the worker's environment. Runs elsewhere are given all settings that are set here, secrets and
+    those of this machine left out, so that what is learned does not depend on where it ran.
+    """
+    environment = {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_s),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "coinswarm",
+        # Without this a run that cannot reach the server would quietly start one of its own.
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        **results.environment(settings),
+    }
+    if pool_type != "process":
+        environment |= _shared_settings(settings)
+    return {"env": environment}
+
+
+def _shared_settings(settings: Settings) -> dict[str, str]:
+    found = {}
+    for name in sorted(settings.model_fields_set - _OWN):
+        value = getattr(settings, name)
+        if value is None or isinstance(value, SecretStr):
+            continue
+        found[f"COINSWARM_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
+    return found
+
+
+def check_reach(settings: Settings, pool_type: PoolType) -> None:
+    """Refuse a pool whose runs, in containers, could not reach what is configured; a process reaches all of it.
+
+    Raises
+    ------
+    WorkPoolError
+        Names all settings that serve one machine only.
+    """
+    if pool_type == "process":
+        return
+    problems = [
+        *(_unreachable("COINSWARM_REDIS_URL", _revealed(settings.redis_url), "embedded Redis serves one machine")),
+        *(
+            _unreachable(
+                "COINSWARM_DATABASE_URL", _revealed(settings.database_url), "embedded Postgres serves one machine"
+            )
+        ),
+        *(
+            _unreachable(
+                "COINSWARM_PREFECT_API_URL", settings.prefect_api_url, "an embedded Prefect server serves one machine"
+            )
+        ),
+    ]
+    if _is_local_path(settings.archive_url):
+        problems.append("COINSWARM_ARCHIVE_URL: the archive is a folder of this machine")
+    elif "@" in urlsplit(settings.archive_url or "").netloc:
+        problems.append("COINSWARM_ARCHIVE_URL: it holds credentials, which a deployment would show")
+    if results.are_local(settings):
+        problems.append("COINSWARM_RESULTS_URL: results would stay in a container that goes")
+    if problems:
+        raise WorkPoolError(
+            f"runs of a {pool_type} pool could not work with what is configured here: {'; '.join(problems)}.",
+            remedy="Set each to a place that the containers reach, without credentials where it is no secret, or use "
+            "--type process.",
+        )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
+
+
+def _unreachable(variable: str, url: str | None, embedded: str) -> list[str]:
+    """Why containers cannot reach a server, naming the variable and never its URL, which may hold a password."""
+    if url is None:
+        return [f"{variable}: not set, and {embedded}"]
+    parts = urlsplit(url)
+    host = parts.hostname
+    if parts.scheme.startswith("unix") or host is None:
+        return [f"{variable}: a socket of this machine"]
+    if host == "localhost" or _is_loopback(host):
+        return [f"{variable}: {host} is the container itself there"]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local_path(url: str | None) -> bool:
+    return url is None or urlsplit(url).scheme in ("", "file", "local")

@@ -1,0 +1,67 @@
+"""`coinswarm backup` and `restore` at the terminal: what needs no server, and what is refused before one starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from memory.backup.manifest import FORMAT, MANIFEST, Manifest, encode_manifest, sealed
+
+CUT_MS = 1_624_324_200_123
+
+
+def put(folder: Path, **changes: Any) -> Path:
+    """A snapshot of a memory without anything in it."""
+    manifest = Manifest(
+        format=FORMAT,
+        software="1",
+        ledger_schema="0001",
+        record_schema="v1",
+        namespace="demo",
+        cut_ms=CUT_MS,
+        highest_token=7,
+        files={},
+        ledger_digest="a",
+        semantic_digest="b",
+    )
+    manifest = sealed(msgspec.structs.replace(manifest, **changes))
+    path = folder / "demo" / manifest.name
+    path.mkdir(parents=True)
+    (path / MANIFEST).write_bytes(encode_manifest(manifest))
+    return path
+
+
+def test_without_snapshots_the_list_says_where_it_looked(typed: Any, tmp_path: Path) -> None:
+    output = typed("backup", "--list", "-n", "demo", COINSWARM_HOME=str(tmp_path))
+    assert output.code == 0
+    assert "No snapshots of demo" in output.stdout
+
+
+def test_snapshots_are_listed_newest_first_with_what_is_wrong_with_one(typed: Any, tmp_path: Path) -> None:
+    old, new = put(tmp_path), put(tmp_path, cut_ms=CUT_MS + 1)
+    (old / MANIFEST).write_text("{")
+    listed = typed("backup", "--list", "--to", str(tmp_path), "-n", "demo", "--json", COINSWARM_HOME=str(tmp_path))
+    first, second = listed.json()["snapshots"]
+    assert (first["snapshot"], first["software"]) == (str(new), "1")
+    assert (second["snapshot"], "damaged" in second["problem"]) == (str(old), True)
+
+
+def test_a_folder_of_snapshots_is_none_and_the_newest_in_it_is_named(typed: Any, tmp_path: Path) -> None:
+    newest = put(tmp_path)
+    output = typed("restore", str(tmp_path / "demo"), "-n", "copy", COINSWARM_HOME=str(tmp_path / "home"))
+    assert output.code == 1
+    assert str(newest) in output.stderr
+    assert output.stderr.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_snapshot_of_newer_software_is_refused(typed: Any, tmp_path: Path) -> None:
+    path = put(tmp_path)
+    manifest = json.loads((path / MANIFEST).read_text()) | {"format": FORMAT + 1}
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    output = typed("restore", str(path), "-n", "copy", COINSWARM_HOME=str(tmp_path / "home"))
+    assert output.code == 1
+    assert "Upgrade the software" in output.stderr

@@ -1,0 +1,197 @@
+"""The exporter: what it tells of a memory, by names that alerts can rely on, whatever server is away."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import urllib.request
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+import deployments
+from deployments import metrics as exporter
+from deployments.metric_families import METRICS
+from deployments.metrics import OWN_METRICS, MetricsPortError, read_once, start_metrics
+from memory.ledger import BenchmarkMetric, Ledger
+from memory.settings import Settings
+from memory.window import Window
+
+ALERTS = Path(deployments.__file__).with_name("alerts.yml")
+NAMES = {f"{metric.name}_total" if metric.counter else metric.name for metric in METRICS} | set(OWN_METRICS)
+WORDS = {"and", "on", "or", "unless", "by", "without", "ignoring", "bool", "offset"}
+FUNCTIONS = {"absent", "delta", "increase", "rate", "time", "max", "min", "sum"}
+SERVERS = ("redis", "postgres", "prefect")
+
+
+def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Samples by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Any, name: str, **labels: str) -> float:
+    found: float = samples[name, frozenset(labels.items())]
+    return found
+
+
+# --- names -----------------------------------------------------------------------------------------------------
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for name in (*(metric.name for metric in METRICS), *OWN_METRICS):
+        assert re.fullmatch(r"coinswarm(_[a-z]+)+", name), name
+        # Base units only, at the end; `_total` and the like belong to counters and histograms, which add them.
+        assert not re.search(r"_(ms|milliseconds|minutes|hours|kb|mb|percent)(_|$)", name), name
+        assert not name.endswith(("_total", "_count", "_sum", "_bucket")), name
+        assert "timestamp" not in name or name.endswith("_timestamp_seconds"), name
+    for metric in METRICS:
+        assert metric.help.endswith("."), metric.name
+        assert all(re.fullmatch(r"[a-z]+", label) and label != "quantile" for label in metric.labels), metric.name
+
+
+def metrics_of(expression: str) -> set[str]:
+    """Names of metrics in a PromQL expression: words that are neither functions, keywords, labels nor values."""
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", " ", expression)
+    bare = re.sub(r"\b(on|by|ignoring|without)\s*\([^)]*\)", " ", bare)
+    return set(re.findall(r"[a-zA-Z_][a-zA-Z0-9_]*", bare)) - WORDS - FUNCTIONS
+
+
+def rules() -> list[dict[str, Any]]:
+    found = yaml.safe_load(ALERTS.read_text())
+    return [rule for group in found["groups"] for rule in group["rules"]]
+
+
+def test_every_metric_and_label_that_an_alert_asks_for_exists() -> None:
+    labels = {f"{metric.name}_total" if metric.counter else metric.name: set(metric.labels) for metric in METRICS}
+    for rule in rules():
+        used = metrics_of(rule["expr"])
+        assert used, rule["alert"]
+        assert used <= NAMES, (rule["alert"], used - NAMES)
+        for name, selectors in re.findall(r"(coinswarm_\w+)\{([^}]*)\}", rule["expr"]):
+            assert set(re.findall(r"(\w+)\s*(?:=|!=|=~|!~)\s*\"", selectors)) <= labels[name], rule["alert"]
+        shown = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        known = set().union(*(labels.get(name, set()) for name in used)) | {"namespace"}
+        assert shown <= known, rule["alert"]
+
+
+def test_every_alert_has_a_name_a_severity_and_something_to_do() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names) > 10
+    for rule in rules():
+        assert re.fullmatch(r"Coinswarm[A-Za-z]+", rule["alert"])
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["action"]
+
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+
+def planted(ledger: Ledger, namespace: str) -> None:
+    """A night that succeeded, one that failed, and a benchmark."""
+    window = Window.of_date(date(2021, 6, 17))
+    succeeded = ledger.runs.start("nightly", namespace, {}, window=window, lease_s=60)
+    ledger.runs.finish(succeeded, {})
+    ledger.runs.fail(ledger.runs.start("nightly", namespace, {}, window=window, lease_s=60), "Redis was away")
+    figures = [
+        BenchmarkMetric(metric="by agent: p99", value=2.5, unit="ms"),
+        BenchmarkMetric(metric="recall", value=0.99, unit="share", lower_is_better=False),
+        BenchmarkMetric(metric="queries a second", value=1000.0, unit="1/s", lower_is_better=False),
+    ]
+    ledger.benchmarks.record(namespace, succeeded, "machine", figures)
+
+
+def test_what_ledger_and_redis_hold_is_told_with_the_namespace(ledger: Ledger, configured: str) -> None:
+    planted(ledger, configured)
+    other = f"{configured}-o"
+    samples = read(read_once(Settings(), [configured, other]))
+    assert value(samples, "coinswarm_up", server="redis") == value(samples, "coinswarm_up", server="postgres") == 1
+    assert ("coinswarm_up", frozenset({("server", "prefect")})) not in samples
+    assert value(samples, "coinswarm_flow_failed", namespace=configured, flow="nightly") == 1
+    ended = value(samples, "coinswarm_flow_last_success_timestamp_seconds", namespace=configured, flow="nightly")
+    assert abs(ended - time.time()) < 60
+    assert value(samples, "coinswarm_flow_runs", namespace=configured, flow="nightly", status="failed") == 1
+    latency = {"namespace": configured, "query": "by agent", "percentile": "99"}
+    assert value(samples, "coinswarm_retrieval_latency_seconds", **latency) == pytest.approx(0.0025)
+    assert value(samples, "coinswarm_retrieval_recall_ratio", namespace=configured) == 0.99
+    for name in (configured, other):
+        assert value(samples, "coinswarm_dead_letters", namespace=name) == 0
+        assert value(samples, "coinswarm_knowledge_windows", namespace=name) == 0
+        assert value(samples, "coinswarm_inbox_oldest_age_seconds", namespace=name) == 0
+    # Of a server there is one figure, however many namespaces are told about.
+    assert sum(name == "coinswarm_redis_memory_used_bytes" for name, _ in samples) == 1
+    assert {name for name, _ in samples} <= NAMES
+
+
+def test_a_lost_redis_is_down_and_the_rest_is_told(
+    ledger: Ledger, configured: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    planted(ledger, configured)
+    monkeypatch.setenv("COINSWARM_REDIS_URL", f"unix://{tmp_path}/nobody.sock")
+    monkeypatch.setenv("COINSWARM_REDIS_TIMEOUT_S", "0.2")
+    samples = read(read_once(Settings()))
+    assert value(samples, "coinswarm_up", server="redis") == 0
+    assert value(samples, "coinswarm_up", server="postgres") == 1
+    assert value(samples, "coinswarm_flow_failed", namespace=configured, flow="nightly") == 1
+    assert not any(name == "coinswarm_dead_letters" for name, _ in samples)
+
+
+def test_a_home_where_nothing_runs_is_told_as_down_and_nothing_is_started(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for name in SERVERS:
+        (home / name).mkdir(parents=True)
+    (home / "postgres" / "18").mkdir()
+    before = sorted(home.rglob("*"))
+    samples = read(read_once(Settings(home=home, redis_url=None, database_url=None)))
+    assert [value(samples, "coinswarm_up", server=name) for name in SERVERS] == [0, 0, 0]
+    assert value(samples, "coinswarm_home_disk_free_bytes") > 0
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_server_that_hangs_costs_the_patience_and_is_down_and_is_not_asked_again_meanwhile(
+    configured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("COINSWARM_DATABASE_URL", f"postgresql://me@127.0.0.1:{port}/coinswarm")
+        collector = exporter.StateCollector(Settings(), patience_s=1.0)
+        for _ in range(2):
+            begun = time.monotonic()
+            (up,) = [family for family in collector.collect() if family.name == "coinswarm_up"]
+            assert time.monotonic() - begun < 5
+            found = {sample.labels["server"]: sample.value for sample in up.samples}
+            assert (found["redis"], found["postgres"]) == (1, 0)
+        asked, _ = silent.accept()
+        asked.close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+# --- serving ---------------------------------------------------------------------------------------------------
+
+
+def test_it_is_served_on_the_loopback_until_closed(configured: str) -> None:
+    with start_metrics(Settings(), port=0) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(server.url, timeout=30) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            assert value(read(answer.read().decode()), "coinswarm_up", server="redis") == 1
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+        with pytest.raises(MetricsPortError, match=f"{port}.*--port"):
+            start_metrics(Settings(), port=port)
+    start_metrics(Settings(), port=port).close()
+
+
+def test_an_address_of_another_machine_is_refused(configured: str) -> None:
+    with pytest.raises(MetricsPortError, match=r"192\.0\.2\.1"):
+        start_metrics(Settings(), port=0, address="192.0.2.1")

@@ -1,0 +1,124 @@
+"""The command that does a failed run again has the run's own parameters and window."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import typer.testing
+
+from deployments import cli_run
+from deployments.retrying import failures, retry_command
+from flows import FLOWS, parameters_of
+from memory.ledger import RunRecord
+from memory.window import Window
+
+BEGUN = datetime(2021, 6, 18, 0, 10, tzinfo=UTC)
+WINDOW = Window.of_date(date(2021, 6, 17))
+MINUTE = timedelta(minutes=1)
+
+
+def run(flow: str = "nightly", status: str = "FAILED", **changes: Any) -> RunRecord:
+    values: dict[str, Any] = {
+        "run_id": f"run-{flow}",
+        "namespace": "crypto",
+        "flow": flow,
+        "window": WINDOW,
+        "status": status,
+        "parameters": {},
+        "result": None,
+        "error": "StoreUnavailableError: Redis\n  was away",
+        "report_path": None,
+        "flow_run_id": None,
+        "host": "here",
+        "process_id": 7,
+        "lease_s": 60.0,
+        "started_at": BEGUN,
+        "heartbeat_at": BEGUN,
+        "finished_at": BEGUN + 9 * MINUTE,
+    }
+    return RunRecord(**{**values, **changes})
+
+
+def test_what_the_run_was_told_is_told_again() -> None:
+    given = parameters_of("nightly")(namespace="crypto", source="market", products=["BTC-USDT"])
+    found = retry_command(run(parameters=given.model_dump(mode="json")))
+    assert found is not None
+    assert shlex.split(found) == [
+        *("coinswarm", "run", "nightly", "--namespace", "crypto", "--date", "2021-06-17"),
+        *("--param", 'products=["BTC-USDT"]', "--param", "source=market"),
+    ]
+
+
+def test_a_range_is_given_as_a_range() -> None:
+    given = {"namespace": "crypto", "first": "2021-06-01", "last": "2021-06-09", "record": True, "parallel": None}
+    assert retry_command(run("backfill", window=None, parameters=given)) == (
+        "coinswarm run backfill --namespace crypto --from 2021-06-01 --to 2021-06-09 --param record=true"
+    )
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text() -> None:
+    given = {"namespace": "crypto", "agent_id": "7", "market": "a b"}
+    assert retry_command(run("train_agents", parameters=given)) == (
+        "coinswarm run train_agents --namespace crypto --date 2021-06-17 --param 'agent_id=\"7\"'"
+    )
+
+
+def test_a_flow_of_other_software_has_no_command() -> None:
+    assert retry_command(run("vanished")) is None
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_command_line_takes_the_command_and_makes_the_same_parameters_of_it(
+    flow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = parameters_of(flow)
+    needed = {
+        name: {"first": "2021-06-17", "last": "2021-06-17"}.get(name, "x")
+        for name, field in model.model_fields.items()
+        if field.is_required()
+    }
+    dated = {"date": "2021-06-17"} if "date" in model.model_fields else {}
+    given = model.model_validate({"namespace": "crypto", **dated, **needed})
+    command = retry_command(run(flow, parameters=given.model_dump(mode="json")))
+    assert command is not None
+    met: list[Any] = []
+
+    def remember(*arguments: Any) -> dict[str, Any]:
+        name, day, first, last, texts, namespace, _ = arguments
+        values = dict(text.split("=", 1) for text in texts) | {"namespace": namespace}
+        values |= {"date": day} if day else {}
+        values |= {"first": first, "last": last} if first else {}
+        met.append((name, model.model_validate(values)))
+        return {}
+
+    monkeypatch.setattr("deployments.running.run_flow", remember)
+    result = typer.testing.CliRunner().invoke(cli_run.app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert met == [(flow, given)]
+
+
+# --- which failed ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_a_deployment_can_be_retried_in_prefect() -> None:
+    (found,) = failures([run(flow_run_id="f-1")], {"f-1": True})
+    assert found.commands[0] == "prefect flow-run retry f-1"
+    assert found.commands[1].startswith("coinswarm run nightly")
+    (found,) = failures([run(flow_run_id="f-1")], {"f-1": False})
+    assert len(found.commands) == 1
+    assert found.reason == "StoreUnavailableError: Redis was away"
+
+
+def test_a_part_of_a_failed_run_follows_it_and_is_done_again_by_it() -> None:
+    part = run("consolidate_memories", started_at=BEGUN + MINUTE, finished_at=BEGUN + 8 * MINUTE)
+    later = run("prune_memories", status="DEAD", started_at=BEGUN + 60 * MINUTE, finished_at=None, process_id=9)
+    found = failures([part, run(), later, run("benchmark_memory", status="SUCCEEDED")], {})
+    assert [(each.run.flow, each.part_of) for each in found] == [
+        ("prune_memories", None),
+        ("nightly", None),
+        ("consolidate_memories", "nightly"),
+    ]
+    assert found[2].commands == ()

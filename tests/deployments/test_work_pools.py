@@ -1,0 +1,148 @@
+"""Work pools: templates, and what runs in containers can and cannot reach."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.work_pools import (
+    POOL_TYPES,
+    PoolType,
+    WorkPoolError,
+    check_reach,
+    checked_type,
+    job_variables,
+    template,
+)
+from memory.settings import Settings
+
+EVERYWHERE = {
+    "redis_url": "rediss://:hidden-1@redis.example:6379",
+    "database_url": "postgresql://coinswarm:hidden-2@db.example/coinswarm",
+    "prefect_api_url": "https://prefect.example/api",
+    "archive_url": "s3://bucket/archive",
+    "results_url": "s3://bucket/results",
+}
+OFF_MACHINE: tuple[PoolType, ...] = ("docker", "kubernetes")
+
+
+def settings(**other: Any) -> Settings:
+    """Settings that every machine can work with, unless told otherwise."""
+    return Settings(**{**EVERYWHERE, **other})
+
+
+@pytest.mark.parametrize("pool_type", POOL_TYPES)
+def test_templates_declare_each_variable_that_they_use(pool_type: PoolType) -> None:
+    found = template(pool_type)
+    used = set(re.findall(r"{{ (\w+) }}", json.dumps(found["job_configuration"])))
+    assert used == set(found["variables"]["properties"])
+
+
+@pytest.mark.parametrize("pool_type", OFF_MACHINE)
+def test_containers_read_secrets_from_files_that_are_mounted(pool_type: PoolType) -> None:
+    found = template(pool_type)
+    environment = found["variables"]["properties"]["env"]["default"]
+    folders = {str(Path(path).parent) for name, path in environment.items() if name.endswith("_FILE")}
+    assert folders == {"/run/secrets/coinswarm"}
+    assert "PREFECT_HOME" in environment, "the worker's own would be given to the container"
+    assert folders.pop() in json.dumps(found).replace(json.dumps(environment), "")
+
+
+def test_containers_of_kubernetes_are_not_root() -> None:
+    manifest = template("kubernetes")["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    assert manifest["securityContext"]["runAsNonRoot"] is True
+    assert manifest["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+@pytest.mark.parametrize("pool_type", OFF_MACHINE)
+def test_what_every_machine_reaches_is_accepted(pool_type: PoolType) -> None:
+    check_reach(settings(), pool_type)
+
+
+@pytest.mark.parametrize("pool_type", OFF_MACHINE)
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"redis_url": None}, "COINSWARM_REDIS_URL: not set, and embedded Redis"),
+        ({"database_url": None}, "COINSWARM_DATABASE_URL: not set, and embedded Postgres"),
+        ({"prefect_api_url": None}, "COINSWARM_PREFECT_API_URL: not set"),
+        ({"redis_url": "unix:///run/redis.sock"}, "COINSWARM_REDIS_URL: a socket of this machine"),
+        ({"database_url": "postgresql:///coinswarm?host=/run/postgres"}, "COINSWARM_DATABASE_URL: a socket"),
+        ({"redis_url": "redis://127.0.0.1:6379"}, "COINSWARM_REDIS_URL: 127.0.0.1 is the container itself"),
+        ({"prefect_api_url": "http://localhost:4200/api"}, "COINSWARM_PREFECT_API_URL: localhost is the container"),
+        ({"archive_url": None}, "COINSWARM_ARCHIVE_URL: the archive is a folder of this machine"),
+        ({"archive_url": "file:///srv/archive"}, "COINSWARM_ARCHIVE_URL: the archive is a folder"),
+        ({"archive_url": "s3://key:hidden-3@bucket"}, "COINSWARM_ARCHIVE_URL: it holds credentials"),
+        ({"results_url": None}, "COINSWARM_RESULTS_URL: results would stay"),
+        ({"results_url": "/srv/results"}, "COINSWARM_RESULTS_URL: results would stay"),
+        ({"results_url": "file:///srv/results"}, "COINSWARM_RESULTS_URL: results would stay"),
+    ],
+)
+def test_what_serves_one_machine_is_refused_with_the_reason(
+    pool_type: PoolType, changed: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(WorkPoolError, match=re.escape(reason)) as refused:
+        check_reach(settings(**changed), pool_type)
+    assert "hidden" not in str(refused.value)
+    assert str(refused.value).count("COINSWARM_") == 1
+
+
+def test_all_reasons_are_named_at_once() -> None:
+    with pytest.raises(WorkPoolError) as refused:
+        check_reach(Settings(), "docker")
+    assert str(refused.value).count("COINSWARM_") == 5
+
+
+def test_processes_of_this_machine_work_with_whatever_it_has() -> None:
+    check_reach(Settings(), "process")
+
+
+def test_runs_elsewhere_are_given_the_settings_that_were_made_but_no_secret() -> None:
+    given = settings(webhook_url="https://hook.example/hidden-4", learning={"min_support": 4}, late_windows=3)
+    environment = job_variables(given, "docker")["env"]
+    assert environment["COINSWARM_LEARNING"] == '{"min_support": 4}'
+    assert environment["COINSWARM_LATE_WINDOWS"] == "3"
+    assert environment["COINSWARM_ARCHIVE_URL"] == "s3://bucket/archive"
+    assert "hidden" not in json.dumps(environment)
+    assert not {"COINSWARM_REDIS_URL", "COINSWARM_HOME", "COINSWARM_PREFECT_API_URL"} & set(environment)
+
+
+def test_settings_that_are_passed_on_are_read_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(learning={"alpha": 1.0}, share_on_record=True, data_roots="/a:/b", seed=7)
+    for name, value in job_variables(given, "kubernetes")["env"].items():
+        monkeypatch.setenv(name, value)
+    there = Settings()
+    for name in ("learning", "share_on_record", "seed", "archive_url", "results_url"):
+        assert getattr(there, name) == getattr(given, name)
+
+
+def test_processes_inherit_their_settings_from_the_worker() -> None:
+    environment = job_variables(settings(late_windows=3), "process")["env"]
+    assert not [name for name in environment if name.startswith("COINSWARM_")]
+
+
+@pytest.mark.parametrize("pool_type", POOL_TYPES)
+def test_every_run_gives_signs_of_life_and_keeps_results_as_json(pool_type: PoolType) -> None:
+    environment = job_variables(settings(heartbeat_s=45), pool_type)["env"]
+    assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "45"
+    assert environment["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
+    assert all(isinstance(value, str) for value in environment.values())
+
+
+def test_an_unknown_type_is_refused_with_the_choices() -> None:
+    with pytest.raises(WorkPoolError, match="process, docker, kubernetes"):
+        checked_type("ecs")
+
+
+def test_a_template_of_ones_own_must_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "pool.json"
+    for text in ("{", "[]", '{"variables": {}}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(WorkPoolError, match=re.escape(str(path))):
+            template("docker", path)
+    path.write_text(json.dumps(template("docker")), encoding="utf-8")
+    assert template("docker", path) == template("docker")
