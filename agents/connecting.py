@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,9 @@ from agents.fitting import default_encoder
 from agents.replay import MarketReplay
 from memory import MemoryConnection
 from memory.asof import replaying
-from memory.errors import EncoderError
+from memory.errors import AccessDeniedError, EncoderError
+
+_log = logging.getLogger(__name__)
 
 Feed = MarketReplay | AsyncIterable[list[Tick]] | Iterable[list[Tick]]
 """What agents follow: a replay, which is the present while they do, or ticks from anywhere."""
@@ -75,8 +78,19 @@ async def encoder_of(mem: MemoryConnection) -> StateEncoder:
 
 
 async def register_encoder(mem: MemoryConnection, encoder: StateEncoder) -> None:
-    """Make an encoder known to the memory, with all that is needed to encode again, where it is not yet."""
-    if await mem.encoders.get(encoder.id_) is None:
-        await mem.encoders.register(
-            encoder.id_, fitted_until=encoder.fitted_until_, definition=msgspec.json.decode(encoder.to_json())
+    """Make an encoder known to the memory, with all that is needed to encode again, where it is not yet.
+
+    A Redis user who may not leaves it to the jobs, which register what they know when it is first recorded in.
+    """
+    if await mem.encoders.get(encoder.id_) is not None:
+        return
+    definition = msgspec.json.decode(encoder.to_json())
+    try:
+        await mem.encoders.register(encoder.id_, fitted_until=encoder.fitted_until_, definition=definition)
+    except AccessDeniedError:
+        _log.warning(
+            "Encoder %s is not registered in namespace %s, and this user may not register it: the jobs know it if it "
+            "is shipped, or lies in their home's encoders folder.",
+            encoder.id_,
+            mem.namespace,
         )

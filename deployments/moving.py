@@ -15,6 +15,7 @@ from deployments.console import Console, format_number
 from deployments.keeping import size_text
 from deployments.local import load_settings
 from memory import MemoryConnection
+from memory.keeping.export_folder import check_present, check_target
 from memory.keeping.moving import Selection, export_experiences, import_experiences
 from tasks.progress import announce, begin
 from tasks.workspace import open_workspace
@@ -32,6 +33,7 @@ def export(
     """Write the experiences of an agent, a product or both to a folder."""
     settings = load_settings(namespace)
     selection = Selection(agent, product, *span, encoder)
+    check_target(out.absolute())
 
     async def write(mem: MemoryConnection) -> Any:
         return await export_experiences(mem, selection, out, begin)
@@ -52,6 +54,7 @@ def export(
 def import_(namespace: str | None, folder: Path, as_agent: str | None, console: Console) -> dict[str, Any]:
     """Store what an export holds; `refused` says how many records were not taken, and why."""
     settings = load_settings(namespace)
+    check_present(folder)
 
     async def read(mem: MemoryConnection) -> Any:
         return await import_experiences(mem, folder, begin, as_agent=as_agent)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from memory.retrieval.batching import BatchedMemoryRetrieval
     from memory.retrieval.correlations import CorrelationHit
+    from memory.retrieval.freshness import Freshness
     from memory.retrieval.hits import Hit, PatternHit
     from memory.retrieval.knowledge import RegimeKnowledge
     from memory.retrieval.ranking import RelevanceWeights
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from memory.retrieval.service import MemoryRetrievalService
     from memory.retrieval.shared import SharedMemoryPool
     from memory.settings import Settings
+    from memory.store.access import uncounted
     from memory.store.message_log import MessageHistory
     from memory.store.recording import StoreReport
     from memory.window import Window
@@ -56,6 +58,7 @@ _HOMES = {
     "connect": "memory.connection",
     "ReplayClock": "memory.asof",
     "replaying": "memory.asof",
+    "uncounted": "memory.store.access",
     "MemoryConnection": "memory.connection",
     "PastMemory": "memory.connection",
     "Action": "memory.records",
@@ -71,6 +74,7 @@ _HOMES = {
     "MessageType": "memory.messages",
     "EpisodicMemory": "memory.records",
     "Estimate": "memory.learning.estimates",
+    "Freshness": "memory.retrieval.freshness",
     "MarketPhase": "memory.records",
     "PatternMemory": "memory.records",
     "PerformanceMetrics": "memory.records",
@@ -106,6 +110,7 @@ __all__ = [
     "DecisionTrace",
     "EpisodicMemory",
     "Estimate",
+    "Freshness",
     "Hit",
     "KnowledgeRead",
     "LoadBalancedMemoryRetrieval",
@@ -138,6 +143,7 @@ __all__ = [
     "WriteToken",
     "connect",
     "replaying",
+    "uncounted",
 ]
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from memory.asof import check_time
 from memory.errors import StoreUnavailableError
 from memory.retrieval.context import QuestionContext
+from memory.retrieval.freshness import Freshness, FreshnessSearch
 from memory.retrieval.near.cache import NearCache
 from memory.retrieval.service import MemoryRetrievalService
 from memory.retrieval.shared import SharedMemoryPool
+from memory.secrets import remember_url
 from memory.settings import Settings
 from memory.store.access import AccessCounters
 from memory.store.collection import Collection, EpisodicCollection, SharedCollection
@@ -34,7 +36,9 @@ from memory.store.publishing import Publisher
 from memory.store.recording import Recorder
 from memory.store.scan import Reader
 from memory.store.semantic import SemanticStore
+from memory.store.servers import named_replicas, split_urls
 from memory.store.shared import SharedStore
+from memory.store.unfinished import check_whole
 from memory.validation import validate_identifier
 
 if TYPE_CHECKING:
@@ -125,9 +129,12 @@ class MemoryConnection:
         self.settings = settings
         self.keys = Keys(namespace or settings.namespace)
         self._redis_url = redis_url or (settings.redis_url.get_secret_value() if settings.redis_url else None)
+        for url in (redis_url, *(replica_urls or ())):
+            if isinstance(url, str):
+                remember_url(url)
         self._encoder_id = None if encoder_id is None else validate_identifier(encoder_id, "encoder_id")
-        named = settings.redis_replica_urls.get_secret_value().split(",") if settings.redis_replica_urls else ()
-        self._replica_urls = tuple(url.strip() for url in (named if replica_urls is None else replica_urls))
+        named = settings.redis_replica_urls.get_secret_value() if settings.redis_replica_urls else ""
+        self._replica_urls = tuple(split_urls(named) if replica_urls is None else replica_urls)
         self.near: NearCache | None = None
         self.replicas: LoadBalancedMemoryRetrieval | None = None
         self._session: Session | None = None
@@ -159,6 +166,8 @@ class MemoryConnection:
         ------
         StoreUnavailableError, ServerUnsuitableError
             Redis cannot be reached or used.
+        RestoreUnfinishedError
+            A restore of the namespace has begun and not ended.
         EmbeddedServerError
             The embedded server does not start.
         """
@@ -173,7 +182,9 @@ class MemoryConnection:
         )
         try:
             await self.link.open()
+            await check_whole(self.link, self.keys)
         except BaseException:
+            await self.link.close()
             await self._stop_embedded()
             raise
         self._open = True
@@ -203,6 +214,28 @@ class MemoryConnection:
         """The same memory, for reading, locked to what was known at a time."""
         return PastMemory(self, check_time(as_of, "as_of"))
 
+    async def freshness(self, *, as_of: datetime | None = None, now: datetime | None = None) -> Freshness:
+        """The newest knowledge that was published: its window, and how long ago it became known; one round trip.
+
+        Of the line that answers this client's questions. `mem.at(t).freshness()` says it as of a time.
+
+        Parameters
+        ----------
+        as_of
+            Only what was known then, by the line that was read then; inside a replay it is needed, as for all
+            questions.
+        now
+            The time that the age is counted to; by default `as_of`, else the server's clock.
+
+        Raises
+        ------
+        InvalidQueryError
+            A time is not aware, or the question is not bounded inside a replay.
+        StoreUnavailableError
+            Redis cannot be reached.
+        """
+        return await self._freshness.freshness(as_of=as_of, now=now)
+
     async def health(self, announce: Callable[[str], None] | None = None) -> list[Check]:
         """Whether this memory and its Redis are well, check by check; see `memory.store.health.check_memory`."""
         from memory.store.health import check_memory
@@ -225,7 +258,8 @@ class MemoryConnection:
         from memory.retrieval.replicas import LoadBalancedMemoryRetrieval, ReplicaPolicy
 
         policy = ReplicaPolicy(max_lag_s=self.settings.replica_max_lag_s)
-        self.replicas = LoadBalancedMemoryRetrieval(self, self._replica_urls, policy=policy)
+        urls = await named_replicas(self._replica_urls, self.settings.redis_timeout_s)
+        self.replicas = LoadBalancedMemoryRetrieval(self, urls, policy=policy)
         await self.replicas.open()
         self.retrieval = self.replicas
 
@@ -270,6 +304,7 @@ class MemoryConnection:
             encoder_id=self._encoder_id,
         )
         self.retrieval = MemoryRetrievalService(self._context, settings)
+        self._freshness = FreshnessSearch(self._context)
         pool = SharedCollection(keys, self.indexes, settings.shared_retention_days)
         store = SharedStore(
             pool,
@@ -332,3 +367,8 @@ class PastMemory:
         self.retrieval = mem.retrieval.at(as_of)
         self.shared = mem.shared.at(as_of)
         self.messages = mem.messages.at(as_of)
+        self._freshness = mem._freshness.at(as_of)
+
+    async def freshness(self, *, as_of: datetime | None = None, now: datetime | None = None) -> Freshness:
+        """The newest knowledge that was published by then, and its age then; see `MemoryConnection.freshness`."""
+        return await self._freshness.freshness(as_of=as_of, now=now)

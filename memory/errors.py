@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -96,6 +97,14 @@ class StoreUnavailableError(CoinswarmError):
     """Redis or Postgres cannot be reached."""
 
 
+class RestoreUnfinishedError(StoreUnavailableError):
+    """A namespace whose restore has begun and not ended: it holds a part of a memory, which must not be asked."""
+
+
+class SnapshotError(CoinswarmError, ValueError):
+    """A snapshot that is damaged, truncated, of a newer format, or cannot be restored where it was to go."""
+
+
 class ReindexError(CoinswarmError):
     """A change of index that cannot be begun, or cannot go on, as asked."""
 
@@ -133,6 +142,25 @@ class IncompleteGenerationError(CoinswarmError):
 
 class SealedWindowError(CoinswarmError):
     """A window with neither complete experiences nor an archive; its summaries stand."""
+
+
+class BenchmarkRegressionError(CoinswarmError):
+    """Retrieval that is slower, or finds less, than it did on this machine before.
+
+    Parameters
+    ----------
+    regressions
+        Each figure beside its past, in words.
+    figures
+        All that was measured, as the flow would have returned it.
+    """
+
+    def __init__(
+        self, message: str, *, remedy: str, regressions: Sequence[str] = (), figures: Mapping[str, Any] | None = None
+    ) -> None:
+        self.regressions = tuple(regressions)
+        self.figures = dict(figures or {})
+        super().__init__(message, remedy=remedy)
 
 
 class ArchiveError(CoinswarmError):

@@ -6,12 +6,16 @@ line, the docs and the forms show.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from memory.secret_files import SecretFiles
+from memory.secrets import remember
 
 NAMESPACE_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -174,6 +178,149 @@ class Settings(BaseSettings):
         description='Settings of learning other than their defaults, as JSON: {"min_support": 4, "alpha": 1.0}.',
     )
 
+    # Everything on this machine
+    worker_runs: int = Field(
+        default=4, ge=1, le=64, description="Runs that the worker of `coinswarm up` carries out at once; others wait."
+    )
+
+    # Reports and benchmarks
+    reports_url: str | None = Field(
+        default=None,
+        pattern="^https?://[^@\\s]+$",
+        description="Address under which the folder of reports is served; artifacts in the Prefect UI link to it.",
+    )
+    benchmark_regression: float = Field(
+        default=1.6,
+        gt=1,
+        description="Times the median of past runs beyond which a latency, or a rate, fails benchmark_memory.",
+    )
+    benchmark_recall_drop: float = Field(
+        default=0.01, gt=0, lt=1, description="Recall lost against the median of past runs that fails it."
+    )
+    benchmark_min_runs: int = Field(
+        default=5, ge=2, description="Comparable past runs that it takes to call a figure a regression."
+    )
+    benchmark_runs: int = Field(
+        default=20, ge=2, le=1000, description="Latest comparable runs that a figure is compared with."
+    )
+    benchmark_size_factor: float = Field(
+        default=2.0, ge=1, description="Runs compare that searched at most so many times the experiences of the other."
+    )
+    benchmark_machine: str | None = Field(
+        default=None,
+        pattern="^[A-Za-z0-9 ._@()/-]{1,120}$",
+        description="Machine under whose name figures compare; host, processor and cores where empty (set it in pods).",
+    )
+
+    # Keeping
+    keep_prefect_days: int = Field(
+        default=30, ge=1, description="Runs that ended longer ago leave Prefect's database, with their artifacts, days."
+    )
+    keep_runs_days: int = Field(
+        default=90,
+        ge=1,
+        description="Runs that ended longer ago leave the ledger, where nothing that was learned names them, days.",
+    )
+    keep_replaced_days: int = Field(
+        default=30,
+        ge=1,
+        description="Generations, summaries and archived files stay this long after they were replaced, days.",
+    )
+    keep_benchmarks_days: int = Field(
+        default=730, ge=1, description="Figures of older benchmarks leave the ledger, days."
+    )
+    keep_reports_days: int = Field(
+        default=365, ge=1, description="Nightly reports written longer ago are removed, days."
+    )
+    keep_logs_days: int = Field(default=30, ge=1, description="Logs put aside longer ago are removed, days.")
+    keep_training_days: int = Field(
+        default=30, ge=1, description="What unfinished trainings left goes when nothing touched it so long, days."
+    )
+    keep_evaluation_days: int = Field(
+        default=90, ge=1, description="Staged results of an evaluation go when nothing touched them so long, days."
+    )
+    keep_results_days: int = Field(
+        default=30, ge=1, description="Results of Prefect's tasks that were kept longer ago are removed, days."
+    )
+
+    # Backup
+    backup_url: str | None = Field(
+        default=None,
+        pattern=r"^(file://)?[^@\s]+$",
+        description="Folder that snapshots are written to, best on another disk; `backups` in the home where empty.",
+    )
+    backup_keep: int = Field(
+        default=7, ge=1, description="Snapshots kept of a memory; the oldest goes once a new one was verified."
+    )
+
+    # Deployments
+    webhook_url: SecretStr | None = Field(
+        default=None,
+        description="Where alerts are sent (POST, JSON with a `text`, as chat services take it); none where empty.",
+    )
+    results_url: str | None = Field(
+        default=None,
+        pattern="^[^@]+$",
+        description="Where Prefect keeps results: a folder, an fsspec URL (credentials come from the environment), or "
+        "block:TYPE/NAME; Prefect's own folder where empty.",
+    )
+    heartbeat_s: int = Field(
+        default=60,
+        ge=30,
+        le=600,
+        description="Seconds between the signs of life of a run; one that misses four of them is marked as crashed.",
+    )
+    crash_restarts: int = Field(
+        default=2, ge=0, le=10, description="How often a crashed run of a deployment is scheduled again by itself."
+    )
+
+    # Security
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="Folders beside the home that paths in flow parameters may lead to, separated by colons; history "
+        "and samples may be read anyway.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Part of pydantic-settings: arguments, then the environment, then files of secrets that it names."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("data_roots")
+    @classmethod
+    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.expanduser().absolute() for path in value)
+
+    @model_validator(mode="after")
+    def _remember_secrets(self) -> Settings:
+        for name in type(self).model_fields:
+            secret = getattr(self, name)
+            if isinstance(secret, SecretStr):
+                remember(secret)
+        return self
+
+    # Operation
+    knowledge_max_age_h: float = Field(
+        default=26.0,
+        gt=0,
+        description="Hours after which published knowledge is too old: a night and two hours for it to be worked on.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines of logs: for people, or one JSON object each."
+    )
+
     @field_validator("home")
     @classmethod
     def _expand(cls, value: Path) -> Path:
@@ -190,6 +337,13 @@ class Settings(BaseSettings):
     def archive_location(self) -> str:
         """fsspec URL of the archive."""
         return self.archive_url or f"file://{self.home / 'archive'}"
+
+    @property
+    def backups_path(self) -> Path:
+        """Folder of the snapshots, one folder in it for each namespace."""
+        if self.backup_url is None:
+            return self.home / "backups"
+        return Path(self.backup_url.removeprefix("file://")).expanduser().absolute()
 
     @property
     def policies_path(self) -> Path:

@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from memory import embedded
 if TYPE_CHECKING:
     from memory import MemoryConnection
     from memory.ledger import Ledger
+    from memory.store.acl import User
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,45 @@ def prefect_server(servers: Servers) -> Iterator[str]:
             send_what_waits()
 
 
+@pytest.fixture(scope="session")
+def as_user(servers: Servers) -> Iterator[Callable[[User], str]]:
+    """The shared Redis's URL as a user with the rights that `coinswarm acl` gives it."""
+    from memory.store.acl import password_hash
+    from memory.store.servers import with_credentials
+
+    made = set()
+    with redis.Redis.from_url(servers.redis_url) as admin:
+
+        def make(user: User) -> str:
+            password = f"password-of-{user.name}"
+            admin.execute_command("ACL", "SETUSER", user.name, "reset", "on", password_hash(password), *user.rules())
+            made.add(user.name)
+            return with_credentials(servers.redis_url, user.name, password)
+
+        yield make
+        for name in made:
+            admin.execute_command("ACL", "DELUSER", name)
+
+
+@pytest.fixture(scope="session")
+def as_jobs(as_user: Callable[[User], str]) -> Callable[[str], str]:
+    """The shared Redis's URL as the user of a namespace's jobs, and of those whose names go on from its with a dash."""
+    from memory.store.acl import Permission, users
+
+    def make(namespace: str) -> str:
+        jobs = users(namespace)[0]
+        return as_user(replace(jobs, root=Permission(jobs.root.commands, (*jobs.root.keys, f"~{namespace}-*"))))
+
+    return make
+
+
 @pytest.fixture
-def configured(servers: Servers, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The environment of a process that works in a namespace of its own; returns the namespace."""
+def configured(
+    servers: Servers, as_jobs: Callable[[str], str], namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The environment of a process that works in a namespace of its own, as its jobs; returns the namespace."""
     monkeypatch.setenv("COINSWARM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COINSWARM_REDIS_URL", servers.redis_url)
+    monkeypatch.setenv("COINSWARM_REDIS_URL", as_jobs(namespace))
     monkeypatch.setenv("COINSWARM_DATABASE_URL", servers.database_url)
     monkeypatch.setenv("COINSWARM_NAMESPACE", namespace)
     return namespace

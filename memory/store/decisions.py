@@ -7,7 +7,7 @@ pruned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,7 @@ class _Packed(msgspec.Struct, array_like=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(_Packed)
+_LINE = _Packed.__struct_fields__.index("line")
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +281,27 @@ def unpack_trace(packed: bytes) -> DecisionTrace:
         draw=content.draw,
         probabilities=content.probabilities,
     )
+
+
+def trace_of_line(packed: bytes, renamed: Callable[[str], str]) -> bytes:
+    """A stored trace whose line has another name, all else byte by byte as it was; one that cannot be read stays."""
+    try:
+        content = msgspec.msgpack.decode(packed)
+    except msgspec.DecodeError:
+        return packed
+    if not isinstance(content, list) or len(content) <= _LINE or not isinstance(content[_LINE], str):
+        return packed
+    content[_LINE] = renamed(content[_LINE])
+    return _encoder.encode(content)
+
+
+def trace_key_parts(packed: bytes) -> tuple[str, str, int, str] | None:
+    """What the key of the experience says that a stored trace is of (`Keys.episodic`); None where it cannot be read."""
+    try:
+        content = _decoder.decode(packed)
+    except msgspec.DecodeError:
+        return None
+    return content.agent_id, content.product_id, content.timestamp_ms, content.decision_id
 
 
 def _packed_memories(reads: Sequence[MemoryRead]) -> tuple[tuple[str, float, int], ...]:

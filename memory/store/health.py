@@ -377,7 +377,7 @@ async def _dead_letters(mem: OpenMemory) -> list[Check]:
     listed = "; ".join(f"{times:,} x {field}, such as: {reason}" for field, times, reason in reasons)
     full = count >= mem.settings.dead_letter_limit
     seen = f"{count:,}{', as many as are kept: older ones are gone' if full else ''} ({listed})"
-    return [warn("dead letters", seen, "Correct the cause, then replay them: mem.dead_letters.replay().")]
+    return [warn("dead letters", seen, "Correct the cause, then 'coinswarm deadletters retry --all'.")]
 
 
 # --- words -----------------------------------------------------------------------------------------------------

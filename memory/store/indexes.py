@@ -283,6 +283,22 @@ class Indexes:
             await self._adopt(encoder_id)
         return missing
 
+    async def restore_shadow(self, family: Family, encoder_id: str) -> list[str]:
+        """As `restore`, for the index that is kept beside the one in use while it is changed; none where it is not."""
+        rules = await self.rules(family, encoder_id)
+        if rules is None or rules.shadow is None:
+            return []
+        shadow = rules.shadow
+        await create_where_missing(self._link, create_main(family, shadow))
+        if shadow.partitioned:
+            await self.partitions.create(shadow, sorted(await self.partitions.reload(shadow)))
+        await self.wait_until_built([shadow.name])
+        return [shadow.name]
+
+    async def point_aliases(self, encoder_id: str) -> None:
+        """Point the aliases at what there is of an encoder's indexes; nothing is built."""
+        await self._adopt(encoder_id)
+
     async def wait_until_built(self, names: list[str]) -> None:
         """Return once all of some indexes hold all that is stored."""
         for name in names:

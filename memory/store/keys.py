@@ -171,6 +171,10 @@ class Keys:
         """Key of the times at which a knowledge line was published, by kind."""
         return f"{self.namespace}:semantic_publications:{line}"
 
+    def semantic_windows(self, kind: str, line: str) -> str:
+        """Key of the windows that a kind of a knowledge line was published through, by when each became known."""
+        return f"{self.namespace}:semantic_windows:{kind}:{line}"
+
     def semantic_stamp(self, line: str) -> str:
         """Key of a digest of a line's list of versions: it tells readers whether anything was published."""
         return f"{self.namespace}:semantic_stamp:{line}"
@@ -218,6 +222,11 @@ class Keys:
     def fence(self) -> str:
         """Key of the highest fencing token that has written."""
         return f"{self.namespace}:fence"
+
+    @property
+    def restoring(self) -> str:
+        """Key of what a restore that has not finished leaves word of; there is none in a whole memory."""
+        return f"{self.namespace}:restoring"
 
     @property
     def on_disk(self) -> str:

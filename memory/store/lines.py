@@ -16,6 +16,7 @@ from memory.store.fence import Fence
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import Command, Read, RedisLink
+from memory.store.published_windows import drop_windows
 from memory.store.staging import document_key, stored_versions, unlink_commands
 from memory.validation import validate_identifier, validate_timestamp
 
@@ -152,7 +153,8 @@ async def drop_line(link: RedisLink, keys: Keys, fence: Fence, line: str, token:
                 keys.semantic_stamp(line),
                 keys.semantic_publications(line),
                 keys.memory_aliases(line),
-            )
+            ),
+            drop_windows(keys, line),
         ]
         current = await read("HGETALL", keys.current_line)
         for encoder_id in (name.decode() for name in await read("SMEMBERS", keys.encoders)):

@@ -14,20 +14,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError, WatchError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from memory.embedded.checks import judge_redis
 from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
 from memory.store.answers import redis_facts, sections
+from memory.store.cluster import check_cluster
 from memory.store.durability import DISK_TIMEOUT_S, wait_for_disk
-from memory.store.refusals import LOST, is_busy, is_refused_user, takes_no_writes, translated, unreachable
+from memory.store.refusals import LOST, is_busy, no_answer, refused_connection, takes_no_writes, translated, unreachable
 from memory.store.scripts import Command, Script, with_scripts
+from memory.store.servers import URL_FORMS, address_of, connection_pool, database_of
 from memory.store.wire_pool import SHAREABLE, WirePool
 
 __all__ = [
@@ -59,7 +57,7 @@ class RedisLink:
     Parameters
     ----------
     url
-        ``redis://``, ``rediss://`` or ``unix://``.
+        ``redis://``, ``rediss://``, ``unix://`` or, of Sentinel, ``redis+sentinel://``.
     max_connections
         Size of the pool of connections for blocking commands and transactions; further callers wait for one, up to
         the deadline.
@@ -95,25 +93,12 @@ class RedisLink:
             the user, the password or the database of the URL.
         """
         try:
-            pool = BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=self._max_connections,
-                timeout=None,
-                protocol=3,
-                socket_timeout=None,
-                socket_connect_timeout=self.timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                **(
-                    {}
-                    if self._url.startswith("unix://")
-                    else {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
-                ),
-            )
-        except ValueError as error:
+            pool = connection_pool(self._url, size=self._max_connections, connect_timeout_s=self.timeout_s)
+        except ValueError:  # What it says may hold a part of the password.
             raise ServerUnsuitableError(
-                f"the Redis URL cannot be read: {error}.",
-                remedy="Use redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/redis.sock.",
-            ) from error
+                "the Redis URL cannot be read.",
+                remedy=f"Write it as {URL_FORMS}, and what is special in a password as %40 for @.",
+            ) from None
         self._client = Redis.from_pool(pool)
         # Answers come as the server sends them, whatever the client's version makes of them.
         self._client.response_callbacks.clear()
@@ -143,10 +128,7 @@ class RedisLink:
     @property
     def address(self) -> str:
         """Where the server is, without user and password."""
-        parts = urlsplit(self._url)
-        if parts.scheme == "unix":
-            return f"unix://{parts.path}"
-        return f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"
+        return address_of(self._url)
 
     async def _check_server(self) -> None:
         try:
@@ -154,8 +136,10 @@ class RedisLink:
             modules = await self.execute("MODULE", "LIST")
         except AccessDeniedError:
             return  # A restricted user: whoever set it up has chosen the server.
-        database = int(self._lines()[0].connection_pool.connection_kwargs.get("db") or 0)
-        judge_redis(redis_facts(info, modules, database), self.address)
+        facts = redis_facts(info, modules, database_of(self._lines()[0].connection_pool))
+        judge_redis(facts, self.address)
+        if facts.cluster:
+            await check_cluster(self)
 
     @property
     def connections_opened(self) -> int:
@@ -358,16 +342,10 @@ class RedisLink:
                     raise error
                 return await operation(deadline)
             except TimeoutError as error:
-                raise StoreUnavailableError(
-                    f"Redis at {self.address} did not answer within {limit_s:g} s.",
-                    remedy="Check that it runs and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
-                ) from error
+                raise no_answer(self.address, limit_s) from error
             except LOST as error:
-                if is_refused_user(error):
-                    raise ServerUnsuitableError(
-                        f"the Redis server at {self.address} refused the user or password.",
-                        remedy="Correct them in COINSWARM_REDIS_URL.",
-                    ) from error
+                if (refused := refused_connection(error, self.address)) is not None:
+                    raise refused from error
                 if self._client is None:
                     raise self._not_open() from error
                 if not retry or loop.time() + delay_s >= deadline:

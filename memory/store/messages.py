@@ -30,7 +30,7 @@ from memory.messages import (
     validate_message,
 )
 from memory.records import from_ms, to_ms
-from memory.store.dead_letters import MESSAGES, DeadLetters
+from memory.store.dead_letters import DeadLetters
 from memory.store.keys import Keys
 from memory.store.link import Command, RedisLink
 from memory.store.message_bell import MessageBell
@@ -308,12 +308,11 @@ class Messages(MessageLog):
             Letters to hand out; all where None.
         """
         done = 0
-        for letter in await self._dead_letters.read():
-            origin, _, reader = letter.origin.partition(":")
-            if origin != MESSAGES or not reader or (entry_ids is not None and letter.entry_id not in entry_ids):
+        for letter in await self._dead_letters.read(entry_ids=entry_ids):
+            if not letter.is_message or letter.reader is None:
                 continue
             message = unpack_message(letter.packed)
-            mailbox = self._mailbox(letter.agent_id, message.run_id, reader, LEASE)
+            mailbox = self._mailbox(letter.agent_id, message.run_id, letter.reader, LEASE)
             await self._link.pipeline(mailbox.returning(message, letter.packed), transaction=True)
             done += await self._dead_letters.drop([letter.entry_id])
         return done

@@ -30,6 +30,7 @@ from memory.store.publications import (
     checked_kinds,
     snapshots_of,
 )
+from memory.store.published_windows import PublishedWindows, snapshot_commands, windows_commands
 from memory.store.staging import (
     UNLINK_SIZE,
     Document,
@@ -90,6 +91,8 @@ class _Plan:
     aliases: dict[str, str]
     encoder_id: str | None = None
     adopt: bool = True
+    windows: list[Command] = field(default_factory=list)
+    """What notes the windows, or snapshots, that are published."""
     gone: set[VersionKey] = field(default_factory=set)
     """Versions that have expired."""
     stamp: Stamp = field(default_factory=lambda: Stamp(""))
@@ -121,10 +124,12 @@ class Publisher:
         horizon: datetime | None,
         aliases: Mapping[str, str] | None,
         *,
+        windows: PublishedWindows | None,
         adopt: bool,
     ) -> PublishReport:
         """Publish changes of memories; see `SemanticStore.publish_versions`."""
         wanted = checked_kinds(kinds)
+        noted = {kind: known for kind, known in (windows or {}).items() if kind in wanted}
         since_ms = None if since is None else ms_rounded_up(since)
         horizon_ms = None if horizon is None else ms_rounded_up(horizon)
         held = await hold(self._link, self._keys, self._fence, line, token, whole=since_ms is None)
@@ -138,6 +143,7 @@ class Publisher:
                 for kind, times in held.times.items()
             },
             aliases=held.aliases if aliases is None else dict(aliases),
+            windows=windows_commands(self._keys, line, noted),
             adopt=adopt,
         )
         staging = Staging(self._link, self._keys, self._fence, line, token, live=held.live)
@@ -212,6 +218,7 @@ class Publisher:
                 result = republish(History(own, tuple(sorted(times))), snapshots[kind], replace_from_ms=replace_from_ms)
                 plan.after.update(result.versions)
                 plan.times[kind] = set(result.times)
+            plan.windows = snapshot_commands(self._keys, line, wanted, snapshots, replace_from_ms)
             staging = Staging(self._link, self._keys, self._fence, line, token, live=held.live)
             await self._stage_contents(staging, held, plan.after, contents, line)
             try:
@@ -281,6 +288,7 @@ class Publisher:
         times = time_fields(held.times, held.expired), time_fields(plan.times, plan.expired)
         commands += hash_commands(keys.semantic_publications(line), *times)
         commands += hash_commands(keys.memory_aliases(line), held.aliases, plan.aliases)
+        commands += plan.windows
         if plan.encoder_id is not None and plan.adopt:
             commands.append(("HSETNX", keys.current_line, plan.encoder_id, line))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -19,12 +21,13 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from memory.errors import AccessDeniedError, StoreUnavailableError
+from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
 
 LOST = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError, asyncio.IncompleteReadError)
 """The connection failed, or could not be opened."""
-RIGHTS = "docs/operations.md lists all rights that are needed."
+RIGHTS = "coinswarm acl makes users with all rights that they need."
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "RECORD_LAYER_FAILURE")
 _SHOWN = 200
 _ANNOTATION = " of pipeline caused error: "
 _COMMAND_DENIED = re.compile(r"User (\S+) has no permissions to run the '([^']+)' command")
@@ -41,10 +44,37 @@ def takes_no_writes(error: BaseException) -> bool:
     return isinstance(error, ReadOnlyError | MasterDownError)
 
 
-def is_refused_user(error: BaseException) -> bool:
-    """Whether the server does not know the user or password."""
-    # While connecting, the client wraps what the server said.
-    return isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError)
+def refused_connection(error: BaseException, address: str) -> ServerUnsuitableError | None:
+    """The error of a caller whose connections are refused and will be: by whom, and why; None for any other failure."""
+    # While connecting, the client wraps what the server or the TLS layer said.
+    reasons = (error, error.__cause__, error.__context__)
+    if any(isinstance(reason, AuthenticationError) for reason in reasons):
+        return ServerUnsuitableError(
+            f"the Redis server at {address} refused the user or password.",
+            remedy="Correct them in COINSWARM_REDIS_URL, or in the file that COINSWARM_REDIS_URL_FILE names.",
+        )
+    untrusted = next((reason for reason in reasons if isinstance(reason, ssl.SSLCertVerificationError)), None)
+    if untrusted is not None:
+        return ServerUnsuitableError(
+            f"the certificate of the Redis server at {address} is not trusted: {untrusted.verify_message.rstrip('.')}.",
+            remedy="Name its authority in the URL (?ssl_ca_certs=/path/ca.pem), and its host as its certificate does.",
+        )
+    tls = next((reason for reason in reasons if isinstance(reason, ssl.SSLError)), None)
+    if tls is not None and tls.reason in _NO_TLS:
+        return ServerUnsuitableError(
+            f"the Redis server at {address} does not speak TLS with this client ({tls.reason}).",
+            remedy="Use redis:// where it speaks none; else see which versions it takes, and whether it asks for ours.",
+        )
+    return None
+
+
+def no_answer(address: str, limit_s: float) -> StoreUnavailableError:
+    """The error of a caller whose deadline passed before an answer came."""
+    speaks = ", speaks TLS" if address.startswith("rediss") else ""  # One that speaks none waits for more, as we do.
+    return StoreUnavailableError(
+        f"Redis at {address} did not answer within {limit_s:g} s.",
+        remedy=f"Check that it runs{speaks} and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
+    )
 
 
 def unreachable(error: BaseException, address: str) -> StoreUnavailableError:
@@ -53,6 +83,11 @@ def unreachable(error: BaseException, address: str) -> StoreUnavailableError:
         return StoreUnavailableError(
             f"Redis at {address} is still reading its data.",
             remedy="Ask again when it has, or raise COINSWARM_REDIS_TIMEOUT_S: millions of records take minutes.",
+        )
+    if isinstance(error, MasterNotFoundError):
+        return StoreUnavailableError(
+            f"no Sentinel of {address} answers, or knows a primary of that service that is up.",
+            remedy="Check that they run, and their configuration's name of the service (SENTINEL MASTERS).",
         )
     if "max number of clients" in f"{error} {error.__cause__}":
         return StoreUnavailableError(
@@ -116,7 +151,7 @@ def _denied(said: str, address: str) -> AccessDeniedError:
     if "access a key" in said:
         return AccessDeniedError(
             f"the user of Redis at {address} may not use a key or an index that it needs.",
-            remedy=f"Give it all keys of its namespace there: ACL SETUSER USER ~NAMESPACE:*; {RIGHTS}",
+            remedy=f"Use the user that is meant for this, or give it the key there (ACL SETUSER USER ~KEY); {RIGHTS}",
         )
     return AccessDeniedError(
         f"the user of Redis at {address} lacks a right: {said[:_SHOWN].rstrip('.')}.",

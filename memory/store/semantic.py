@@ -14,11 +14,13 @@ from memory.store.fence import Fence
 from memory.store.indexes import Indexes
 from memory.store.keys import Keys
 from memory.store.link import RedisLink
+from memory.store.manifest import read_manifest
 from memory.store.publications import ALL_KINDS, Publication, SemanticVersion, expected_contents
+from memory.store.published_windows import PublishedWindows
 from memory.store.publishing import Publisher, PublishReport
 from memory.store.semantic_lines import SemanticLines
 from memory.store.snapshots import READ_SIZE, Snapshots, unpack_document, valid_at
-from memory.store.staging import Document, document_key
+from memory.store.staging import Document, document_key, remove_leftovers
 from memory.store.versions import VersionKey, Versions
 from memory.validation import validate_choice, validate_identifier
 
@@ -151,6 +153,7 @@ class SemanticStore(SemanticLines):
         since: datetime | None,
         horizon: datetime | None,
         aliases: Mapping[str, str] | None = None,
+        windows: PublishedWindows | None = None,
         adopt: bool = True,
     ) -> PublishReport:
         """Replace what happened to memories from a time on, in one step; the past that has expired goes with it.
@@ -177,6 +180,9 @@ class SemanticStore(SemanticLines):
             they began.
         aliases
             Ids that memories of the line had before, with those that they have: all that there are. None leaves them.
+        windows
+            By kind, when each window that the line is published through became known: all that there are of a kind
+            that is named. `MemoryConnection.freshness` answers from them.
         adopt
             Make this the line that is read for its encoder where there is none yet.
 
@@ -196,7 +202,7 @@ class SemanticStore(SemanticLines):
         version that is new or ends, during which nobody else is served.
         """
         return await self._open_publisher().publish_versions(
-            versions, line, kinds, token, since, horizon, aliases, adopt=adopt
+            versions, line, kinds, token, since, horizon, aliases, windows=windows, adopt=adopt
         )
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -276,6 +282,15 @@ class SemanticStore(SemanticLines):
     async def leftovers(self, line: str) -> list[str]:
         """Keys of the documents that a killed publication of a line left: nobody reads them, the next removes them."""
         return await self._contents.leftovers(line)
+
+    async def remove_leftovers(self, line: str, *, token: int) -> int:
+        """Remove the documents that `leftovers` names, and return how many there were; FencedOutError if overtaken.
+
+        To be called by who holds the namespace: a publication that is under way would have to begin again.
+        """
+        self._check_open()
+        listed = await read_manifest(self._link, self._keys, line)
+        return await remove_leftovers(self._link, self._keys, self._fence, line, token, listed)
 
     # --- access ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from memory.store.keys import Keys
 from memory.store.lines import Succession, drop_line, take_over
 from memory.store.link import RedisLink
 from memory.store.manifest import horizon_of
+from memory.store.published_windows import PublishedWindows, published_windows
 from memory.store.semantic_contents import SemanticContents
 
 
@@ -107,6 +108,10 @@ class SemanticLines:
         """Ids that memories of a line had before, with those that they have; sorted."""
         answer = await self._link.execute("HGETALL", self._keys.memory_aliases(line))
         return {old.decode(): new.decode() for old, new in sorted(answer.items())}
+
+    async def windows(self, line: str) -> PublishedWindows:
+        """By kind, when each window that a line was published through became known; without snapshots."""
+        return await published_windows(self._link, self._keys, line)
 
     async def stamp(self, line: str) -> str | None:
         """What the last publication of a line stamped it with (`PublishReport.stamp`); None where there is none.

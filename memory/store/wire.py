@@ -26,6 +26,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, InvalidResponse, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from memory.store.sentinel import server_url
+
 READ_BUFFER_BYTES = 1 << 18
 """Taken from the socket at once; an answer of ten experiences with their vectors is about 20 kB."""
 KEPT_BUFFER_BYTES = 1 << 20
@@ -86,7 +88,7 @@ class WireConnection(asyncio.BufferedProtocol):
         ----------
         url
             ``redis://``, ``rediss://`` or ``unix://``, with the options that redis-py reads from it: user, password,
-            db, client_name, ssl_* (certificates), socket_keepalive.
+            db, client_name, ssl_* (certificates), socket_keepalive. Or one of Sentinel (`memory.store.sentinel`).
         timeout_s
             Deadline in seconds.
         on_push
@@ -103,11 +105,13 @@ class WireConnection(asyncio.BufferedProtocol):
         ValueError
             The URL cannot be read.
         """
-        # redis-py reads URLs and their many TLS options; the connection object is never connected.
-        described = BlockingConnectionPool.from_url(url, protocol=3).make_connection()  # type: ignore[no-untyped-call]
         connection: WireConnection | None = None
         try:
             async with asyncio.timeout(timeout_s):
+                # redis-py reads URLs and their many TLS options; the connection object is never connected.
+                described = BlockingConnectionPool.from_url(  # type: ignore[no-untyped-call]
+                    await server_url(url, timeout_s), protocol=3
+                ).make_connection()
                 connection = await cls._connect(described, on_push, on_close)
                 await connection._greet(described)
         except BaseException as error:

@@ -442,7 +442,7 @@ async def test_dead_letters_are_counted_by_the_field_at_fault(mem: MemoryConnect
     assert check.status is CheckStatus.WARN
     assert check.seen.startswith("4 (3 x reward, such as: ")
     assert "1 x regime" in check.seen
-    assert "replay" in check.remedy
+    assert "deadletters retry" in check.remedy
 
 
 async def test_a_full_list_of_dead_letters_says_that_older_ones_are_gone(

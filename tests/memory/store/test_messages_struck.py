@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import os
 import random
-import re
 import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +18,9 @@ import pytest
 import memory
 from memory import AgentMemoryMessage, MemoryConnection, Settings
 from memory.errors import AccessDeniedError, StoreUnavailableError
+from memory.store.acl import users
 
 LEASE = timedelta(seconds=1)
-OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 DEADLINE_S = 30.0
 
 
@@ -213,13 +211,11 @@ async def test_an_acknowledgement_that_was_lost_with_the_server_hands_nothing_ou
 
 
 async def test_rights_keep_an_agent_to_its_own_stream_and_mailbox(own_redis: Any, namespace: str) -> None:
-    listed = re.search(r"^ACL SETUSER tells (.*?)\n\n", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
-    assert listed is not None
-    rights = listed[1].replace("default:", f"{namespace}:").replace("AGENT", "hold").replace("PASSWORD", "pw").split()
+    *_, hold = users(namespace, ["hold"])
     async with memory.connect(redis_url=own_redis.url, namespace=namespace) as admin:
         await admin.messages.send(told("storm"))
         await admin.link.execute("XADD", admin.keys.messages("regime", "live"), "*", "c", "no message")
-        await admin.link.execute("ACL", "SETUSER", "hold", "reset", *rights)
+        await admin.link.execute("ACL", "SETUSER", "hold", "reset", "on", ">pw", *hold.rules())
         url = own_redis.url.replace("unix://", "unix://hold:pw@")
         async with memory.connect(redis_url=url, namespace=namespace) as mem:
             assert [message.insight async for message in mem.messages.read("hold", wait=False)] == ["storm"]

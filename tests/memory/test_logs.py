@@ -1,0 +1,141 @@
+"""What log lines say of the work that they are about, for people and for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memory import logs, secrets
+from memory.logs import (
+    ContextFilter,
+    JsonFormatter,
+    TextFormatter,
+    UiFormatter,
+    file_handler,
+    line_formatter,
+    log_context,
+)
+
+Emit = Callable[..., str]
+
+
+@pytest.fixture
+def line() -> Emit:
+    """Logs a message through a formatter, and returns the line."""
+
+    def emit(formatter: logging.Formatter, message: str, *args: object, **kwargs: object) -> str:
+        lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
+        handler.setFormatter(formatter)
+        handler.addFilter(ContextFilter())
+        logger = logging.Logger("coinswarm.test")
+        logger.addHandler(handler)
+        logger.info(message, *args, **kwargs)  # type: ignore[arg-type]
+        (only,) = lines
+        return only
+
+    return emit
+
+
+def test_a_line_for_people_ends_in_what_it_is_about(line: Emit) -> None:
+    with log_context(flow="nightly", namespace="default", window="2021-06-17", run_id="ab12"):
+        text = line(TextFormatter(), "read %d rows", 3)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO     coinswarm\.test \| read 3 rows \| "
+        r"flow=nightly namespace=default window=2021-06-17 run_id=ab12",
+        text,
+    )
+
+
+def test_a_line_for_programs_is_one_json_object(line: Emit) -> None:
+    with log_context(namespace="default", partition="replay-QUIET"):
+        text = line(JsonFormatter(), 'two\nlines and "quotes"')
+    assert "\n" not in text
+    found = json.loads(text)
+    assert (found["message"], found["level"], found["logger"]) == ('two\nlines and "quotes"', "INFO", "coinswarm.test")
+    assert (found["namespace"], found["partition"]) == ("default", "replay-QUIET")
+    assert "flow" not in found
+
+
+def test_the_ui_is_told_what_it_does_not_show_itself(line: Emit) -> None:
+    with log_context(flow="nightly", namespace="default", window="2021-06-17", run_id="0123456789abcdef"):
+        assert line(UiFormatter(), "done") == "done  [namespace=default window=2021-06-17 run_id=01234567]"
+    assert line(UiFormatter(), "done") == "done"
+
+
+def test_an_inner_block_adds_and_takes_away_and_ends(line: Emit) -> None:
+    with log_context(flow="nightly", task="fold"):
+        with log_context(flow="prune_memories", task=None):
+            assert logs.logged_fields() == {"flow": "prune_memories"}
+        assert logs.logged_fields() == {"flow": "nightly", "task": "fold"}
+    assert logs.logged_fields() == {}
+    with pytest.raises(ValueError, match="colour"), log_context(colour="red"):
+        pass
+
+
+async def test_tasks_that_run_side_by_side_keep_their_own(line: Emit) -> None:
+    async def work(window: str) -> str:
+        with log_context(window=window):
+            await asyncio.sleep(0)
+            return line(UiFormatter(), "x")
+
+    assert await asyncio.gather(work("a"), work("b")) == ["x  [window=a]", "x  [window=b]"]
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), UiFormatter(), JsonFormatter()])
+def test_no_secret_is_written_in_messages_or_tracebacks(line: Emit, formatter: logging.Formatter) -> None:
+    secrets.remember("redis://user:c4nary-secret@host:6379")
+    try:
+        raise OSError("c4nary-secret was refused by postgresql://me:other-pass@host/db")
+    except OSError:
+        text = line(formatter, "at %s", "redis://user:c4nary-secret@host", exc_info=True)
+    assert "OSError" in text
+    assert "c4nary-secret" not in text
+    assert "other-pass" not in text
+
+
+def test_the_environment_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(line_formatter(), TextFormatter)
+    monkeypatch.setenv("COINSWARM_LOG_FORMAT", "json")
+    assert isinstance(line_formatter(), JsonFormatter)
+
+
+def test_a_large_file_is_put_aside_and_one_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "logs" / "flows.log"
+    monkeypatch.setenv("COINSWARM_LOG_FILE", str(path))
+    monkeypatch.setattr(logs, "LOG_LIMIT_BYTES", 3)
+    for text in ("first", "second", "third"):
+        handler = file_handler()
+        handler.emit(logging.makeLogRecord({"msg": text}))
+        handler.close()
+    assert path.read_text() == "third\n"
+    assert path.with_name("flows.log.1").read_text() == "second\n"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COINSWARM_LOG_FILE", str(tmp_path / "file" / "flows.log"))
+    with pytest.warns(UserWarning, match="COINSWARM_LOG_FILE"):
+        assert isinstance(file_handler(), logging.NullHandler)
+
+
+def test_a_program_without_prefect_logs_in_the_same_form(tmp_path: Path) -> None:
+    program = (
+        "import logging; from memory.logs import set_up_logging, log_context; set_up_logging()\n"
+        "with log_context(namespace='ns'): logging.getLogger('agents.trading').warning('late')"
+    )
+    environment = {"COINSWARM_LOG_FORMAT": "json", "COINSWARM_LOG_FILE": str(tmp_path / "agent.log")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == (tmp_path / "agent.log").read_text()
+    found = json.loads(done.stderr)
+    assert (found["level"], found["logger"], found["namespace"]) == ("WARNING", "agents.trading", "ns")
