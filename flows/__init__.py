@@ -25,6 +25,10 @@ FLOWS: dict[str, str] = {
     "benchmark_memory": "Measure latency, concurrency and recall on real memories.",
     "train_agents": "Train a policy for an agent on what all agents lived through; weekly.",
     "evaluate_agents": "Does memory help: policies with and without it, rules and agents on history, with intervals.",
+    "backup_memory": "Write a snapshot of the whole memory while agents go on; keeps the newest few.",
+    "restore_memory": "Restore a snapshot into an empty namespace, verify it, and go on from there.",
+    "restore_drill": "Restore the newest snapshot into a namespace of its own, compare, and drop that again; monthly.",
+    "janitor": "Remove what nothing needs any more: old runs, replaced archives, reports, logs; knowledge stays.",
     "nightly": "All of it for one night, with the scorecard and the report.",
 }
 

@@ -13,14 +13,17 @@ from prefect import flow
 from flows.forms.backfill import Parameters
 from memory.ledger.fence import POLL_S
 from tasks.backfill_plan import PlannedWindow, plan_backfill
-from tasks.backfilling import Chunk, Replay, Tally, leave_backfill_artifact
+from tasks.backfilling import Chunk, Replay, Tally
 from tasks.folding import fold_dynamics
 from tasks.lateness import lines_to_fold
 from tasks.markets import open_encoder, open_market
 from tasks.progress import announce
 from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import backfill_summary
 from tasks.runner import configured_task_runner
 from tasks.runs import LedgerRun, TaskContext, holding, ledger_run
+from tasks.taking_over import finish_take_over
 from tasks.window_steps import fold_lines
 
 PAUSE_S = 2 * POLL_S
@@ -36,7 +39,8 @@ def backfill(parameters: Parameters) -> dict[str, Any]:
     Windows are consolidated in chunks (the settings `backfill_chunk` and `lock_wait_s` bound them), between which
     another run, such as the nightly one, may pass. A window without data is counted and no error; one that fails is
     reported in the end, after what the others brought was published. Killed anywhere, the same command goes on where
-    it stopped; the knowledge in the end is that of nights run one by one.
+    it stopped; the knowledge in the end is that of nights run one by one. Where a run was killed while a new line took
+    over, that is completed too.
     """
     windows = parameters.windows()
     with ledger_run("backfill", parameters, parameters.namespace, window=windows[-1]) as run:
@@ -56,7 +60,7 @@ def backfill(parameters: Parameters) -> dict[str, Any]:
         }
         if parameters.dry_run:
             run.result["windows"] = _shown(plan)
-            leave_backfill_artifact(run.result)
+            leave_artifact(run, "backfill", backfill_summary(run.result))
             return run.finished()
         tally = Tally(len(plan))
         tally.skip(plan)
@@ -64,7 +68,7 @@ def backfill(parameters: Parameters) -> dict[str, Any]:
         _consolidate(run, deque(due), parameters, tally)
         run.result |= tally.result()
         run.result |= _fold(run)
-        leave_backfill_artifact(run.result)
+        leave_artifact(run, "backfill", backfill_summary(run.result))
         tally.check()
         return run.finished()
 
@@ -108,9 +112,11 @@ def _fold(run: LedgerRun) -> dict[str, Any]:
             shown["patterns"] = sum(counts["patterns"] for counts in folded.values())
         with run.steps.step("publish") as shown:
             shown |= _publish(context, lines)
+            taken_over = finish_take_over(context)
     return {
         "patterns": sum(counts["patterns"] for counts in folded.values()),
         "windows_folded": sum(counts["windows_folded"] for counts in folded.values()),
+        "lines_taken_over": taken_over,
         "lines": folded,
     }
 

@@ -12,7 +12,8 @@ from memory.window import Window
 from tasks.consolidation import archive_window
 from tasks.lateness import find_outdated, lines_to_fold
 from tasks.publishing import KNOWLEDGE, publish
-from tasks.reporting import leave_consolidation_artifact
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import consolidation_summary
 from tasks.runner import configured_task_runner
 from tasks.runs import LedgerRun, TaskContext, ledger_run
 from tasks.taking_over import finish_take_over
@@ -62,7 +63,7 @@ def consolidate_memories(parameters: Parameters | None = None) -> dict[str, Any]
             "lines_taken_over": taken_over,
             "lines": {line: folded[line] for line in own.lines},
         }
-        leave_consolidation_artifact(run.result)
+        leave_artifact(run, "consolidation", consolidation_summary(context, run.result))
         return run.finished()
 
 

@@ -17,14 +17,19 @@ from flows.forms.update_transitions import Parameters as TransitionParameters
 from flows.prune_memories import prune_memories
 from flows.record_experiences import record_experiences
 from flows.update_transitions import update_transitions
-from tasks.reporting import nightly_result, write_nightly_report
+from memory.errors import BenchmarkRegressionError
+from tasks.reporting import completed, nightly_result, write_nightly_report
 from tasks.runner import configured_task_runner
 from tasks.runs import ledger_run
 
 
 @flow(name="nightly", flow_run_name="nightly-{parameters.namespace}", task_runner=configured_task_runner())
-def nightly(parameters: Parameters | None = None) -> dict[str, Any]:
-    """Everything that one night needs. Running it again changes nothing unless experiences came in since."""
+def nightly(parameters: Parameters | None = None) -> Any:
+    """Everything that one night needs. Running it again changes nothing unless experiences came in since.
+
+    Retrieval that became slower fails the run of `benchmark_memory`, and not the night: its report and the message of
+    its state name the figures.
+    """
     parameters = parameters or Parameters()
     window = parameters.window()
     where: dict[str, Any] = {"namespace": parameters.namespace, "date": window.start.date()}
@@ -39,11 +44,17 @@ def nightly(parameters: Parameters | None = None) -> dict[str, Any]:
             transitions = update_transitions(TransitionParameters(**where))
         with step("prune"):
             pruned = prune_memories(PruneParameters(**where))
-        with step("benchmark"):
-            measured = benchmark_memory(BenchmarkParameters(**where, queries=parameters.queries))
+        with step("benchmark") as shown:
+            try:
+                measured = benchmark_memory(BenchmarkParameters(**where, queries=parameters.queries))
+            except BenchmarkRegressionError as regression:
+                # The night's knowledge is published, and none of it would get better by running it again.
+                measured = regression.figures
+                shown["regressions"] = len(regression.regressions)
         run.result |= nightly_result(recorded, consolidated, transitions, pruned, measured)
         run.result |= {name: found for name, found in consolidated.items() if name.startswith("windows_")}
         with step("report"):
             run.report_path = write_nightly_report(parameters.namespace, run.run_id, window, run.finished())
         run.result["report"] = run.report_path
-        return run.finished()
+        result = run.finished()
+    return completed(result, result["benchmark"]["regressions"])

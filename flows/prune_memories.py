@@ -9,7 +9,8 @@ from prefect import flow
 from flows.forms.prune_memories import Parameters
 from tasks.folding import lines_of
 from tasks.pruning import forget_experiences, forget_shared, list_pruned, preview_pruned
-from tasks.reporting import leave_pruning_artifact
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import pruning_summary
 from tasks.runs import TaskContext, ledger_run
 
 
@@ -40,5 +41,5 @@ def prune_memories(parameters: Parameters | None = None) -> dict[str, Any]:
                 f"shared {what}": removed["forgotten_shared"],
             }
         run.result |= {"window": window.name, "dry_run": parameters.dry_run, **decisions, **removed}
-        leave_pruning_artifact(run.result)
+        leave_artifact(run, "pruning", pruning_summary(run.result))
         return run.finished()

@@ -18,8 +18,10 @@ from tasks.rebuilding import (
     right_to,
     settle_lines,
 )
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import rebuilding_summary
 from tasks.runs import LedgerRun, TaskContext, ledger_run
-from tasks.verification import DIFFERENT, SAME, leave_verification_artifact
+from tasks.verification import DIFFERENT, SAME
 
 
 @flow(name="rebuild_memory", flow_run_name="rebuild-{parameters.namespace}")
@@ -63,7 +65,7 @@ def rebuild_memory(parameters: Parameters | None = None) -> dict[str, Any]:
             "status": DIFFERENT if compared["differences"] else SAME,
             **compared,
         }
-        leave_verification_artifact(run.result)
+        leave_artifact(run, "rebuild", rebuilding_summary(run.result))
         return run.finished()
 
 

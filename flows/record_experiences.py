@@ -7,9 +7,11 @@ from typing import Any
 from prefect import flow
 
 from flows.forms.record_experiences import Parameters
+from tasks.freshness_events import tell_freshness
 from tasks.recording import drain_inbox, replay_market
 from tasks.regime_events import forward_regime_changes
-from tasks.reporting import leave_recording_artifact
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import recording_summary
 from tasks.runs import ledger_run
 
 
@@ -39,6 +41,8 @@ def record_experiences(parameters: Parameters | None = None) -> dict[str, Any]:
         if window is None:
             with run.steps.step("tell of regime changes") as shown:
                 shown |= {"events": forward_regime_changes(parameters.namespace)}
+            with run.steps.step("tell how old knowledge is") as shown:
+                shown |= tell_freshness(parameters.namespace)
         run.result |= {"source": parameters.source, "window": window.name if window else None, **counts}
-        leave_recording_artifact(run.result)
+        leave_artifact(run, "recording", recording_summary(run.result))
         return run.finished()

@@ -19,7 +19,8 @@ from tasks.reindexing import (
     swap_index,
     wait_for_clients,
 )
-from tasks.reporting import leave_reindexing_artifact
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import reindexing_summary
 from tasks.runs import LedgerRun, ledger_run
 
 
@@ -55,7 +56,7 @@ def reindex_memory(parameters: Parameters | None = None) -> dict[str, Any]:
                 "changes": done,
                 "abandoned": [],
             }
-        leave_reindexing_artifact(run.result)
+        leave_artifact(run, "reindexing", reindexing_summary(run.result))
         return run.finished()
 
 

@@ -13,7 +13,9 @@ from memory.window import Window
 from tasks.folding import fold_dynamics
 from tasks.lines import LinePlan, begin_line, encode_window, find_missing, plan_line
 from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
+from tasks.reporting import leave_artifact
 from tasks.retry import may_pass
+from tasks.run_summaries import line_summary
 from tasks.runner import configured_task_runner
 from tasks.runs import LedgerRun, TaskContext, holding, ledger_run
 from tasks.taking_over import take_over
@@ -61,6 +63,7 @@ def start_line(parameters: Parameters | None = None) -> dict[str, Any]:
             "windows_left_out": left_out,
             "states_without_features": states_left_out,
         }
+        leave_artifact(run, "line", line_summary(run.result))
         return run.finished()
 
 

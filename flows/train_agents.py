@@ -7,8 +7,10 @@ from typing import Any
 from prefect import flow
 
 from flows.forms.train_agents import Parameters
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import training_summary
 from tasks.runs import ledger_run
-from tasks.training import Training, leave_training_artifact, train_policy
+from tasks.training import Training, train_policy
 
 LOCK = "training"
 
@@ -43,5 +45,5 @@ def train_agents(parameters: Parameters | None = None) -> dict[str, Any]:
         with run.steps.step("train") as shown:
             run.result |= train_policy(training)
             shown |= {"states": run.result["states"], "steps": run.result["steps"]}
-        leave_training_artifact(run.result)
+        leave_artifact(run, "training", training_summary(parameters.namespace, run.result))
         return run.finished()

@@ -10,7 +10,8 @@ from flows.forms.update_transitions import Parameters
 from tasks.folding import fold_dynamics, lines_of
 from tasks.lateness import lines_to_fold
 from tasks.publishing import DYNAMICS, publish
-from tasks.reporting import leave_transition_artifact
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import transitions_summary
 from tasks.runs import TaskContext, ledger_run
 
 
@@ -34,5 +35,5 @@ def update_transitions(parameters: Parameters | None = None) -> dict[str, Any]:
                 for name, count in publish(context, line, DYNAMICS).items():
                     shown[name] = shown.get(name, 0) + count
         run.result |= {"window": window.name, "transitions": counted}
-        leave_transition_artifact(context, lines)
+        leave_artifact(run, "transitions", transitions_summary(context, lines, run.result))
         return run.finished()

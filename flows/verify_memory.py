@@ -8,8 +8,10 @@ from prefect import flow
 
 from flows.forms.verify_memory import Parameters
 from flows.rebuild_memory import in_utc
+from tasks.reporting import leave_artifact
+from tasks.run_summaries import verification_summary
 from tasks.runs import ledger_run
-from tasks.verification import leave_verification_artifact, verify
+from tasks.verification import verify
 
 
 @flow(name="verify_memory", flow_run_name="verify-{parameters.namespace}")
@@ -31,5 +33,6 @@ def verify_memory(parameters: Parameters | None = None) -> dict[str, Any]:
                 limit=parameters.limit,
             )
             shown["differences"] = run.result["differences"]
-        leave_verification_artifact(run.result)
+        title = f"Memory is {run.result['status']}"
+        leave_artifact(run, "verification", verification_summary(title, run.result))
         return run.finished()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 
@@ -235,16 +233,3 @@ class Tally:
                 f"{len(failed)} of {self.total} windows failed, first {first.window}: {first.reason}.",
                 remedy="What the others brought is published. Run the same command again: it does what is missing.",
             )
-
-
-def leave_backfill_artifact(result: Mapping[str, Any]) -> None:
-    """What a back-fill did, with a row for each window."""
-    names = (*OUTCOMES, "recorded", "experiences", "states", "clusters", "patterns")
-    lines = [f"* {name}: {result[name]:,}" for name in names if name in result]
-    title = "What is planned" if result["dry_run"] else "What was back-filled"
-    create_markdown_artifact(
-        key="backfill",
-        markdown="\n".join([f"# {title}", "", f"{result['first']} to {result['last']}", "", *lines]),
-        description=f"{result['first']} to {result['last']}",
-    )
-    create_table_artifact(key="backfill-windows", table=result["windows"], description=title)

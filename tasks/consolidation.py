@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from memory.errors import WindowError
 from memory.learning import serial
 from memory.learning.clustering import MarketStateClusterer
-from memory.learning.correlations import summarise_correlations
+from memory.learning.packed_correlations import PackedCorrelations, pack_window
 from memory.learning.partitions import partition_by_regime
 from memory.learning.quality import summarise_quality
 from memory.learning.settings import LearningSettings
 from memory.learning.strategies import summarise_strategies
 from memory.learning.summaries import PartitionSummary, partition_key, summarise_partition
 from memory.learning.transitions import summarise_transitions
-from memory.ledger import Archive, ArchiveReference, ClusterRow, Ledger, ManifestEntry
+from memory.ledger import ArchiveReference, ClusterRow, Ledger, ManifestEntry
 from memory.records import MIXED, REGIMES, from_ms
-from memory.tables import WindowData
 from memory.window import Window
 from tasks.learning import learning_of
 from tasks.part_reading import PartReader, read_partition, summarise_regimes_of
@@ -33,6 +34,8 @@ from tasks.retry import retried
 from tasks.runs import TaskContext
 from tasks.window_input import ArchivedInput, archive_inputs
 from tasks.workspace import Workspace
+
+Value = TypeVar("Value")
 
 PATTERNS = "patterns"
 TRANSITIONS = "transitions"
@@ -73,6 +76,10 @@ class Part:
     states: int
     experiences: int
     partitions: tuple[str, ...]
+
+    def log_fields(self) -> dict[str, str]:
+        """What the log lines of work on it are about."""
+        return {"window": self.window, "partition": self.source}
 
     def as_window(self) -> Window:
         """The window that it is a part of."""
@@ -118,8 +125,12 @@ def archive_window(context: TaskContext, window: Window) -> list[Part]:
 
 
 @retried(run_name="summarise-{part.window}-{part.source}-{regime}")
-def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[str, int]:
-    """Cluster one partition and stage its summary; returns counts of states, noise and clusters."""
+def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[str, int] | State[dict[str, int]]:
+    """Cluster one partition and stage its summary; counts of states, noise and clusters.
+
+    Where it is staged already from the same input with the same settings, nothing is computed, and the task ends in the
+    state `Cached`.
+    """
     window, learning = part.as_window(), context.settings()
     with context.open() as workspace:
         clusterer = MarketStateClusterer()
@@ -132,6 +143,7 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
             input_digest=part.content_digest,
             settings_hash=learning.patterns_hash,
         )
+        is_found = staged is not None
         if staged is None:
             archive, reference = workspace.archive, _reference(workspace, window, part)
             states, outcomes = read_partition(archive, reference, regime, learning.patterns)
@@ -161,20 +173,24 @@ def summarise_patterns(context: TaskContext, part: Part, regime: str) -> dict[st
                 columns={"noise": summary.noise, **clusterer.record()},
                 clusters=_cluster_rows(summary),
             )
-        return {name: int(staged.columns[name]) for name in ("states", "noise", "clusters")}
+        counts = {name: int(staged.columns[name]) for name in ("states", "noise", "clusters")}
+        if is_found:
+            return _cached(counts, f"{counts['states']} states were clustered before: {counts['clusters']} clusters.")
+        return counts
 
 
 @retried(run_name="summarise-{part.window}-{part.source}-sequences")
-def summarise_sequences(context: TaskContext, part: Part) -> int:
+def summarise_sequences(context: TaskContext, part: Part) -> int | State[int]:
     """Stage what a window says of transitions, regimes, strategies, correlations and the quality of experiences.
 
-    What is staged already from the same input with the same settings is left as it is. Returns how many were missing.
+    What is staged already from the same input with the same settings is left as it is. How many were missing; where
+    none was, the task ends in the state `Cached`.
     """
     window, learning = part.as_window(), context.settings()
     kinds: Mapping[str, Callable[[PartReader], Any]] = {
         TRANSITIONS: lambda reader: summarise_transitions(reader.states(), learning.transitions),
         REGIME_STATES: lambda reader: summarise_regimes_of(reader, window, learning.patterns),
-        CORRELATIONS: lambda reader: summarise_correlations(reader.states(), window, learning.correlations),
+        CORRELATIONS: lambda reader: pack_window(reader.states(), window, learning.correlations),
         STRATEGIES: lambda reader: summarise_strategies(reader.experiences(), window, learning.patterns),
         QUALITY: lambda reader: summarise_quality(reader.experiences(), window),
     }
@@ -183,7 +199,7 @@ def summarise_sequences(context: TaskContext, part: Part) -> int:
         missing = [
             kind
             for kind in kinds
-            if staging.find(
+            if staging.find_head(
                 part.line,
                 window,
                 kind=kind,
@@ -194,7 +210,7 @@ def summarise_sequences(context: TaskContext, part: Part) -> int:
             is None
         ]
         if not missing:
-            return 0
+            return _cached(0, f"{', '.join(kinds)} were summarised before.")
         reader = PartReader(workspace.archive, _reference(workspace, window, part))
         for kind in missing:
             staging.stage(
@@ -205,9 +221,21 @@ def summarise_sequences(context: TaskContext, part: Part) -> int:
                 partition_key=part.source,
                 input_digest=part.content_digest,
                 settings_hash=learning.sequences_hash,
-                payload=serial.encode(kinds[kind](reader)),
+                payload=_payload(kinds[kind](reader)),
             )
         return len(missing)
+
+
+def _cached(value: Value, what: str) -> State[Value]:
+    """The end of a task that found its work done: named as Prefect names it, so that the UI shows what was not redone.
+
+    Prefect's own cache is not asked (`tasks.retry.retried`): the ledger knows what is done.
+    """
+    return Completed(name="Cached", message=what, data=value)
+
+
+def _payload(summary: Any) -> bytes:
+    return summary.data if isinstance(summary, PackedCorrelations) else serial.encode(summary)
 
 
 @retried()
@@ -256,16 +284,6 @@ def accesses_before(workspace: Workspace, window: Window, days: int) -> dict[str
     return workspace.with_memory(lambda mem: mem.access.all_counts(window.end, days))
 
 
-def read_archived(
-    archive: Archive, ledger: Ledger, namespace: str, window: Window, encoder_id: str
-) -> dict[str, WindowData]:
-    """What was archived of a window, by source; empty where nothing was."""
-    return {
-        reference.source: archive.read(reference)
-        for reference in ledger.windows.archives(namespace, window, encoder_id)
-    }
-
-
 def _entries(context: TaskContext, ledger: Ledger, part: Part) -> list[ManifestEntry]:
     """What a part brings into the manifest: all its partitions, the empty ones included, and all its sequences."""
     window, learning = part.as_window(), context.settings()
@@ -283,7 +301,7 @@ def _entries(context: TaskContext, ledger: Ledger, part: Part) -> list[ManifestE
     for kind, key, hashed, present in wanted:
         staged = None
         if present:
-            staged = ledger.staging.find(
+            staged = ledger.staging.find_head(
                 part.line,
                 window,
                 kind=kind,

@@ -26,8 +26,8 @@ class Difference:
     what
         One of `WHATS`.
     part
-        Where: `document`, `list` (of a line's versions), `stamp`, `current line`, `succession`, `aliases`, `encoder`,
-        `current encoder`, `line`, `fold`, `publication`, `archive`, or a table of the ledger.
+        Where: `document`, `list` (of a line's versions), `stamp`, `windows`, `current line`, `succession`, `aliases`,
+        `encoder`, `current encoder`, `line`, `fold`, `publication`, `archive`, or a table of the ledger.
     line
         Knowledge line, or encoder id, or empty where it is about neither.
     kind, memory_id, field

@@ -34,11 +34,13 @@ from agents.evaluation.settings import default_settings, sample_settings, short_
 from agents.market import Market
 from memory.errors import MarketDataError
 from memory.records import to_ms
+from memory.reporting.artifacts import Table, artifact_key, shown, table_cells, table_title
 from memory.reporting.evaluation import evaluation_markdown, evaluation_rows, write_evaluation
 from memory.reporting.evaluation_data import EvaluationReport, GainRow
 from memory.settings import Settings
 from tasks.markets import HISTORY_PREFIX, open_market
 from tasks.progress import announce, begin
+from tasks.reporting import report_link
 from tasks.retry import retried
 from tasks.workspace import open_workspace
 
@@ -307,13 +309,17 @@ def write_evaluation_report(evaluation: Evaluation, run_id: str) -> tuple[str, d
     )
     with open_workspace(evaluation.namespace) as workspace:
         path = write_evaluation(report, workspace.settings.reports_path, report_file(evaluation))
+        link = report_link(workspace.settings, str(path), "The report, with charts")
     create_markdown_artifact(
-        key=f"evaluation-{evaluation.namespace}",
-        markdown=evaluation_markdown(report),
+        key=artifact_key("evaluation", evaluation.namespace),
+        markdown=f"{evaluation_markdown(report)}\n{shown(link if link is not None else f'Report: {path}')}\n",
         description="Does memory help",
     )
+    table = Table("contestants", "Contestants by cell", evaluation_rows(report))
     create_table_artifact(
-        key=f"contestants-{evaluation.namespace}", table=evaluation_rows(report), description="Contestants by cell"
+        key=artifact_key("evaluation-contestants", evaluation.namespace),
+        table=table_cells(table),
+        description=table_title(table),
     )
     return str(path), result_of(report)
 

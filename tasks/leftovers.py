@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ DOCUMENTS, SUMMARIES, REPLACED, WAITING, FILES = (
     "waiting archives",
     "unknown files",
 )
-_HARMLESS = "they do no harm and only take space: nothing has to be done"
+_HARMLESS = "they do no harm and only take space: the janitor removes them once they are old"
 MEANINGS: dict[str, tuple[str, str]] = {
     DOCUMENTS: (
         "documents in Redis that a publication wrote and never made known",
@@ -106,18 +105,3 @@ def _files(ledger: Ledger, archive: Archive, namespace: str) -> Leftover:
     known = ledger.windows.archive_paths(namespace)
     sizes = [size for path, size in archive.files(namespace).items() if path not in known]
     return Leftover(FILES, namespace, len(sizes), sum(sizes))
-
-
-def told(leftovers: Sequence[Mapping[str, Any]]) -> str:
-    """What was left behind, as a list in Markdown; empty where nothing was."""
-    if not leftovers:
-        return ""
-    rows = [
-        f"* {item['number']:,} {item['means']} ({item['where']}{_size(item.get('bytes'))}): {item['remedy']}."
-        for item in leftovers
-    ]
-    return "\n".join(["", "Left behind by runs that died, which is no difference:", "", *rows])
-
-
-def _size(size_bytes: int | None) -> str:
-    return "" if size_bytes is None else f", {size_bytes / 1e6:,.1f} MB"

@@ -6,6 +6,7 @@ line before it goes on answering; when it lacks none, it takes over in one step 
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from agents.encoder import StateEncoder
 from memory import MemoryConnection
 from memory.errors import ArchiveError, LineError
 from memory.learning import ALGORITHM_VERSION
-from memory.ledger import ArchiveReference, FencingToken, Ledger, WindowStatus, line_id, merge
+from memory.ledger import ArchiveReference, ArchiveWriter, FencingToken, Ledger, WindowJoin, WindowStatus, line_id
 from memory.store.encoders import pack_encoder
 from memory.tables import StateTable, WindowData
 from memory.window import Window
@@ -237,6 +238,8 @@ def encode_window(context: TaskContext, plan: LinePlan, window: Window) -> tuple
     ------
     ArchiveError
         The window's archive is lost, or cannot be reached.
+
+    Memory: one product's states and experiences, old and new, and a row group.
     """
     if plan.encoder is None:
         raise RuntimeError(f"{plan.line} keeps its encoder")
@@ -246,24 +249,23 @@ def encode_window(context: TaskContext, plan: LinePlan, window: Window) -> tuple
         ledger = workspace.ledger
         held = {found.source: found for found in ledger.windows.archives(context.namespace, window, plan.encoder_id)}
         for reference in ledger.windows.archives(context.namespace, window, plan.of):
-            archived = workspace.archive.read(reference)
-            data = encoded_anew(archived, encoder)
-            left_out += len(archived.states) - len(data.states)
-            if not len(data.states):
-                continue
-            if reference.source in held:
-                data = _joined(workspace, held[reference.source], data)
             with workspace.archive.writer(
                 context.namespace, window, plan.encoder_id, reference.source, derived_from=plan.of
             ) as writer:
-                writer.append(data)
-                written = writer.close()
-            ledger.windows.save_archive(token, written)
+                encoded = _encode_archive(workspace, encoder, reference, held.get(reference.source), writer)
+            left_out += reference.states.rows - encoded.states
+            if encoded.written is None:
+                continue
+            ledger.windows.save_archive(token, encoded.written)
             counts = writer.counts
             parts.append(
                 part_of(
                     ArchivedInput(
-                        plan.line, written, counts.recorded_at_ms, counts.known_at_ms, counts.states_by_regime
+                        plan.line,
+                        encoded.written,
+                        counts.recorded_at_ms,
+                        counts.known_at_ms,
+                        counts.states_by_regime,
                     )
                 )
             )
@@ -294,11 +296,42 @@ def encoded_anew(data: WindowData, encoder: StateEncoder) -> WindowData:
     )
 
 
-def _joined(workspace: Workspace, held: ArchiveReference, data: WindowData) -> WindowData:
-    """With what was archived under the new encoder before: recorded with it, or encoded from an earlier archive."""
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What became of an archive: the states that could be encoded, and where they lie; None where there were none."""
+
+    states: int
+    written: ArchiveReference | None
+
+
+def _encode_archive(
+    workspace: Workspace,
+    encoder: StateEncoder,
+    reference: ArchiveReference,
+    held: ArchiveReference | None,
+    writer: ArchiveWriter,
+) -> _Encoded:
+    """Encode one source of a window product by product, joined with what the new encoder's archive holds already."""
+    encoded = 0
+    with ExitStack() as opened:
+        join = _begun(workspace, held, writer, opened)
+        for part in opened.enter_context(closing(workspace.archive.parts(reference))):
+            data = encoded_anew(part, encoder)
+            encoded += len(data.states)
+            join.append(data)
+        return _Encoded(encoded, join.close() if encoded else None)
+
+
+def _begun(workspace: Workspace, held: ArchiveReference | None, writer: ArchiveWriter, opened: ExitStack) -> WindowJoin:
+    """A join with what was archived under the new encoder before: recorded with it, or encoded from an earlier archive.
+
+    One that was encoded, and is lost, is encoded again; one that was recorded cannot be had again.
+    """
+    if held is None:
+        return WindowJoin(writer)
     try:
-        return merge(workspace.archive.read(held), data)
+        return WindowJoin(writer, opened.enter_context(closing(workspace.archive.parts(held))))
     except ArchiveError as error:
         if may_pass(error) or held.derived_from is None:
             raise
-        return data
+        return WindowJoin(writer)

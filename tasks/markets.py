@@ -10,6 +10,8 @@ from agents.encoder import StateEncoder
 from agents.fitting import default_encoder
 from agents.market import SAMPLES, Market
 from memory.errors import EncoderError, MarketDataError
+from memory.records import IDENTIFIER_PATTERN
+from memory.roots import checked_path
 from memory.settings import Settings
 
 HISTORY_PREFIX = "history:"
@@ -22,18 +24,27 @@ def open_market(market: str, products: Sequence[str] | None = None) -> Market:
     ------
     MarketDataError
         No such market, or files that cannot be used.
+    PathOutsideRootsError
+        A path that leads out of the folders that flows may read.
     """
     if market in SAMPLES:
         return Market.sample(market, products)
     if market.startswith(HISTORY_PREFIX):
         exchange, _, bar = market.removeprefix(HISTORY_PREFIX).partition(":")
         return Market.history(exchange, products, bar=bar or "1m")
-    if not glob.has_magic(market) and not Path(market).exists():
-        raise MarketDataError(
-            f"there is no market {market!r}.",
-            remedy=f"Use {' or '.join(SAMPLES)}, history:NAME, or the path of a folder or file of Parquet candles.",
-        )
-    return Market.from_path(market, products)
+    unknown = MarketDataError(
+        f"there is no market {market!r}.",
+        remedy=f"Use {' or '.join(SAMPLES)}, history:NAME, or the path of a folder or file of Parquet candles.",
+    )
+    if IDENTIFIER_PATTERN.fullmatch(market) and not Path(market).exists():
+        raise unknown  # A name, rather than a path.
+    settings = Settings()
+    path = checked_path(market, settings, what="the market", pattern=True)
+    for found in glob.glob(str(path)):  # noqa: PTH207 - the glob is absolute
+        checked_path(found, settings, what="the market")  # A link may lead elsewhere.
+    if not glob.has_magic(market) and not path.exists():
+        raise unknown
+    return Market.from_path(path, products)
 
 
 def encoder_folder(settings: Settings) -> Path:
@@ -48,15 +59,19 @@ def open_encoder(encoder: str | None, market: str, settings: Settings) -> StateE
     ------
     EncoderError
         No such encoder.
+    PathOutsideRootsError
+        A file that lies out of the folders that flows may read.
     """
     if encoder is None:
         return default_encoder(market if market in SAMPLES else "binance")
     shipped = {default_encoder(name).id_: default_encoder(name) for name in SAMPLES}
     if encoder in shipped:
         return shipped[encoder]
-    for path in (Path(encoder), encoder_folder(settings) / f"{encoder}.json"):
-        if path.is_file():
-            return StateEncoder.load(path)
+    fitted = encoder_folder(settings) / f"{encoder}.json"
+    if IDENTIFIER_PATTERN.fullmatch(encoder) and fitted.is_file():
+        return StateEncoder.load(fitted)
+    if Path(encoder).is_file():
+        return StateEncoder.load(checked_path(encoder, settings, what="the encoder"))
     raise EncoderError(
         f"there is no encoder {encoder!r}: no such file, and none of that id in {encoder_folder(settings)}.",
         remedy="Fit one with 'coinswarm fit-encoder', or leave the parameter empty for the shipped one.",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STEPS_LOGGER = "coinswarm.steps"
+logging.getLogger(STEPS_LOGGER).setLevel(logging.INFO)
 
 
 def announce(text: str) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from memory.errors import LineError
 from memory.ledger import EncoderRecord, Ledger, LineRecord
 from memory.records import SemanticType
+from memory.store.published_windows import PublishedWindows
 from memory.store.semantic import SemanticVersion
 from memory.window import Window
 from tasks.publishing import PUBLISHED, aliases_of, plan_publication, versions_of
@@ -35,6 +36,8 @@ class ProjectedLine:
         Encoder of its vectors.
     times
         When each of its windows became known, in order.
+    published
+        By kind, when each window that it is projected through became known; of those that were known by `until`.
     until
         Time as of which it is projected; None for now.
     horizon
@@ -51,6 +54,7 @@ class ProjectedLine:
     name: str
     encoder_id: str
     times: Mapping[Window, datetime]
+    published: PublishedWindows
     until: datetime | None
     horizon: datetime | None
     aliases: Mapping[str, str]
@@ -179,6 +183,11 @@ def _line(workspace: Workspace, record: LineRecord, as_of: datetime | None, into
     ledger, line = workspace.ledger, record.line
     plans = [plan_publication(workspace, line, what, whole=False) for what in PUBLISHED]
     folded = {window: time for plan in plans for window, (time, _) in plan.wanted.items()}
+    published = {
+        kind: {window: time for window, (time, _) in plan.wanted.items() if as_of is None or time <= as_of}
+        for plan, (_, kinds) in zip(plans, PUBLISHED.values(), strict=True)
+        for kind in sorted(kinds)
+    }
     known = {window: folded[window] for window in sorted(folded) if as_of is None or folded[window] <= as_of}
     horizon = None
     if known and into is None:
@@ -189,6 +198,7 @@ def _line(workspace: Workspace, record: LineRecord, as_of: datetime | None, into
         name=renamed(line, into),
         encoder_id=record.encoder_id,
         times=dict(sorted(folded.items())),
+        published=published,
         until=as_of,
         horizon=horizon,
         aliases=aliases_of(ledger, line, max(known)) if known else {},

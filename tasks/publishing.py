@@ -216,6 +216,7 @@ async def _send(
         since=since,
         horizon=horizon,
         aliases=aliases_of(ledger, line) if what == KNOWLEDGE else None,
+        windows=dict.fromkeys(kinds, times),
         adopt=_is_live(ledger, token.namespace, line),
     )
     await mem.link.on_disk()

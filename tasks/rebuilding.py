@@ -147,6 +147,7 @@ def publish_lines(rebuilding: Rebuilding) -> dict[str, int]:
                     since=None,
                     horizon=line.horizon,
                     aliases=line.aliases,
+                    windows=line.published,
                     adopt=False,
                 )
                 await mem.link.on_disk()

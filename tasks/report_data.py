@@ -26,18 +26,16 @@ from memory.records import (
     SemanticMemory,
     SemanticType,
     StrategyMemory,
-    from_ms,
 )
 from memory.reporting import data as report
-from memory.tables import StateTable, WindowData
 from memory.window import Window
-from tasks.consolidation import PATTERNS, learning_settings, read_archived
+from tasks.consolidation import PATTERNS, learning_settings
 from tasks.projections import memories_as_of
+from tasks.report_history import measured_before, sizes_until
 from tasks.report_lineage import lineage_of
+from tasks.report_material import LivedWindow, cloud_of, gaps_of, prices_of, read_lived
 from tasks.workspace import Workspace
 
-CLOUD_STATES = 2500
-"""States on the pattern map: enough to see the shape, few enough to draw."""
 BARS = {"agent, product and regime": ((50, 0.4), (99, 1.5)), "agent alone": ((50, 1.0), (99, 5.0))}
 """Limits in milliseconds by kind of query: (percentile, limit)."""
 RECALL_BAR = 0.99
@@ -79,12 +77,13 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
     line = report_line(workspace, window)
     following = Window.containing(window.end)
     state = FoldState.from_items(ledger.folds.load_state(line, PATTERNS, before=following).items)
-    lived = read_archived(workspace.archive, ledger, workspace.namespace, window, line.split("/")[1])
+    lived = read_lived(workspace.archive, ledger, workspace.namespace, window, line.split("/")[1])
     main = max(lived.values(), key=lambda data: len(data.states))
     kinds = (SemanticType.PATTERN, SemanticType.REGIME, SemanticType.STRATEGY, SemanticType.CORRELATION)
     memories = memories_as_of(ledger, line, window, kinds)
     patterns = [memory for memory in memories if isinstance(memory, PatternMemory)]
     cards = _scorecards(ledger, line, window)
+    measured = measured_before(workspace, run)
     return report.ReportData(
         facts=_facts(ledger, workspace, window, line, run, run_id, main.states.source),
         recording=_recording(run, lived),
@@ -103,8 +102,8 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
             for judged in projection.judged_actions(state, settings)
         ),
         base_rates=_base_rates(state, settings),
-        states=_cloud(main.states),
-        prices=_prices(main.states),
+        states=cloud_of(workspace.archive, main),
+        prices=prices_of(main.states),
         regimes=tuple(memory for memory in memories if isinstance(memory, RegimeMemory)),
         strategies=tuple(memory for memory in memories if isinstance(memory, StrategyMemory)),
         correlations=tuple(memory for memory in memories if isinstance(memory, CorrelationMemory)),
@@ -112,6 +111,10 @@ def collect(workspace: Workspace, window: Window, run: Mapping[str, Any], run_id
         pooled_scores=_pooled(cards),
         pruning=_pruning(ledger, line, window, run, memories),
         benchmark=_benchmark(run.get("benchmark")),
+        machine=measured.machine,
+        trends=measured.trends,
+        sizes=sizes_until(workspace, window),
+        regressions=tuple((run.get("benchmark") or {}).get("regressions", ())),
         reference_horizon_minutes=settings.reference_horizon_minutes,
         sharpe_limit=settings.prune_sharpe,
     )
@@ -151,7 +154,7 @@ def _facts(
     )
 
 
-def _recording(run: Mapping[str, Any], lived: Mapping[str, WindowData]) -> report.RecordingCounts:
+def _recording(run: Mapping[str, Any], lived: Mapping[str, LivedWindow]) -> report.RecordingCounts:
     counts = run.get("recording") or {}
     return report.RecordingCounts(
         stored=int(counts.get("stored", 0)),
@@ -160,26 +163,12 @@ def _recording(run: Mapping[str, Any], lived: Mapping[str, WindowData]) -> repor
         dead_letter_reasons=dict(counts.get("dead_letter_reasons", {})),
         cold_states=int(counts.get("cold_states", 0)),
         skipped_by_quality=int(counts.get("below_quality", 0)),
-        experiences=sum(len(data.experiences) for data in lived.values()),
+        experiences=sum(data.reference.experiences.rows for data in lived.values()),
         states=sum(len(data.states) for data in lived.values()),
-        gaps=_gaps(lived),
-        agents=tuple(sorted({agent for data in lived.values() for agent in data.experiences.agents})),
+        gaps=gaps_of(lived),
+        agents=tuple(sorted({agent for data in lived.values() for agent in data.agents})),
         products=tuple(sorted({product for data in lived.values() for product in data.states.products})),
     )
-
-
-def _gaps(lived: Mapping[str, WindowData], longest_minutes: float = 5.0) -> tuple[report.Gap, ...]:
-    """Spans within the window without a state, longer than what ends an episode."""
-    gaps = []
-    for data in lived.values():
-        states = data.states
-        for code, product in enumerate(states.products):
-            times = states.timestamp_ms[states.product == code]
-            for at in np.flatnonzero(np.diff(times) > longest_minutes * 60_000).tolist():
-                gaps.append(
-                    report.Gap(product_id=product, start=from_ms(int(times[at])), end=from_ms(int(times[at + 1])))
-                )
-    return tuple(sorted(gaps, key=lambda gap: (gap.start, gap.product_id)))
 
 
 def _nights(ledger: Ledger, line: str, window: Window) -> tuple[report.NightCounts, ...]:
@@ -202,6 +191,7 @@ def _nights(ledger: Ledger, line: str, window: Window) -> tuple[report.NightCoun
                 patterns_returned=counts["patterns_returned"],
                 patterns_faded=counts["patterns_faded"],
                 patterns_merged=counts["patterns_merged"],
+                patterns_split=counts["patterns_split"],
                 patterns_demoted=counts["patterns_demoted"],
                 patterns_pruned=counts["pruned"],
                 patterns_current=counts["patterns"],
@@ -238,24 +228,6 @@ def _base_rates(state: FoldState, settings: LearningSettings) -> tuple[report.Ba
                     )
                 )
     return tuple(rates)
-
-
-def _cloud(states: StateTable) -> report.StateCloud:
-    rows = np.unique(np.linspace(0, len(states) - 1, CLOUD_STATES).round().astype(np.int64))
-    chosen = states.take(rows)
-    return report.StateCloud(vectors=chosen.vectors, regimes=tuple(chosen.regime_names))
-
-
-def _prices(states: StateTable) -> tuple[report.PricePath, ...]:
-    paths = []
-    for code, product in enumerate(states.products):
-        own = states.take(states.product == code)
-        paths.append(
-            report.PricePath(
-                product_id=product, timestamp_ms=own.timestamp_ms, price=own.price, regimes=tuple(own.regime_names)
-            )
-        )
-    return tuple(paths)
 
 
 def _scorecards(ledger: Ledger, line: str, window: Window) -> list[Scorecard]:
@@ -356,6 +328,12 @@ def _pruning(
     )
 
 
+def _rank(query: str) -> tuple[int, str]:
+    """Order of the kinds of queries: those with bars first. The ledger keeps the keys of an object in no order."""
+    names = list(BARS)
+    return names.index(query) if query in names else len(names), query
+
+
 def _benchmark(measured: Mapping[str, Any] | None) -> report.BenchmarkReport | None:
     if not measured:
         return None
@@ -369,7 +347,7 @@ def _benchmark(measured: Mapping[str, Any] | None) -> report.BenchmarkReport | N
     return report.BenchmarkReport(
         latencies=tuple(
             report.LatencySeries(name=name, samples_ms=np.array(samples))
-            for name, samples in measured["samples_ms"].items()
+            for name, samples in sorted(measured["samples_ms"].items(), key=lambda row: _rank(row[0]))
         ),
         bars=tuple(bars),
         recall=measured["recall"],

@@ -5,18 +5,77 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 
-from memory.records import REGIMES
-from memory.reporting import markdown_summary, table_rows, write_report
+from memory.reporting import markdown_summary, pattern_summary, table_rows, write_report
+from memory.reporting.artifacts import (
+    Link,
+    RunSummary,
+    Table,
+    artifact_key,
+    artifact_link,
+    escaped,
+    summary_markdown,
+    table_cells,
+    table_title,
+)
+from memory.reporting.ranking import anchor, strongest
+from memory.settings import Settings
 from memory.window import Window
 from tasks.report_data import collect
-from tasks.runs import TaskContext
+from tasks.retry import retried
+from tasks.runs import LedgerRun
 from tasks.workspace import open_workspace
 
 COUNTS = ("patterns_new", "patterns_confirmed", "patterns_faded")
+
+PATTERN_ARTIFACTS = 10
+"""Strongest patterns that have an artifact each: its versions are what the pattern was after each night."""
+
+
+def leave_artifact(run: LedgerRun, name: str, summary: RunSummary) -> None:
+    """Show in the Prefect UI what a run came to; called in the body of its flow.
+
+    Parameters
+    ----------
+    name
+        Of the artifact, equal for all runs of the flow: keys are `<name>-<namespace>`, and for each table
+        `<name>-<table>-<namespace>`, so that the UI shows the runs as versions of one thing.
+
+    Notes
+    -----
+    Cost: one request to Prefect's API for the summary, and one for each table; some 10 ms each.
+    """
+    leave_summary(run.workspace.namespace, name, summary)
+
+
+def leave_summary(namespace: str, name: str, summary: RunSummary) -> None:
+    """The same for a task, which knows the namespace alone."""
+    create_markdown_artifact(
+        key=artifact_key(name, namespace), markdown=summary_markdown(summary), description=escaped(summary.title)
+    )
+    for table in summary.tables:
+        # An empty one too: the newest version of a key must not be that of an older run.
+        create_table_artifact(
+            key=artifact_key(name, table.name, namespace), table=table_cells(table), description=table_title(table)
+        )
+
+
+def completed(result: Mapping[str, Any], warnings: Sequence[str]) -> Any:
+    """What a flow returns that did its work: its result; where there are warnings, in a state whose message they are.
+
+    The state's name stays Completed: whoever waits for that waits for the work.
+    """
+    return Completed(message="; ".join(warnings), data=dict(result)) if warnings else dict(result)
+
+
+def report_link(settings: Settings, path: str, text: str, fragment: str = "") -> Link | None:
+    """A link to a report where the setting `reports_url` says that reports are served; None where it does not."""
+    if settings.reports_url is None:
+        return None
+    file = path.rsplit("/", 1)[-1]
+    return Link(text, f"{settings.reports_url.rstrip('/')}/{file}{'#' + fragment if fragment else ''}")
 
 
 def nightly_result(
@@ -47,120 +106,52 @@ def nightly_result(
         "recording": dict(recorded),
         "benchmark": {
             name: measured[name]
-            for name in ("documents", "recall", "queries_per_s", "agents", "latencies_ms", "samples_ms")
+            for name in (
+                "documents",
+                "recall",
+                "queries_per_s",
+                "agents",
+                "round_trip_ms",
+                "latencies_ms",
+                "samples_ms",
+                "compared",
+                "regressions",
+                "run_id",
+            )
         },
     }
 
 
-@task(cache_policy=NO_CACHE)
+@retried()
 def write_nightly_report(namespace: str, run_id: str, window: Window, result: Mapping[str, Any]) -> str:
-    """Write the HTML report of a window, and leave its summary in the Prefect UI; returns the report's path."""
+    """Write the HTML report of a window, and leave its summary and patterns in the Prefect UI; the report's path."""
     with open_workspace(namespace) as workspace:
+        settings = workspace.settings
         data = collect(workspace, window, result, run_id)
-        path = write_report(data, workspace.settings.reports_path)
+        path = str(write_report(data, settings.reports_path))
+    link = report_link(settings, path, "The report, with charts")
     create_markdown_artifact(
-        key=f"nightly-{namespace}", markdown=markdown_summary(data), description=f"Night of {window.name}"
+        key=artifact_key("nightly", namespace),
+        markdown=markdown_summary(data, link, path),
+        description=f"Night of {window.name}",
     )
-    create_table_artifact(
-        key=f"patterns-{namespace}", table=table_rows(data), description=f"Strongest patterns after {window.name}"
-    )
-    return str(path)
-
-
-def leave_recording_artifact(result: Mapping[str, Any]) -> None:
-    """What a recording stored and refused."""
-    _leave("recording", "What was recorded", result, ("source", "window", "stored", "duplicates", "dead_letters"))
-    reasons = result["dead_letter_reasons"].items()
-    create_table_artifact(
-        key="dead-letters",
-        table=[{"refused because of": field, "records": count} for field, count in sorted(reasons)],
-        description="Records that went to the dead letters, by the field at fault",
-    )
-
-
-def leave_consolidation_artifact(result: Mapping[str, Any]) -> None:
-    """What a consolidation found."""
-    _leave("consolidation", "What was learned", result, ("window", "experiences", "states", "clusters", "noise_share"))
-    rows = [
-        {"line": line, **{name: counts[name] for name in ("clusters", "matched", *COUNTS, "patterns", "pruned")}}
-        for line, counts in result["lines"].items()
-    ]
-    create_table_artifact(key="consolidation-lines", table=rows, description="Patterns by knowledge line")
-
-
-def leave_pruning_artifact(result: Mapping[str, Any]) -> None:
-    """What was pruned."""
-    names = ("window", "decisions", "forgotten_experiences", "forgotten_shared", "dry_run")
-    _leave("pruning", "What was pruned", result, names)
-    create_table_artifact(
-        key="pruned-patterns",
-        table=[{"pattern": pattern} for pattern in result["pruned"]],
-        description="Patterns pruned in the window",
-    )
-
-
-def leave_reindexing_artifact(result: Mapping[str, Any]) -> None:
-    """What was indexed anew, and what could not be."""
-    rows = [
-        {
-            "of": change["of"],
-            "change": change["change"],
-            "experiences": change["experiences"],
-            "given a vector": change["converted"],
-            "refused": sum(change["refused"].values()),
-            "old index removed": change["removed_old"],
-        }
-        for change in result["changes"]
-    ]
-    create_table_artifact(key="reindexing", table=rows, description="What was indexed anew")
-    refused = [
-        {"because": reason, "experiences": count}
-        for change in result["changes"]
-        for reason, count in sorted(change["refused"].items())
-    ]
-    create_table_artifact(key="reindexing-refused", table=refused, description="What could not be encoded anew")
-
-
-def leave_benchmark_artifact(result: Mapping[str, Any]) -> None:
-    """What was measured."""
-    _leave("benchmark", "Retrieval", result, ("window", "documents", "recall", "queries_per_s"))
-    rows = [
-        {"query": name, **{key: f"{value} ms" for key, value in taken.items()}}
-        for name, taken in result["latencies_ms"].items()
-    ]
-    create_table_artifact(key="benchmark-latencies", table=rows, description="Latency")
-
-
-def leave_transition_artifact(context: TaskContext, lines: Sequence[str]) -> None:
-    """How regimes follow one another, all products pooled."""
-    from memory.ledger import TransitionRow
-
-    with open_workspace(context.namespace) as workspace:
-        rows = [
-            row
-            for line in lines
-            for row in workspace.ledger.projections.as_of(TransitionRow, line, context.as_window())
-        ]
-    table: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        cells = table.setdefault(
-            (row.product_id, row.from_regime), {"product": row.product_id, "from": row.from_regime}
+    first = strongest(data.patterns, data.reference_horizon_minutes)[:PATTERN_ARTIFACTS]
+    links: dict[str, Link] = {}
+    for pattern in first:
+        key = artifact_key("pattern", namespace, pattern.pattern_id)
+        links[pattern.pattern_id] = artifact_link(pattern.pattern_id, key)
+        there = report_link(settings, path, "In the report", anchor(pattern.pattern_id))
+        create_markdown_artifact(
+            key=key,
+            markdown=pattern_summary(data, pattern, there),
+            description=f"{pattern.pattern_id} after {window.name}",
         )
-        cells[row.to_regime] = None if row.probability is None else round(row.probability, 3)
-    ordered = [table[key] for key in sorted(table, key=lambda key: (key[0], REGIMES.index(key[1])))]
-    create_table_artifact(key="transitions", table=ordered, description="Next regime once the present one ends")
-    create_markdown_artifact(
-        key="transitions-summary",
-        markdown=f"# Transitions\n\nCounted for window {context.window}: {len(ordered)} rows of probabilities.",
+    for pattern in data.patterns:
+        other = report_link(settings, path, pattern.pattern_id, anchor(pattern.pattern_id))
+        if pattern.pattern_id not in links and other is not None:
+            links[pattern.pattern_id] = other
+    table = Table("patterns", f"Strongest patterns after {window.name}", table_rows(data, links))
+    create_table_artifact(
+        key=artifact_key("nightly-patterns", namespace), table=table_cells(table), description=table_title(table)
     )
-
-
-def _leave(key: str, title: str, result: Mapping[str, Any], names: Sequence[str]) -> None:
-    lines = [f"* {name.replace('_', ' ')}: {_shown(result.get(name))}" for name in names]
-    create_markdown_artifact(key=key, markdown="\n".join([f"# {title}", "", *lines]), description=title)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return path

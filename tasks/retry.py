@@ -15,6 +15,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from threadpoolctl import ThreadpoolController
 
 from memory.errors import ArchiveUnavailableError, StoreUnavailableError
+from memory.secrets import hide_secrets
+from tasks.log_fields import TaskFields
 
 RETRIES = 3
 RETRY_DELAYS_S = [2.0, 5.0, 15.0]
@@ -55,7 +57,8 @@ def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
 def retried(*, run_name: str | None = None) -> Callable[[Callable[Parameters, Result]], Task[Parameters, Result]]:
     """A task that is tried again where a server was away, and never cached: the ledger knows what is done.
 
-    It thinks with one thread of BLAS, in whatever process it runs (`one_thread`).
+    It thinks with one thread of BLAS, in whatever process it runs (`one_thread`), and its log lines say what they are
+    about (`tasks.log_fields`).
 
     Parameters
     ----------
@@ -64,10 +67,16 @@ def retried(*, run_name: str | None = None) -> Callable[[Callable[Parameters, Re
     """
 
     def made(function: Callable[Parameters, Result]) -> Task[Parameters, Result]:
+        fields = TaskFields(function)
+
         @wraps(function)
         def single(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            with one_thread():
-                return function(*args, **kwargs)
+            with fields.of(args, kwargs), one_thread():
+                try:
+                    return function(*args, **kwargs)
+                except Exception as error:
+                    hide_secrets(error)  # Prefect keeps, shows and sends what it says.
+                    raise
 
         made_of = task(
             cache_policy=NO_CACHE,

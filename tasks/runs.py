@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from memory.errors import NamespaceBusyError
 from memory.ledger import FencingToken, KeepAlive
 from memory.ledger.host import host_name
+from memory.logs import log_context
+from memory.secrets import hide_secrets, mask
 from memory.window import Window
 from tasks.learning import Learning, learning_of
 from tasks.progress import Steps, announce
@@ -85,6 +87,7 @@ def ledger_run(
             lease_s=settings.lease_s,
             flow_run_id=str(prefect_id) if prefect_id else None,
         )
+        stack.enter_context(log_context(**logged_run(flow, namespace, run_id, window)))
         try:
             # A Redis that is not there ends the run at once, instead of after all the retries of its first task.
             workspace.check_redis()
@@ -103,9 +106,16 @@ def ledger_run(
             run = LedgerRun(workspace, run_id, window, token, steps=Steps(check=partial(_check_lease, alive)))
             yield run
         except BaseException as error:
-            ledger.runs.fail(run_id, f"{type(error).__name__}: {error}")
+            hide_secrets(error)
+            ledger.runs.fail(run_id, mask(f"{type(error).__name__}: {error}"))
             raise
         ledger.runs.finish(run_id, {**run.result, "seconds": run.steps.seconds}, run.report_path)
+
+
+def logged_run(flow: str, namespace: str, run_id: str, window: Window | None) -> dict[str, str | None]:
+    """What the log lines of a run are about; nothing of a task around it, where it is a part of another run."""
+    name = None if window is None else window.name
+    return {"flow": flow, "namespace": namespace, "run_id": run_id, "window": name, "task": None, "partition": None}
 
 
 @contextmanager
@@ -132,6 +142,30 @@ def holding(run: LedgerRun, flow: str) -> Iterator[TaskContext]:
     finally:
         run.steps.check = before
         ledger.fence.release(token)
+
+
+@contextmanager
+def holding_also(run: LedgerRun, flow: str, held: str) -> Iterator[FencingToken]:
+    """Something else beside what a run holds, for a while: a part of its namespace, or another namespace.
+
+    Redis is told nothing of it; raises as `holding` does.
+    """
+    workspace, lease_s = run.workspace, run.workspace.settings.lease_s
+    ledger = workspace.ledger
+    token = _acquired(workspace, held, run.run_id, flow)
+    before = run.steps.check
+    try:
+        with KeepAlive(ledger.runs, ledger.fence, run.run_id, lease_s, token) as alive:
+            run.steps.check = partial(_check_both, before, alive)
+            yield token
+    finally:
+        run.steps.check = before
+        ledger.fence.release(token)
+
+
+def _check_both(before: Callable[[], None], alive: KeepAlive) -> None:
+    before()
+    _check_lease(alive)
 
 
 def _acquired(workspace: Workspace, held: str, run_id: str, flow: str) -> FencingToken:
@@ -198,6 +232,10 @@ class TaskContext:
     def fencing_token(self) -> FencingToken:
         """The right to write that the run holds."""
         return FencingToken(self.namespace, self.token, self.run_id)
+
+    def log_fields(self) -> dict[str, str]:
+        """What the log lines of a task of the run are about."""
+        return {"namespace": self.namespace, "run_id": self.run_id, "window": self.window}
 
     def as_window(self) -> Window:
         """The window of the run."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory.learning import serial
-from memory.learning.correlations import CorrelationSummary, fold_correlations
+from memory.learning.packed_correlations import PackedCorrelations, fold_packed
 from memory.learning.regime_memory import RegimeSummary, fold_regimes
 from memory.learning.strategies import StrategySummary, fold_strategies
 from memory.learning.transitions import TransitionSummary, fold_transitions
@@ -15,22 +15,31 @@ from memory.ledger import Checkpoint, CurrentGeneration, FencingToken, Ledger
 from memory.window import Window
 from tasks.consolidation import CORRELATIONS, REGIME_STATES, STRATEGIES, TRANSITIONS
 
-Summary = TransitionSummary | RegimeSummary | StrategySummary | CorrelationSummary
+Summary = TransitionSummary | RegimeSummary | StrategySummary | PackedCorrelations
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceFold:
-    """A fold whose state is one summary a source."""
+    """A fold whose state is one summary a source.
+
+    Attributes
+    ----------
+    fold
+        State (None for the empty one) and a window's summary to the next state.
+    read, write
+        Summaries and states from bytes and to bytes.
+    """
 
     kind: str
-    summary: type[Summary]
     fold: Callable[[Any, Any], Any]
+    read: Callable[[bytes], Summary]
+    write: Callable[[Any], bytes] = serial.encode
 
 
-STRATEGY_FOLD = SequenceFold(STRATEGIES, StrategySummary, fold_strategies)
-CORRELATION_FOLD = SequenceFold(CORRELATIONS, CorrelationSummary, fold_correlations)
-TRANSITION_FOLD = SequenceFold(TRANSITIONS, TransitionSummary, fold_transitions)
-REGIME_FOLD = SequenceFold(REGIME_STATES, RegimeSummary, fold_regimes)
+STRATEGY_FOLD = SequenceFold(STRATEGIES, fold_strategies, lambda data: serial.decode(data, StrategySummary))
+CORRELATION_FOLD = SequenceFold(CORRELATIONS, fold_packed, PackedCorrelations, lambda packed: packed.data)
+TRANSITION_FOLD = SequenceFold(TRANSITIONS, fold_transitions, lambda data: serial.decode(data, TransitionSummary))
+REGIME_FOLD = SequenceFold(REGIME_STATES, fold_regimes, lambda data: serial.decode(data, RegimeSummary))
 
 
 @dataclass(slots=True)
@@ -56,16 +65,16 @@ class RunningFold:
         return cls(
             fold,
             loaded.checkpoint,
-            {source: serial.decode(data, fold.summary) for source, data in sorted(loaded.items.items())},
+            {source: fold.read(data) for source, data in sorted(loaded.items.items())},
         )
 
     def add(self, ledger: Ledger, token: FencingToken, line: str, generation: CurrentGeneration) -> None:
         """Fold one window more, and keep its checkpoint."""
         changed = {}
         for item in generation.of_kind(self.fold.kind):
-            summary = serial.decode(item.payload, self.fold.summary)
+            summary = self.fold.read(item.payload)
             folded = self.fold.fold(self.states.get(item.partition_key), summary)
-            changed[item.partition_key] = serial.encode(folded)
+            changed[item.partition_key] = self.fold.write(folded)
         self.base = ledger.folds.save_checkpoint(
             token,
             line,
@@ -75,7 +84,7 @@ class RunningFold:
             base=self.base,
             changed=changed,
         )
-        self.states |= {source: serial.decode(data, self.fold.summary) for source, data in changed.items()}
+        self.states |= {source: self.fold.read(data) for source, data in changed.items()}
 
     def by_source(self) -> Iterator[tuple[str, Any]]:
         """Each source with its state, in order."""

@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
 from agents.encoder import StateEncoder
 from agents.policy.checkpoint import PolicyCheckpoint
 from agents.policy.layout import InputLayout
@@ -205,17 +203,3 @@ def _result(
         "figures": last,
         "curve": [{"step": row.step, **row.figures} for row in curve],
     }
-
-
-def leave_training_artifact(result: Mapping[str, Any]) -> None:
-    """What was trained, and how its figures went."""
-    names = ("agent", "from", "to", "checkpoint", "memory_use", "steps", "states", "experiences", "trained_until")
-    lines = [f"* {name.replace('_', ' ')}: {result[name]}" for name in names]
-    lines += [f"* shared: {result['published']['shared']:,}", "", "## Last figures", ""]
-    lines += [f"* {name.replace('_', ' ')}: {value:.4g}" for name, value in result["figures"].items()]
-    create_markdown_artifact(key="training", markdown="\n".join(["# Training", "", *lines]), description="Training")
-    rows = [
-        {name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()}
-        for row in result["curve"]
-    ]
-    create_table_artifact(key="training-curve", table=rows, description="Losses and greedy returns by step")

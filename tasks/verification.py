@@ -7,21 +7,22 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
 from memory import MemoryConnection
 from memory.errors import ArchiveError, NamespaceBusyError
 from memory.ledger import EncoderRecord, Ledger
 from memory.records import SemanticType, from_ms
+from memory.store.codec import ms_rounded_up
 from memory.store.encoders import unpack_encoder
 from memory.store.manifest import stamp_of
+from memory.store.published_windows import PublishedWindows
 from memory.store.semantic import expected_contents
 from memory.store.staging import Document
 from memory.store.versions import VersionKey
+from memory.window import Window
 from tasks.differences import BEHIND, DAMAGED, EXTRA, LOST, MISSING, OTHER, Difference, Findings
 from tasks.fold_plan import plan_fold
 from tasks.learning import learning_of
-from tasks.leftovers import find_leftovers, told
+from tasks.leftovers import find_leftovers
 from tasks.projected import ProjectedKnowledge, ProjectedLine, of_namespace, project
 from tasks.publishing import FOLDS
 from tasks.retry import may_pass, retried
@@ -90,6 +91,9 @@ async def _compare_names(mem: MemoryConnection, line: ProjectedLine, findings: F
     if horizon is not None and (line.horizon is None or horizon > line.horizon):
         seen = f"the past until {horizon.isoformat()} has gone"
         findings.add(Difference(OTHER, "stamp", line.name, field="horizon", seen=seen))
+    if line.unpublished is None and _in_ms(await mem.semantic.windows(line.name)) != _in_ms(line.published):
+        seen = "mem.freshness() does not say what was published"
+        findings.add(Difference(OTHER, "windows", line.name, seen=seen))
     aliases = await mem.semantic.aliases(line.name)
     for name in sorted(aliases.keys() | line.aliases.keys()):
         expected, found = line.aliases.get(name), aliases.get(name)
@@ -97,6 +101,15 @@ async def _compare_names(mem: MemoryConnection, line: ProjectedLine, findings: F
             what = MISSING if found is None else EXTRA if expected is None else OTHER
             seen = f"leads to {found}, and is to lead to {expected}"
             findings.add(Difference(what, "aliases", line.name, memory_id=name, seen=seen))
+
+
+def _in_ms(windows: PublishedWindows) -> dict[SemanticType, dict[Window, int]]:
+    """Windows by kind with their times as Redis keeps them, whole milliseconds."""
+    return {
+        kind: {window: ms_rounded_up(known_at) for window, known_at in known.items()}
+        for kind, known in windows.items()
+        if known
+    }
 
 
 async def _compare_documents(mem: MemoryConnection, ledger: Ledger, line: ProjectedLine, findings: Findings) -> None:
@@ -307,24 +320,3 @@ def _last_holder(workspace: Workspace, held: Workspace | None) -> list[int]:
             )
         tokens.append(0 if holder is None else holder.token)
     return tokens
-
-
-def leave_verification_artifact(result: Mapping[str, Any]) -> None:
-    """What was compared, what differs, and what was left behind."""
-    checked = ", ".join(f"{number:,} {name}" for name, number in result["checked"].items())
-    lines = [f"* {name}: {number:,}" for name, number in result["by_sort"].items()]
-    create_markdown_artifact(
-        key="verification",
-        markdown="\n".join(
-            [
-                f"# Memory is {result['status']}",
-                "",
-                f"Compared: {checked}.",
-                "",
-                *lines,
-                told(result.get("leftovers", ())),
-            ]
-        ),
-        description="Redis and archive against the ledger",
-    )
-    create_table_artifact(key="differences", table=list(result["listed"]), description="The first differences")

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
 from prefect import Task
+from prefect.client.schemas.objects import State
 
 from memory.errors import SealedWindowError
 from memory.window import Window
@@ -86,7 +87,9 @@ class _Done:
 
 def at_once(task: Task[..., Any], *arguments: Any) -> Pending[Any]:
     """Run a task here, before anything else happens, as a plain function: no run of Prefect's, and no retry."""
-    return _Done(task.fn(*arguments))
+    found = task.fn(*arguments)
+    # A task that says in which state it ends has its value there.
+    return _Done(found.data if isinstance(found, State) else found)
 
 
 def _called(submit: Submit, task: Task[..., Any], *arguments: Any) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import memory
@@ -26,7 +26,7 @@ class Workspace:
     """Open servers of one namespace; valid inside `open_workspace` only."""
 
     settings: Settings
-    redis_url: str
+    redis_url: str = field(repr=False)
     ledger: Ledger
     archive: Archive
 

@@ -10,10 +10,10 @@ from jinja2 import Environment
 
 from memory.errors import InvalidQueryError
 from memory.reporting import theme, wording
+from memory.reporting.artifacts import escaped
 from memory.reporting.charts.evaluation import equity_chart, gain_chart, looks_of, reliability_chart
 from memory.reporting.evaluation_data import EvaluationReport, Figure
 from memory.reporting.page import templates, write_page
-from memory.reporting.summary import escaped
 from memory.reporting.svg import drawing
 
 PERCENTAGES = frozenset(
@@ -102,7 +102,7 @@ def digits_of(name: str) -> int:
 
 def evaluation_markdown(report: EvaluationReport) -> str:
     """Findings and the reference cell's table on a page of markdown."""
-    lines = [f"# {report.title}", "", escaped(report.lead), ""]
+    lines = [f"# {escaped(report.title)}", "", escaped(report.lead), ""]
     lines += [f"* **{escaped(finding.heading)}:** {escaped(finding.text)}" for finding in report.findings]
     reference = report.cells[0]
     lines += ["", f"## {escaped(reference)}", "", f"| contestant | {' | '.join(report.metrics)} |"]

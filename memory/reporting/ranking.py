@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from memory.records import Outcome, PatternMemory, VolatilityOutcome
@@ -63,11 +64,15 @@ def horizons_of(patterns: Iterable[PatternMemory]) -> list[int]:
     return sorted({outcome.horizon_minutes for pattern in patterns for outcome in pattern.outcomes})
 
 
+def gist(pattern: PatternMemory) -> str:
+    """What sets a pattern apart, without ranges and without its regime; its id where nothing does."""
+    phrases = ", ".join(wording.without_ranges(condition.phrase) for condition in pattern.conditions)
+    return phrases or wording.short_id(pattern.pattern_id)
+
+
 def row_label(rank: int, pattern: PatternMemory) -> str:
     """What a chart calls a pattern: its rank, its regime and what sets it apart."""
-    gist = ", ".join(wording.without_ranges(condition.phrase) for condition in pattern.conditions)
-    phrases = gist or wording.short_id(pattern.pattern_id)
-    text = f"{rank}  {wording.regime_name(pattern.regime)}: {phrases}"
+    text = f"{rank}  {wording.regime_name(pattern.regime)}: {gist(pattern)}"
     return text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 1].rstrip(' ,')}…"
 
 
@@ -87,6 +92,11 @@ def surest_volatility(ranked: Sequence[tuple[int, PatternMemory]]) -> list[tuple
         return not margins, -sum(margins)
 
     return sorted(ranked, key=key)
+
+
+def anchor(pattern_id: str) -> str:
+    """Where a report tells of a pattern: the fragment of its address."""
+    return f"pattern-{re.sub(r'[^A-Za-z0-9-]', '-', pattern_id)}"
 
 
 def title(pattern: PatternMemory) -> str:

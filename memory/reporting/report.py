@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 from memory.errors import InvalidQueryError
 from memory.records import PatternMemory
-from memory.reporting import headlines, ranking, sections, theme, wording
-from memory.reporting.charts.latency import LOOKS, latency_distribution, quantiles
+from memory.reporting import headlines, ranking, readings, sections, theme, wording
 from memory.reporting.charts.markets import regime_timeline
 from memory.reporting.charts.nights import confirmation_history, pattern_history, predictors_of, scorecard_panel
 from memory.reporting.charts.patterns import pattern_map, return_forest, volatility_forest
 from memory.reporting.charts.strategies import sharpe_ratios
 from memory.reporting.data import ReportData
+from memory.reporting.measured import room_context, speed_context
 from memory.reporting.page import templates, write_page
+from memory.reporting.readings import Drawn, drawn
+from memory.reporting.strip import pattern_strip
 from memory.reporting.svg import drawing
 
 PATTERNS_IN_FULL = 25
@@ -86,7 +88,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
 
 
 def render_report(data: ReportData) -> str:
-    """The report as one HTML page; the same data give the same text. Cost: 1 to 2 s of one core, 0.3 to 1 MB."""
+    """The report as one HTML page; the same data give the same text. Cost: 1 to 2 s of one core, 0.5 to 1.2 MB."""
     with drawing():
         context = _context(data)
     return _environment().get_template("report.html.j2").render(context)
@@ -98,7 +100,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     full, rest = ranked[:PATTERNS_IN_FULL], ranked[PATTERNS_IN_FULL:]
     rows = list(enumerate(ranked, 1))
     surest = ranking.surest_volatility(rows)
-    links = {pattern.pattern_id: f"#{_anchor(pattern)}" for pattern in full}
+    links = {pattern.pattern_id: f"#{ranking.anchor(pattern.pattern_id)}" for pattern in full}
     base_of = sections.base_rate_lookup(data.base_rates)
     horizons = ranking.horizons_of(data.patterns)
     predictors = predictors_of(data.scorecards)
@@ -106,7 +108,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     judged = {entry.pattern_id: entry for entry in data.judged}
     timelines = [path for path in data.prices if len(path.timestamp_ms)][:TIMELINES]
     decisions = sorted(data.pruning.decisions, key=lambda entry: not entry.removed) if data.pruning else []
-    latencies = data.benchmark.latencies if data.benchmark else ()
+    strip = pattern_strip(data.patterns, data.lineage, [night.window_name for night in data.nights])
     drawn_regimes = {name for path in timelines for name in path.regimes} | {p.regime for p in data.patterns}
     if data.states is not None:
         drawn_regimes.update(data.states.regimes)
@@ -127,28 +129,48 @@ def _context(data: ReportData) -> dict[str, Any]:
         "strip_reach": _strip_reach(full, horizon),
         "leading": lambda pattern: ranking.leading_outcome(pattern, horizon),
         "horizons": horizons,
-        "history": pattern_history(data.nights) if data.nights else None,
-        "confirmation": confirmation_history(data.nights),
-        "maps": [pattern_map(data.patterns, data.states, links, horizon, wide=wide) for wide in (True, False)]
+        "history": drawn(pattern_history(data.nights), readings.history(data.nights) if data.nights else ""),
+        "confirmation": drawn(confirmation_history(data.nights), readings.confirmation(data.nights)),
+        "strip": strip,
+        "strip_reading": readings.strip(strip) if strip else "",
+        "map": Drawn(
+            tuple(pattern_map(data.patterns, data.states, links, horizon, wide=wide) for wide in (True, False)),
+            readings.pattern_map(data.patterns),
+        )
         if data.patterns
-        else [],
-        "return_forests": _drawn(return_forest(rows[:FOREST_ROWS], base_of, minutes) for minutes in horizons),
-        "volatility_forests": _drawn(volatility_forest(surest[:FOREST_ROWS], minutes) for minutes in horizons),
+        else None,
+        "return_forests": _present(
+            drawn(
+                return_forest(rows[:FOREST_ROWS], base_of, minutes),
+                readings.returns(rows[:FOREST_ROWS], base_of, minutes),
+            )
+            for minutes in horizons
+        ),
+        "volatility_forests": _present(
+            drawn(volatility_forest(surest[:FOREST_ROWS], minutes), readings.volatility(surest[:FOREST_ROWS], minutes))
+            for minutes in horizons
+        ),
         "predictors": theme.predictor_series(predictors),
         "scorecard_columns": columns,
         "scorecard_groups": sections.column_groups(columns),
-        "scorecard_panels": _drawn(scorecard_panel(data.scorecards, *column) for column in columns),
+        "scorecard_panels": _present(
+            drawn(scorecard_panel(data.scorecards, *column), readings.scorecard(data.scorecards, *column))
+            for column in columns
+        ),
         "scorecard_rows": sections.scorecard_rows(data.scorecard.entries, predictors, columns)
         if data.scorecard
         else [],
         "pooled_rows": sections.scorecard_rows(data.pooled_scores, predictors, columns) if data.pooled_scores else [],
         "timelines": [
-            [regime_timeline(path, index, wide=wide) for wide in (True, False)] for index, path in enumerate(timelines)
+            Drawn(tuple(regime_timeline(path, index, wide=wide) for wide in (True, False)), readings.timeline(path))
+            for index, path in enumerate(timelines)
         ],
         "transitions": sections.transition_tables(data.regimes),
         "strategies": sections.sorted_strategies(data.strategies),
         "strategy_regimes": sections.strategy_regimes(data.strategies),
-        "strategy_chart": sharpe_ratios(data.strategies, data.sharpe_limit),
+        "strategy_chart": drawn(
+            sharpe_ratios(data.strategies, data.sharpe_limit), readings.strategies(data.strategies, data.sharpe_limit)
+        ),
         "random_share": sections.random_shares(decisions),
         "strategy_reach": sections.largest_mean(data.strategies),
         "correlations": sections.correlation_tables(data.correlations),
@@ -156,19 +178,15 @@ def _context(data: ReportData) -> dict[str, Any]:
         "rules": sections.rule_counts(decisions),
         "decisions": decisions[:DECISIONS_LISTED],
         "decisions_unlisted": max(len(decisions) - DECISIONS_LISTED, 0),
-        "latency": latency_distribution(latencies) if latencies else None,
-        "latency_rows": [(e, LOOKS[i % len(LOOKS)], quantiles(e).tolist()) for i, e in enumerate(latencies)],
+        **speed_context(data),
+        **room_context(data.sizes),
         "total_seconds": headlines.total_seconds(data),
     }
 
 
-def _drawn(charts: Any) -> list[Markup]:
+def _present(charts: Iterable[Drawn | None]) -> list[Drawn]:
     """The charts that had something to draw."""
     return [chart for chart in charts if chart is not None]
-
-
-def _anchor(pattern: PatternMemory) -> str:
-    return f"pattern-{re.sub(r'[^A-Za-z0-9-]', '-', pattern.pattern_id)}"
 
 
 def _strip_reach(patterns: list[PatternMemory], horizon: int) -> float:
@@ -201,8 +219,10 @@ def _environment() -> Environment:
         p_value=wording.p_value,
         listing=wording.listing,
         short_id=wording.short_id,
-        anchor=_anchor,
+        anchor=lambda pattern: ranking.anchor(pattern.pattern_id),
         title=ranking.title,
+        gist=ranking.gist,
+        megabytes=wording.megabytes,
         rule=sections.rule_text,
         regime_var=lambda name: theme.css_variable(theme.regime_colour(name)),
         colour_var=theme.css_variable,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 
+from memory.records import PatternMemory
 from memory.reporting import headlines, ranking, wording
+from memory.reporting.artifacts import Link, Value, escaped, shown
 from memory.reporting.data import ReportData
 
 SUMMARY_PATTERNS = 8
@@ -13,18 +15,20 @@ SUMMARY_PATTERNS = 8
 TABLE_PATTERNS = 50
 """Rows of the table artifact."""
 
-_MARKUP = re.compile(r"([\\`*_\[\]#|~])")
+SUMMARY_EVENTS = 20
+"""Latest events of a pattern's story in its artifact."""
 
 
-def escaped(text: str) -> str:
-    """Text from data as literal text within a line of markdown: no markup, no HTML, no line break, no link."""
-    flat = " ".join(text.split())
-    safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("://", ":&#47;&#47;")
-    return _MARKUP.sub(r"\\\1", safe)
+def markdown_summary(data: ReportData, report: Link | None = None, path: str = "") -> str:
+    """The night on half a page of markdown: headline, regressions, figures, the strongest patterns, seconds a step.
 
-
-def markdown_summary(data: ReportData) -> str:
-    """The night on half a page of markdown: headline, figures, the strongest patterns, seconds a step."""
+    Parameters
+    ----------
+    report
+        Link to the whole report, where it is served.
+    path
+        File of the report, named where it is not served.
+    """
     facts = data.facts
     lines = [
         f"# What the memory learned on {wording.long_date(facts.window_start)}",
@@ -34,6 +38,7 @@ def markdown_summary(data: ReportData) -> str:
         "",
     ]
     lines += [f"* **{sentence.heading}:** {escaped(sentence.text)}" for sentence in headlines.sentences(data)]
+    lines += [f"* **Regression:** {escaped(text)}." for text in data.regressions]
     found = headlines.figures(data)
     if found:
         lines += ["", "| figure | value | remark |", "| --- | ---: | --- |"]
@@ -60,12 +65,62 @@ def markdown_summary(data: ReportData) -> str:
     if facts.steps:
         steps = ", ".join(f"{escaped(step.name)} {wording.duration(step.seconds)}" for step in facts.steps)
         lines += ["", f"Steps: {steps}."]
+    if report is not None or path:
+        lines += ["", shown(report) if report is not None else f"Report: {escaped(path)}"]
     return "\n".join(lines) + "\n"
 
 
-def table_rows(data: ReportData) -> list[dict[str, str | int | float | None]]:
-    """The strongest patterns as rows of a table artifact: plain values, returns in basis points, JSON-safe."""
-    rows: list[dict[str, str | int | float | None]] = []
+def pattern_summary(data: ReportData, pattern: PatternMemory, report: Link | None = None) -> str:
+    """One pattern on a page of markdown: what it is, what followed it, and what happened to it night by night."""
+    lines = [
+        f"# {escaped(ranking.title(pattern))}",
+        "",
+        escaped(pattern.description),
+        "",
+        f"{escaped(pattern.pattern_id)}: {escaped(pattern.status)}, {escaped(wording.regime_name(pattern.regime))}, "
+        f"{wording.plural(pattern.support, 'occurrence')} in {wording.plural(pattern.windows_seen, 'night')}, "
+        f"{escaped(wording.listing(sorted(pattern.product_ids)))}.",
+        "",
+    ]
+    if pattern.outcomes:
+        lines += ["| after | action | gross, bp | 95 % | net, bp | shrunk net, bp | q | n / blocks |"]
+        lines += ["| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+        for outcome in pattern.outcomes:
+            cells = (
+                wording.horizon(outcome.horizon_minutes),
+                escaped(outcome.action.lower()),
+                wording.basis_points(outcome.gross_mean),
+                wording.basis_points_interval(outcome.interval),
+                wording.basis_points(outcome.net_mean),
+                wording.basis_points(outcome.shrunk_net_mean),
+                escaped(wording.p_value(outcome.q_value)),
+                f"{outcome.n:,} / {outcome.blocks:,}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    events = data.lineage.get(pattern.pattern_id, ())
+    if events:
+        lines += ["| night | what happened | states | decided by |", "| --- | --- | ---: | --- |"]
+        for event in events[-SUMMARY_EVENTS:]:
+            what = f"{event.event} {event.other}".strip()
+            told = (event.window_name, escaped(what), wording.count(event.states), escaped(event.note))
+            lines.append(f"| {' | '.join(told)} |")
+        lines.append("")
+    if report is not None:
+        lines.append(shown(report))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table_rows(data: ReportData, links: Mapping[str, Link] | None = None) -> list[dict[str, Value]]:
+    """The strongest patterns as rows of a table artifact: plain values, returns in basis points, JSON-safe.
+
+    Parameters
+    ----------
+    links
+        Where to read more of a pattern, by its id.
+    """
+    links = links or {}
+    rows: list[dict[str, Value]] = []
     for rank, pattern in enumerate(
         ranking.strongest(data.patterns, data.reference_horizon_minutes)[:TABLE_PATTERNS], 1
     ):
@@ -74,8 +129,7 @@ def table_rows(data: ReportData) -> list[dict[str, str | int | float | None]]:
         rows.append(
             {
                 "rank": rank,
-                "pattern": pattern.pattern_id,
-                "what": pattern.description,
+                "pattern": links.get(pattern.pattern_id, pattern.pattern_id),
                 "status": pattern.status,
                 "regime": pattern.regime,
                 "products": ", ".join(pattern.product_ids),
@@ -88,6 +142,7 @@ def table_rows(data: ReportData) -> list[dict[str, str | int | float | None]]:
                 "gross low, bp": _points(interval.low if interval else None),
                 "gross high, bp": _points(interval.high if interval else None),
                 "q": best.q_value if best else None,
+                "what": pattern.description,
             }
         )
     return rows

@@ -86,6 +86,20 @@ def milliseconds(value: float | None, digits: int = 3) -> str:
     return f"{value:.0f} ms" if value >= 100 else f"{value:.{digits}g} ms"
 
 
+def compact(value: float) -> str:
+    """A number of an axis: large ones with thousands separated, small ones to three digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def megabytes(size_bytes: float | None) -> str:
+    """A size in megabytes (1,000,000 bytes), to what is worth reading."""
+    if size_bytes is None:
+        return MISSING
+    value = size_bytes / 1e6
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{number(value, digits)}{_NO_BREAK}MB"
+
+
 def horizon(minutes: int) -> str:
     """A horizon of an outcome."""
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:g} h"

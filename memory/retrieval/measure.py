@@ -23,6 +23,8 @@ Milliseconds = npt.NDArray[np.float64]
 NUDGE = 0.05
 """Length of the random vector that is added to a remembered state to make a query that was never recorded."""
 WARM_UP_QUERIES = 20
+REFERENCE_EVERY = 4
+"""Queries after which a round trip is timed: it meets the same load as they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class RetrievalFigures:
     recall: float
     recall_queries: int
     top_k: int
+    round_trip_ms: Milliseconds
+    """Milliseconds of single reads of one key, between the queries of one client: what machine and link cost by
+    themselves. A latency in round trips says how a search does on a machine that is busy with something else."""
 
 
 async def measure_retrieval(
@@ -118,14 +123,18 @@ async def measure_retrieval(
         memory, vector = query
         await mem.retrieval.retrieve_similar_experiences(vector, agent_id=memory.agent_id, top_k=top_k)
 
-    latencies = {}
+    async def round_trip(_: _Query) -> None:
+        await mem.link.execute("GET", mem.keys.fence)
+
+    latencies, round_trips = {}, []
     for name, ask in (
         ("agent, product and regime", by_scope),
         ("the same as of a time", by_scope_as_of),
         ("agent alone", by_agent),
     ):
         await _timed(ask, asked[:WARM_UP_QUERIES])
-        latencies[name] = await _timed(ask, asked)
+        latencies[name], reference = await _timed_beside(ask, round_trip, asked)
+        round_trips.append(reference)
     begun = time.perf_counter()
     concurrent = await asyncio.gather(*(_timed(by_scope, asked) for _ in range(agents)))
     took = time.perf_counter() - begun
@@ -139,6 +148,7 @@ async def measure_retrieval(
         recall=recall,
         recall_queries=min(recall_queries, queries),
         top_k=top_k,
+        round_trip_ms=np.concatenate(round_trips),
     )
 
 
@@ -177,6 +187,17 @@ async def _timed(ask: Callable[[_Query], Awaitable[None]], asked: Sequence[_Quer
         await ask(query)
         taken[position] = 1000 * (time.perf_counter() - begun)
     return taken
+
+
+async def _timed_beside(
+    ask: Callable[[_Query], Awaitable[None]], reference: Callable[[_Query], Awaitable[None]], asked: Sequence[_Query]
+) -> tuple[Milliseconds, Milliseconds]:
+    """Milliseconds of each query, and of a reference after every few of them."""
+    taken, beside = [], []
+    for first in range(0, len(asked), REFERENCE_EVERY):
+        taken.append(await _timed(ask, asked[first : first + REFERENCE_EVERY]))
+        beside.append(await _timed(reference, asked[first : first + 1]))
+    return np.concatenate(taken), np.concatenate(beside)
 
 
 async def _recall(mem: MemoryConnection, asked: Sequence[_Query], top_k: int) -> float:

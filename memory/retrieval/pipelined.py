@@ -12,15 +12,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.errors import StoreUnavailableError
 from memory.retrieval.admission import WaitingLine
 from memory.retrieval.turn import AbandonedError, Turn, joined
 from memory.store.link import FIRST_RETRY_DELAY_S, LONGEST_RETRY_DELAY_S, Command, RedisLink, Result
 from memory.store.readiness import look_again, unseen_indexes, wait_until_whole
+from memory.store.refusals import no_answer, refused_connection
 from memory.store.scripts import with_scripts
 from memory.store.wire import WireConnection, retrieve
 
@@ -171,16 +172,10 @@ class PipelinedLink(RedisLink):
             try:
                 return await operation(deadline)
             except TimeoutError as error:
-                raise StoreUnavailableError(
-                    f"Redis at {self.address} did not answer within {limit_s:g} s.",
-                    remedy="Check that it runs and is not overloaded, or raise COINSWARM_REDIS_TIMEOUT_S.",
-                ) from error
-            except AuthenticationError as error:
-                raise ServerUnsuitableError(
-                    f"the Redis server at {self.address} refused the user or password.",
-                    remedy="Correct them in its URL.",
-                ) from error
+                raise no_answer(self.address, limit_s) from error
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                if (refused := refused_connection(error, self.address)) is not None:
+                    raise refused from error
                 self._check_open()
                 if not retry or self._on_lost is not None or loop.time() + delay_s >= deadline:
                     raise StoreUnavailableError(

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool
 
-from memory.embedded.checks import without_password
 from memory.errors import InvalidQueryError
 from memory.retrieval.arguments import check_count, check_flag, check_number
+from memory.secrets import redacted
 
 SHORTEST_S, LONGEST_S = 1e-3, 86_400.0
 """Of times that are chosen: a millisecond is less than a look at a server takes, and nobody waits longer than a day."""
@@ -89,13 +89,11 @@ def _replica_url(url: Any, name: str) -> str:
     if not isinstance(url, str):
         raise InvalidQueryError(f"{name} holds {type(url).__name__}, not a URL.", remedy=remedy, argument=name)
     try:
-        shown = repr(without_password(url)[:200])
+        shown = repr(redacted(url)[:200])
         urlsplit(url).port  # noqa: B018 - ValueError where it is none.
         database = BlockingConnectionPool.from_url(url).connection_kwargs.get("db") or 0
-    except ValueError as error:
-        raise InvalidQueryError(
-            f"{name} holds a URL that cannot be read: {error}.", remedy=remedy, argument=name
-        ) from error
+    except ValueError:  # What it says may hold a part of the password.
+        raise InvalidQueryError(f"{name} holds a URL that cannot be read.", remedy=remedy, argument=name) from None
     if database:
         raise InvalidQueryError(
             f"{name} holds {shown}: it names database {database}, and search indexes database 0 only.",

@@ -303,7 +303,7 @@ def small_world_digests(consolidated_small: SmallWorld, servers: Any) -> Callabl
     return read
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record(servers: Any) -> Callable[..., None]:
     """Records short days, as those of the small world, into a namespace; of one product, or of those given."""
 

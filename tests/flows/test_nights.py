@@ -73,15 +73,15 @@ class TwoNights:
 
 @pytest.fixture(scope="module")
 def night_after_night(
-    servers: Any, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+    servers: Any, as_jobs: Any, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TwoNights]:
-    """The sample's two nights; its home is configured until the module's tests have ended."""
+    """The sample's two nights, as the jobs' user of Redis; its home is configured until the module's tests end."""
     assert prefect_server
+    namespace = f"t-two-{uuid.uuid4().hex[:8]}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COINSWARM_HOME", str(tmp_path_factory.mktemp("two-nights")))
-        patch.setenv("COINSWARM_REDIS_URL", servers.redis_url)
+        patch.setenv("COINSWARM_REDIS_URL", as_jobs(namespace))
         patch.setenv("COINSWARM_DATABASE_URL", servers.database_url)
-        namespace = f"t-two-{uuid.uuid4().hex[:8]}"
         yield TwoNights(namespace, run_night(namespace, FIRST), run_night(namespace, SECOND))
 
 

@@ -197,12 +197,13 @@ def test_another_process_records_meanwhile(filled: Any, servers: Any) -> None:
     assert (described, held) == ("partitioned HNSW FLOAT16", len(records) + written)
 
 
-def test_a_new_encoder_takes_over(filled: Any, servers: Any, tmp_path: Path) -> None:
+def test_a_new_encoder_takes_over(filled: Any, servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace, records = filled
     until = dt.datetime(2021, 6, 17, tzinfo=dt.UTC)
     encoder = fit_encoder(Market.sample("binance", ["BTC-USDT"]), until, name="other", random_state=1)
     path = tmp_path / "encoder.json"
     encoder.save(path)
+    monkeypatch.setenv("COINSWARM_DATA_ROOTS", str(path))
     result = run(namespace, encoder=str(path))
     (change,) = [change for change in result["changes"] if change["of"] == "episodic"]
     assert (change["converted"], change["refused"], change["removed_old"]) == (len(records), {}, False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from memory.ledger import ArchiveReference
-from tasks.leftovers import find_leftovers, told
+from tasks.leftovers import find_leftovers
 
 
 def counted(days: Any) -> dict[str, int]:
@@ -54,9 +54,9 @@ def test_the_newest_archive_waits_and_one_before_it_was_replaced(days: Any) -> N
     for digit in "12":
         days.ledger.windows.save_archive(days.context.fencing_token, renamed(archived(days), digit))
     assert counted(days) == {"replaced archives": 1, "waiting archives": 1}
-    text = told([leftover.as_dict() for leftover in find_leftovers(days.workspace)])
-    assert "1 archives that no generation names yet" in text
-    assert "the next consolidation of their windows takes them up" in text
+    waiting = next(left for left in find_leftovers(days.workspace) if left.what == "waiting archives").as_dict()
+    assert waiting["means"] == "archives that no generation names yet, the newest of their windows"
+    assert "the next consolidation of their windows takes them up" in waiting["remedy"]
 
 
 def test_a_file_that_the_ledger_does_not_know_is_left_behind_and_those_of_others_are_not(days: Any) -> None:

@@ -62,3 +62,19 @@ def test_a_line_of_which_redis_holds_nothing_does_not_take_over(days: Any) -> No
     assert days.with_memory(lambda mem: mem.semantic.current_line(encoder_id)) == old
     states = {record.line: record.state for record in days.ledger.lines.list(days.context.namespace)}
     assert states == {old: "LIVE", new: "LIVE"}
+
+
+def test_a_back_fill_completes_it_too(days: Any, prefect_server: str) -> None:
+    from flows.backfill import Parameters, backfill
+
+    days.record(0)
+    _, new = learn(days, BEFORE), learn(days, ALGORITHM_VERSION)
+    token = days.context.fencing_token
+    days.ledger.lines.activate(token, new, current_from=days.window(0).end)
+    days.ledger.fence.release(token)
+    day = days.window(0).start.date()
+    found = [
+        backfill(Parameters(namespace=days.workspace.namespace, first=day, last=day))["lines_taken_over"]
+        for _ in range(2)
+    ]
+    assert found == [[new], []]

@@ -51,7 +51,7 @@ def test_what_is_summarised_already_is_not_computed_again(days: Any, monkeypatch
         "summarise_transitions",
         "summarise_regimes_of",
         "summarise_strategies",
-        "summarise_correlations",
+        "pack_window",
         "summarise_quality",
     )
     days.consolidate(0)

@@ -36,8 +36,8 @@ def spells(path: PricePath) -> list[tuple[str, int, int]]:
 
 def regime_timeline(path: PricePath, index: int, *, wide: bool) -> Markup:
     """Price of one product over the window; the background and the ribbon below show the regime."""
-    width, height = (960, 190) if wide else (360, 190)
-    figure, axes = axes_of(width, height, left=52, right=10, top=24, bottom=24)
+    width, height = (960, 202) if wide else (360, 202)
+    figure, axes = axes_of(width, height, left=52, right=10, top=24, bottom=36)
     times, prices = _with_breaks(path)
     axes.plot(times, prices, color=theme.INK, linewidth=1.1, zorder=3)
     by_regime: dict[str, list[tuple[int, int]]] = {}
@@ -69,6 +69,7 @@ def regime_timeline(path: PricePath, index: int, *, wide: bool) -> Markup:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(_price))
     axes.grid(axis="y", alpha=0.6)
+    axes.set_xlabel(f"UTC; price in {path.product_id.rpartition('-')[2] or 'quote currency'}")
     name = f"timeline-{index}-{'wide' if wide else 'narrow'}"
     return inline_svg(figure, name=name, label=f"Price and regime of {path.product_id} over the window")
 

@@ -16,6 +16,9 @@ from memory.reporting.svg import axes_of, inline_svg
 NIGHTS_DRAWN = 60
 """The latest nights that fit one chart; older ones stay in the ledger."""
 
+LEAST_NIGHTS = 2
+"""A single night has no history: it is said, and not drawn."""
+
 _WIDTH = 400
 _DODGE = 0.085
 """Sideways shift between predictors of one night, as a share of the distance between nights."""
@@ -24,9 +27,14 @@ STACK = (("patterns_confirmed", "confirmed", theme.BLUE, ""), ("patterns_new", "
 FADED_COLOUR = theme.MUTED
 
 
-def pattern_history(nights: Sequence[NightCounts]) -> Markup:
-    """Confirmed and new patterns stacked upwards, faded ones downwards, and what the null would have confirmed."""
+def pattern_history(nights: Sequence[NightCounts]) -> Markup | None:
+    """Confirmed and new patterns stacked upwards, faded ones downwards, and what the null would have confirmed.
+
+    None before there are two nights.
+    """
     shown = nights[-NIGHTS_DRAWN:]
+    if len(shown) < LEAST_NIGHTS:
+        return None
     figure, axes = axes_of(_WIDTH, 240, left=40, bottom=40)
     position = np.arange(len(shown))
     floor = np.zeros(len(shown))
@@ -44,8 +52,8 @@ def pattern_history(nights: Sequence[NightCounts]) -> Markup:
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):,.0f}"))
-    _name_nights(axes, [night.window_name for night in shown])
-    axes.set_title("patterns each night")
+    name_nights(axes, [night.window_name for night in shown])
+    axes.set_title("patterns each night, number")
     return inline_svg(figure, name="history", label=f"New, confirmed and faded patterns over {len(shown)} nights")
 
 
@@ -71,8 +79,8 @@ def confirmation_history(nights: Sequence[NightCounts]) -> Markup | None:
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
-    _name_nights(axes, [night.window_name for night in shown])
-    axes.set_title("share of clusters that match what is known")
+    name_nights(axes, [night.window_name for night in shown])
+    axes.set_title("clusters that match what is known, %")
     return inline_svg(
         figure, name="confirmation", label="Confirmation rate of patterns and of the null over the nights"
     )
@@ -89,7 +97,7 @@ def scorecard_panel(cards: Sequence[ScorecardNight], outcome: str, horizon_minut
     shown = cards[-NIGHTS_DRAWN:]
     names = predictors_of(cards)
     looks = theme.predictor_series(names)
-    figure, axes = axes_of(244, 190, left=40, right=6, bottom=28)
+    figure, axes = axes_of(244, 200, left=40, right=6, bottom=38)
     drawn = 0
     # The patterns come last, on top of what they are compared with.
     for order, name in reversed(list(enumerate(names))):
@@ -125,8 +133,8 @@ def scorecard_panel(cards: Sequence[ScorecardNight], outcome: str, horizon_minut
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value, 2)))
-    _name_nights(axes, [card.window_name for card in shown], most=4)
-    axes.set_title(f"{outcome} · {wording.horizon(horizon_minutes)}")
+    name_nights(axes, [card.window_name for card in shown], most=4)
+    axes.set_title(f"IC of {outcome}, {wording.horizon(horizon_minutes)}")
     return inline_svg(figure, name=f"score-{outcome}-{horizon_minutes}", label=_score_label(outcome, horizon_minutes))
 
 
@@ -138,9 +146,10 @@ def _is(entry: ScorecardEntry, predictor: str, outcome: str, horizon_minutes: in
     return (entry.predictor, entry.outcome, entry.horizon_minutes) == (predictor, outcome, horizon_minutes)
 
 
-def _name_nights(axes: Axes, names: Sequence[str], most: int = 7) -> None:
+def name_nights(axes: Axes, names: Sequence[str], most: int = 7) -> None:
     """Tick labels of month and day under evenly spaced nights, the last always named."""
     step = max(1, -(-len(names) // most))
     ticks = list(range(len(names) - 1, -1, -step))[::-1]
     axes.set_xticks(ticks, [names[tick][5:] for tick in ticks])
     axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("night, month-day")

@@ -24,6 +24,7 @@ from memory.records import (
     StrategyMemory,
     VolatilityOutcome,
 )
+from memory.reporting import render_report
 from memory.reporting.data import (
     PREDICTORS,
     Bar,
@@ -34,6 +35,7 @@ from memory.reporting.data import (
     LatencySeries,
     LineageEvent,
     NightCounts,
+    NightSizes,
     PassShares,
     PricePath,
     PruneDecision,
@@ -45,6 +47,8 @@ from memory.reporting.data import (
     ScorecardNight,
     StateCloud,
     StepTime,
+    Trend,
+    TrendPoint,
 )
 
 SAMPLE = Path(__file__).resolve().parents[3] / "agents" / "data" / "sample"
@@ -357,6 +361,60 @@ def make_nights(count: int) -> tuple[NightCounts, ...]:
     return tuple(nights)
 
 
+def make_trends(runs: int) -> tuple[Trend, ...]:
+    """Figures of some runs, the last of which is a regression of one of them."""
+    judged = "agent alone: p50 beside a round trip"
+    values = [2.0 + 0.05 * (run % 3) for run in range(runs - 1)] + [5.5]
+    return tuple(
+        Trend(
+            metric=metric,
+            unit=unit,
+            judged=metric in (judged, "recall"),
+            lower_is_better=metric != "recall",
+            points=tuple(
+                TrendPoint(
+                    measured_at=START + DAY * run,
+                    window_name=(START + DAY * run).date().isoformat(),
+                    value=value,
+                    documents=100_000 + 1000 * run,
+                    usual=2.05 if metric == judged and run >= 5 else None,
+                    limit=3.28 if metric == judged and run >= 5 else None,
+                    regressed=metric == judged and run == runs - 1,
+                )
+                for run, value in enumerate(values if metric != "recall" else [1.0] * runs)
+            ),
+        )
+        for metric, unit in (
+            ("agent alone: p50", "ms"),
+            ("agent alone: p95", "ms"),
+            (judged, "round trips"),
+            ("recall", "share"),
+        )
+    )
+
+
+def make_sizes(nights: int) -> tuple[NightSizes, ...]:
+    """Sizes of some nights that grow evenly."""
+    return tuple(
+        NightSizes(
+            window_name=(START - DAY * (nights - 1 - night)).date().isoformat(),
+            redis_bytes={
+                "experiences": 26_000_000 * (night + 1),
+                "indexes": 24_000_000 * (night + 1),
+                "semantic memory": 900_000 + 40_000 * night,
+                "access counters": 4_000,
+                "messages": 3_000,
+                "other": 20_000,
+                "dead letters": 1_000,
+            },
+            documents={"experiences": 21_600 * (night + 1), "archived files": 2 * (night + 1)},
+            archive_bytes=5_100_000 * (night + 1),
+            ledger_bytes=14_000_000 + 2_500_000 * night,
+        )
+        for night in range(nights)
+    )
+
+
 def make_pruning(rng: np.random.Generator, patterns: tuple[PatternMemory, ...]) -> PruningReport:
     """Decisions about some patterns, most of them kept."""
     decisions = []
@@ -512,6 +570,10 @@ def make_data(*, patterns: int = 60, nights: int = 5, seed: int = 7) -> ReportDa
             documents=108_000,
             queries_per_s=9_800.0,
         ),
+        machine="one (a processor, 2 cores, x86_64)",
+        trends=make_trends(8),
+        sizes=make_sizes(nights),
+        regressions=("agent alone: p50 beside a round trip is 5.5 round trips, 2.7 times worse than the median",),
     )
 
 
@@ -537,6 +599,12 @@ def report_data() -> Factory:
 def full() -> ReportData:
     """One full night of five."""
     return make_data()
+
+
+@pytest.fixture(scope="session")
+def full_page(full: ReportData) -> str:
+    """The report of the full night."""
+    return render_report(full)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ def test_markup_in_names_is_literal_text() -> None:
     assert "<" not in text
     assert "\n" not in text
     assert "://" not in text
+    text = text.replace("&#", "&")  # what starts an entity is no heading
     for sign in "|[]`*#":
         assert text.count(sign) == text.count(f"\\{sign}")
 
