@@ -20,7 +20,8 @@ from memory.roots import CREDENTIALS
 from memory.secret_files import read_secret_file
 from memory.secrets import remember
 from memory.settings import Settings
-from memory.store.acl import User, apply_users, users
+from memory.store.acl import User, apply_users, lets_anybody_in, users
+from memory.store.keys import drill_namespace
 from memory.store.link import RedisLink
 from memory.store.refusals import unreachable
 from memory.store.sentinel import server_url
@@ -47,10 +48,8 @@ def acl(
     -------
     dict
         ``users`` (name, role, line of an ACL file, password file and, where applied, URL file), ``applied`` (servers),
-        ``lasting`` (whether each of these wrote the rules down).
+        ``lasting`` (whether each of these wrote the rules down), ``open`` (servers that let anybody in without them).
     """
-    from tasks.restoring import drill_namespace
-
     settings = load_settings(namespace)
     name = settings.namespace
     made = users(name, agents, also=[drill_namespace(name)])
@@ -69,6 +68,7 @@ def acl(
         ],
         "applied": [],
         "lasting": None,
+        "open": [],
     }
     if apply:
         chosen = list(zip(made, passwords, strict=True))
@@ -78,12 +78,12 @@ def acl(
                 remedy="Set COINSWARM_REDIS_URL to a server of your own, as a user who may run ACL.",
             )
         url = settings.redis_url.get_secret_value()
-        applied = asyncio.run(_apply(url, settings, chosen))
+        applied, unlocked = asyncio.run(_apply(url, settings, chosen))
         for entry, (user, password) in zip(result["users"], chosen, strict=True):
             path = _file(place, user, "url")
             _write_private(path, with_credentials(url, user.name, password))
             entry["url_file"] = str(path)
-        result |= {"applied": list(applied), "lasting": all(applied.values())}
+        result |= {"applied": list(applied), "lasting": all(applied.values()), "open": unlocked}
     return result
 
 
@@ -96,6 +96,13 @@ def show_acl(result: dict[str, Any], out: rich.console.Console) -> None:
     out.print(f"Applied at {', '.join(result['applied'])}. Give each process its own, as COINSWARM_REDIS_URL_FILE:")
     for entry in result["users"]:
         out.print(f"  {entry['user']}  {entry['url_file']}", highlight=False, soft_wrap=True)
+    for address in result["open"]:
+        out.print(
+            f"{address} still lets anybody in: its default user has no password, and these rights bind nobody. Close "
+            "it: ACL SETUSER default off, or a password for its administrator.",
+            highlight=False,
+            markup=False,
+        )
     if not result["lasting"]:
         out.print(
             "A server there has no ACL file, and forgets these users when it restarts: set `aclfile` in its "
@@ -103,8 +110,14 @@ def show_acl(result: dict[str, Any], out: rich.console.Console) -> None:
         )
 
 
-async def _apply(url: str, settings: Settings, chosen: Sequence[tuple[User, str]]) -> dict[str, bool]:
-    """Give all servers the users, each its own: neither replicas nor whoever takes over copy them from the primary."""
+async def _apply(url: str, settings: Settings, chosen: Sequence[tuple[User, str]]) -> tuple[dict[str, bool], list[str]]:
+    """Give all servers the users, each its own: neither replicas nor whoever takes over copy them from the primary.
+
+    Returns
+    -------
+    tuple
+        Whether each server, by its address, wrote the rules down; and the addresses of those that let anybody in.
+    """
     timeout_s = settings.redis_timeout_s
     named = settings.redis_replica_urls.get_secret_value() if settings.redis_replica_urls else ""
     try:
@@ -114,14 +127,17 @@ async def _apply(url: str, settings: Settings, chosen: Sequence[tuple[User, str]
     followers = [url] if primary != url else []
     places = [primary, *await named_replicas([*followers, *split_urls(named)], timeout_s)]
     applied: dict[str, bool] = {}
+    unlocked: list[str] = []
     for place in dict.fromkeys(places):
         link = RedisLink(place, timeout_s=timeout_s)
         await link.open()
         try:
             applied[link.address] = await apply_users(link, chosen)
+            if await lets_anybody_in(link):
+                unlocked.append(link.address)
         finally:
             await link.close()
-    return applied
+    return applied, unlocked
 
 
 def _file(place: Path, user: User, kind: str) -> Path:

@@ -7,7 +7,8 @@ keeps encrypted in a block.
 ======================  =============================================================================================
 no heartbeat            a run of a deployment that misses four heartbeats is marked as crashed
 no heartbeat by hand    a run of one of our flows from anywhere else, which may beat as slowly as Prefect's default
-crashed run again       a crashed run is scheduled again, as the button Retry does: the same run, so the same window
+crashed run again       a crashed run is scheduled again, as the button Retry does: the same run, so the same window;
+                        not one that the worker could not begin
 failed run              alert: a run of any deployment but the drain has failed, crashed or timed out
 knowledge old           alert: no drain has seen fresh knowledge for a while, whatever the reason
 drain at regime change  the event ``coinswarm.regime-change`` starts a drain of the inboxes
@@ -44,6 +45,8 @@ SETTLED_S = 30.0
 """How long after a crash a run is scheduled again: all that was under way with it has been reported by then."""
 _PAGE = 200
 _CRASHED = "prefect.flow-run.Crashed"
+_NOT_BEGUN = "Failed to submit flow run to infrastructure"
+"""What a worker says of a run that it could not begin: no such image, no engine of containers, no such program."""
 _TAKEN_UP = ("AwaitingRetry", "Scheduled", "Pending", "Running", "Completed", "Failed", "Cancelled")
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended")
 
@@ -163,8 +166,9 @@ def _declared(
                 posture=Posture.Proactive,
                 after={_CRASHED},
                 expect={_CRASHED, *(f"prefect.flow-run.{state}" for state in _TAKEN_UP)},
-                # How often it has run: a run that never began is not tried again and again.
-                match={**runs, "prefect.run-count": attempts},
+                # How often it has run: a run that never began is not tried again and again, and neither is one that no
+                # worker could begin again, which leaves the count as it was.
+                match={**runs, "prefect.run-count": attempts, "prefect.state-message": f"!{_NOT_BEGUN}*"},
                 match_related=ours,
                 for_each={"prefect.resource.id"},
                 within=dt.timedelta(seconds=watch.settled_s),
@@ -197,6 +201,7 @@ def _declared(
     # A drain that fails is followed by another in minutes; all of them failing is old knowledge.
     watched = [f"prefect.deployment.{found}" for name, found in ids.items() if name != drain.full_name]
     payload = _FAILED.replace("NAMESPACE", namespace).replace("RESTARTS", str(settings.crash_restarts))
+    payload = payload.replace("NOT_BEGUN", _NOT_BEGUN)
     yield AutomationCore(
         name=name_of(namespace, "failed run"),
         description="Tells of each run of a deployment, drains apart, that failed, crashed or timed out.",
@@ -233,7 +238,8 @@ _FAILED = """\
 {%- set message = event.resource["prefect.state-message"] or "no reason given" -%}
 {%- set state = event.resource["prefect.state-name"] -%}
 {%- set attempt = event.resource["prefect.run-count"] | int -%}
-{%- set again = state == "Crashed" and 1 <= attempt <= RESTARTS -%}
+{%- set begun = not message.startswith("NOT_BEGUN") -%}
+{%- set again = state == "Crashed" and begun and 1 <= attempt <= RESTARTS -%}
 {%- set link = flow_run | ui_url -%}
 {
   "text": {{ ("coinswarm NAMESPACE: " ~ flow.name ~ " (" ~ flow_run.name ~ ") " ~ state ~ ": " ~ message

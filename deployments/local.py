@@ -23,10 +23,12 @@ from memory.settings import Settings
 DRAIN_TIMEOUT_S = 5.0
 PREFECT_TIMEOUT_S = 10.0
 """Longest wait for a configured Prefect server to say that it is there."""
+EXTRA_LOGGERS = "coinswarm,memory,agents,tasks"
+"""Loggers beside Prefect's own whose lines the UI shows with the run."""
 LOGGING = {
     # Lines say what they are about, and hold no secret (`memory.logs`).
     "PREFECT_LOGGING_SETTINGS_PATH": str(Path(__file__).with_name("logging.json")),
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "coinswarm,memory,agents,tasks",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": EXTRA_LOGGERS,
     # What is said outside of a run is for the terminal.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from deployments import results
+from deployments.local import EXTRA_LOGGERS
 from memory.errors import CoinswarmError
 from memory.settings import Settings
 
@@ -80,7 +81,7 @@ def job_variables(settings: Settings, pool_type: PoolType) -> dict[str, Any]:
     """
     environment = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_s),
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "coinswarm",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": EXTRA_LOGGERS,
         # Without this a run that cannot reach the server would quietly start one of its own.
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         **results.environment(settings),

@@ -10,6 +10,7 @@ from flows.forms.restore_drill import Parameters
 from flows.restore_memory import fill
 from memory.backup.manifest import read_manifest
 from memory.settings import Settings
+from memory.store.keys import drill_namespace
 from memory.store.unfinished import restoring
 from tasks.backup_summaries import restore_summary
 from tasks.projected import of_namespace
@@ -18,7 +19,6 @@ from tasks.restoring import (
     Restore,
     advance_past,
     check_snapshot,
-    drill_namespace,
     drop_restored,
     look_at_target,
     newest_of,

@@ -67,9 +67,10 @@ def read_secret_file(path: Path, variable: str) -> str:
     try:
         with path.expanduser().open("rb") as stream:
             content = stream.read(LARGEST_BYTES + 1)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: of ~user, who is not there.
+        reason = error.strerror if isinstance(error, OSError) else "there is no such user"
         raise SecretFileError(
-            f"{variable}: {path} cannot be read ({error.strerror}).",
+            f"{variable}: {path} cannot be read ({reason}).",
             remedy="Name a file that this user may read, or unset the variable.",
         ) from error
     try:

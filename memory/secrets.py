@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from types import TracebackType
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
@@ -19,14 +20,19 @@ from pydantic import SecretStr
 MASK = "***"
 SHORTEST_KNOWN = 6
 """Shorter passwords are masked inside URLs only: elsewhere they are too likely to be a part of some word."""
-PASSWORD_OPTIONS = frozenset({"password", "sslpassword", "ssl_password", "sentinel_password"})
-"""Options of a URL that hold a secret."""
+PASSWORD_OPTIONS = frozenset({"password", "pgpassword", "sslpassword", "ssl_password", "sentinel_password"})
+"""Options of a URL, or variables of a client, that hold a secret."""
+SHORTEST_PATH = 16
+"""Of a secret URL the path is masked by itself where it is as long as this: shorter ones are names that others have."""
 
 _STORES = r"(?:rediss?(?:\+sentinel)?|unix|postgres(?:ql)?(?:\+\w+)?)"
 # A password that should have been percent-encoded may hold anything: up to the last @ of the word, all of it is taken.
 _STORE_PASSWORD = re.compile(rf"(?i)\b({_STORES}://[^\s:@/?#\"']*):[^\s\"']*@")
 _URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:@/?#\"']*):[^\s@/?#\"']+@")
-_OPTION = re.compile(rf"(?i)\b({'|'.join(sorted(PASSWORD_OPTIONS))})=(?!\*\*\*)([^\s&\"']+)")
+# As URLs and libpq's settings have it, bare or quoted, and as a mapping of such options is shown.
+_NAMES = "|".join(sorted(PASSWORD_OPTIONS))
+_OPTION = re.compile(rf"(?i)\b({_NAMES})(\s*=\s*)(?!\*\*\*)('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&\"']+)")
+_ENTRY = re.compile(rf"(?i)([\"'](?:{_NAMES})[\"']\s*:\s*[\"'])(?!\*\*\*)[^\"']+(?=[\"'])")
 
 _known: set[str] = set()
 _lock = threading.Lock()
@@ -39,7 +45,7 @@ def remember(secret: str | SecretStr) -> None:
     """
     text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
     if re.match(rf"(?i){_STORES}://", text) is None:
-        _keep({text})
+        _keep({text, *_secret_path(text)})
     remember_url(text)
 
 
@@ -65,7 +71,9 @@ def mask(text: str) -> str:
         text = _STORE_PASSWORD.sub(rf"\1:{MASK}@", text)
         text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
     if "=" in text:
-        text = _OPTION.sub(rf"\1={MASK}", text)
+        text = _OPTION.sub(rf"\1\2{MASK}", text)
+    if "assword" in text.lower():
+        text = _ENTRY.sub(rf"\1{MASK}", text)
     return text
 
 
@@ -76,7 +84,10 @@ def redacted(url: str) -> str:
 
 
 def hide_secrets(error: BaseException) -> None:
-    """Take secrets out of what an error says, and out of the errors that it came from: others will show them."""
+    """Take secrets out of what an error says, and out of the errors that it came from: others will show them.
+
+    Arguments, notes and fields of text are masked; any other argument that shows a secret becomes its masked text.
+    """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -84,9 +95,25 @@ def hide_secrets(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if any(isinstance(part, str) and mask(part) != part for part in one.args):
-            one.args = tuple(mask(part) if isinstance(part, str) else part for part in one.args)
+        shown = tuple(_masked(part) for part in one.args)
+        if any(after is not before for after, before in zip(shown, one.args, strict=True)):
+            one.args = shown
+        if isinstance(one, OSError) and one.filename is not None:
+            one.filename = _masked(one.filename)
+        fields = vars(one)
+        fields |= {name: _masked(value) for name, value in fields.items() if isinstance(value, str)}
+        if "__notes__" in fields:
+            fields["__notes__"] = [_masked(note) for note in fields["__notes__"]]
         waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+
+
+def _masked(part: Any) -> Any:
+    """The part itself where it shows no secret."""
+    if isinstance(part, BaseException):
+        return part
+    text = part if isinstance(part, str) else repr(part)
+    masked = mask(text)
+    return part if masked == text else masked
 
 
 def print_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -105,7 +132,9 @@ class SecretFilter(logging.Filter):
         try:
             message = record.getMessage()
         except (TypeError, ValueError, KeyError):
-            return True  # Arguments that do not fit: the handler says so itself, without them.
+            # Arguments that do not fit: logging would show them on stderr as they are.
+            message = f"{record.msg} with {record.args!r}, which do not fit"
+            record.msg, record.args = message, ()
         masked = mask(message)
         if masked != message:
             record.msg, record.args = masked, ()
@@ -117,6 +146,16 @@ class SecretFilter(logging.Filter):
 
 
 _TRACEBACKS = logging.Formatter()
+
+
+def _secret_path(url: str) -> set[str]:
+    """Path and query of a URL that is a secret as a whole: clients show its host in other letters than it was given."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return set()
+    rest = url.partition(parts.netloc)[2] if parts.netloc else ""
+    return {rest} if len(rest) >= SHORTEST_PATH else set()
 
 
 def _passwords(url: str) -> set[str]:

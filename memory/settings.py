@@ -1,7 +1,7 @@
 """Everything that can be configured, read from ``COINSWARM_*`` environment variables.
 
-``Settings()`` reads the environment; keyword arguments win over it. A field's description is what the command
-line, the docs and the forms show.
+``Settings()`` reads the environment, where an empty variable counts as none; keyword arguments win over it. A field's
+description is what the command line, the docs and the forms show.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMESPACE_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 class Settings(BaseSettings):
     """Settings of one process."""
 
-    model_config = SettingsConfigDict(env_prefix="COINSWARM_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="COINSWARM_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Path = Field(
         default=Path("~/.coinswarm"),

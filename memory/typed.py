@@ -27,7 +27,7 @@ def json_as(kind: type[Content], content: bytes | str) -> Content:
     return decoded
 
 
-def msgpack_as(kind: type[Content], content: bytes, hook: Hook | None = None) -> Content:
+def msgpack_as(kind: type[Content], content: bytes | memoryview, hook: Hook | None = None) -> Content:
     """MessagePack as an object of a type; a type is always read with the same hook. Errors as of `json_as`."""
     decoder = _msgpack.get(kind)
     if decoder is None:

@@ -20,7 +20,7 @@ from memory.learning import serial
 from memory.learning.clustering import MarketStateClusterer
 from memory.learning.packed_correlations import PackedCorrelations, pack_window
 from memory.learning.partitions import partition_by_regime
-from memory.learning.quality import summarise_quality
+from memory.learning.quality import QUALITY, summarise_quality
 from memory.learning.settings import LearningSettings
 from memory.learning.strategies import summarise_strategies
 from memory.learning.summaries import PartitionSummary, partition_key, summarise_partition
@@ -42,7 +42,6 @@ TRANSITIONS = "transitions"
 REGIME_STATES = "regimes"
 STRATEGIES = "strategies"
 CORRELATIONS = "correlations"
-QUALITY = "quality"
 SEQUENCES = (TRANSITIONS, REGIME_STATES, STRATEGIES, CORRELATIONS, QUALITY)
 """What is summarised of a whole window beside the patterns."""
 

@@ -21,7 +21,7 @@ from agents.simulation import simulate
 from memory import MemoryConnection
 from memory.errors import EncoderError, InvalidRecordError, StoreUnavailableError
 from memory.learning import ALGORITHM_VERSION, serial
-from memory.learning.quality import QualitySettings, QualitySummary, Rewards, score_memories
+from memory.learning.quality import QUALITY, QualitySettings, QualitySummary, Rewards, score_memories
 from memory.ledger import Ledger, line_id
 from memory.records import VECTOR_DIMENSION, EpisodicMemory
 from memory.store.encoders import unpack_encoder
@@ -29,7 +29,6 @@ from memory.store.episodic import StoreReport
 from memory.store.inbox import InboxEntry
 from memory.validation import validate_experience, validate_identifier
 from memory.window import Window
-from tasks.consolidation import QUALITY
 from tasks.markets import open_encoder, open_market
 from tasks.retry import retried
 from tasks.workspace import open_workspace

@@ -8,7 +8,6 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 
-from memory.reporting import markdown_summary, pattern_summary, table_rows, write_report
 from memory.reporting.artifacts import (
     Link,
     RunSummary,
@@ -23,7 +22,6 @@ from memory.reporting.artifacts import (
 from memory.reporting.ranking import anchor, strongest
 from memory.settings import Settings
 from memory.window import Window
-from tasks.report_data import collect
 from tasks.retry import retried
 from tasks.runs import LedgerRun
 from tasks.workspace import open_workspace
@@ -125,6 +123,10 @@ def nightly_result(
 @retried()
 def write_nightly_report(namespace: str, run_id: str, window: Window, result: Mapping[str, Any]) -> str:
     """Write the HTML report of a window, and leave its summary and patterns in the Prefect UI; the report's path."""
+    # Charts take a second to load; the other flows, of which some run every few minutes, leave artifacts alone.
+    from memory.reporting import markdown_summary, pattern_summary, table_rows, write_report
+    from tasks.report_data import collect
+
     with open_workspace(namespace) as workspace:
         settings = workspace.settings
         data = collect(workspace, window, result, run_id)

@@ -6,7 +6,6 @@ restore that was killed is taken up by running it again; of another snapshot's, 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ from tasks.workspace import Workspace, open_workspace
 
 NAMED = 6
 """Things that are named where a target is not empty, or not what it should be."""
-DRILL_PREFIX = "drill-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +74,6 @@ class Restore:
     def fencing_token(self) -> FencingToken:
         """The right to write to the target."""
         return FencingToken(self.target, self.token, self.run_id)
-
-
-def drill_namespace(namespace: str) -> str:
-    """Namespace that the drills of a memory restore into; nobody names one so by chance."""
-    return f"{DRILL_PREFIX}{hashlib.sha256(namespace.encode()).hexdigest()[:16]}"
 
 
 def policies_of(settings: Settings, namespace: str) -> Path:

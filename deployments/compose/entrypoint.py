@@ -3,7 +3,7 @@
 Prefect takes its secrets from the environment only, and a URL holds a password in its middle. So, before the command:
 
 * ``NAME_PASSWORD_FILE`` puts the content of a file as the password into the URL in ``NAME``;
-* ``PREFECT_..._FILE`` becomes ``PREFECT_...`` with the content of the file;
+* ``PREFECT_..._FILE`` becomes ``PREFECT_...`` with the content of the file, but for Prefect's own settings of that end;
 * ``COINSWARM_..._FILE`` is read by the program itself, and dropped here where the file is empty and may be.
 
 Nothing secret is an argument, and nothing is written anywhere.
@@ -14,10 +14,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 PASSWORD = "_PASSWORD_FILE"  # noqa: S105  # the end of a variable's name
 FILE = "_FILE"
+PREFECTS_OWN = frozenset({"PREFECT_API_SSL_CERT_FILE"})
+"""Settings of Prefect that are a path, and no secret."""
 MAY_BE_EMPTY = frozenset({"COINSWARM_WEBHOOK_URL_FILE"})
 EX_CONFIG = 78
 
@@ -44,11 +46,19 @@ def secret(variable: str, path: str) -> str:
     return text
 
 
+def is_blank(path: str) -> bool:
+    """Whether a file is there and holds nothing; what is wrong with any other one, its reader says."""
+    try:
+        return not Path(path).read_bytes().strip()
+    except OSError:
+        return False
+
+
 def with_password(url: str, password: str) -> str:
     """The URL with a password in it; user, host and all else stay."""
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
-    user = quote(parts.username or "", safe="")
+    user = quote(unquote(parts.username or ""), safe="")
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}"))
 
 
@@ -68,10 +78,13 @@ def filled(environment: dict[str, str]) -> dict[str, str]:
                 raise SecretError(f"{name} is set, and {target}, the URL that it belongs to, is not")
             found[target] = with_password(environment[target], secret(name, path))
             del found[name]
-        elif name.startswith("PREFECT_") and name.endswith(FILE):
-            found[name.removesuffix(FILE)] = secret(name, path)
+        elif name.startswith("PREFECT_") and name.endswith(FILE) and name not in PREFECTS_OWN:
+            target = name.removesuffix(FILE)
+            if environment.get(target):
+                raise SecretError(f"{name} and {target} are both set: unset one of them")
+            found[target] = secret(name, path)
             del found[name]
-        elif name in MAY_BE_EMPTY and Path(path).is_file() and not Path(path).read_text(encoding="utf-8").strip():
+        elif name in MAY_BE_EMPTY and is_blank(path):
             del found[name]
     return found
 

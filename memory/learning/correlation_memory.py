@@ -15,7 +15,9 @@ below 1 in 21.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import stats
@@ -31,7 +33,6 @@ from memory.learning.correlations import (
     A,
     B,
     CorrelationSettings,
-    CorrelationState,
     N,
     PairSums,
 )
@@ -124,29 +125,51 @@ def fisher_interval(correlation: float, n: int, confidence: float) -> Interval |
 
 @dataclass(frozen=True, slots=True)
 class _Tested:
-    """One correlation before the family that it is judged in is known: a pair at a lag, and its p-value."""
+    """One correlation before the family that it is judged in is known: a pair at a lag, and its p-value.
 
-    pair: PairSums
-    found: LagCorrelations
-    place: int
+    Small values only: there may be a hundred thousand of them, and the sums that they were made of are not kept.
+    """
+
+    first: str
+    second: str
+    bar_minutes: int
+    regime: str
+    known_ms: int
+    lag: int
+    correlation: float
+    threshold: float
     p_value: float
+    n: int
+    """Pairs that count as independent: one a clock block, and no more than there are."""
+
+    @classmethod
+    def at(cls, pair: PairSums, found: LagCorrelations, place: int, p_value: float) -> _Tested:
+        """The correlation of a pair at one of its lags."""
+        return cls(
+            first=pair.first,
+            second=pair.second,
+            bar_minutes=pair.bar_minutes,
+            regime=pair.regime,
+            known_ms=pair.known_ms,
+            lag=int(found.lags[place]),
+            correlation=float(found.correlation[place]),
+            threshold=found.threshold,
+            p_value=p_value,
+            n=min(pair.blocks, int(pair.lags[place, N])),
+        )
+
+
+class PooledCorrelations(Protocol):
+    """Sums of all windows: `CorrelationState`, or `PackedCorrelations` for many products."""
 
     @property
-    def lag(self) -> int:
-        return int(self.found.lags[self.place])
-
+    def references(self) -> tuple[str, ...]: ...
     @property
-    def correlation(self) -> float:
-        return float(self.found.correlation[self.place])
-
-    @property
-    def n(self) -> int:
-        """Pairs that count as independent: one a clock block, and no more than there are."""
-        return min(self.pair.blocks, int(self.pair.lags[self.place, N]))
+    def pairs(self) -> Iterable[PairSums]: ...
 
 
 def project_correlations(
-    state: CorrelationState, context: ProjectionContext, settings: CorrelationSettings = DEFAULT_SETTINGS
+    state: PooledCorrelations, context: ProjectionContext, settings: CorrelationSettings = DEFAULT_SETTINGS
 ) -> list[CorrelationMemory]:
     """CORRELATION memories: for each pair, bar and regime the correlation at lag 0, and the strongest claimed lag.
 
@@ -176,13 +199,13 @@ def _tests(pair: PairSums, settings: CorrelationSettings) -> list[_Tested]:
     centre = len(found.lags) // 2
     if np.isnan(found.correlation[centre]):
         return []
-    tests = [_Tested(pair, found, centre, float(found.p_value[centre]))]
+    tests = [_Tested.at(pair, found, centre, float(found.p_value[centre]))]
     others = np.abs(found.correlation)
     others[centre] = np.nan
     choices = int(np.count_nonzero(~np.isnan(others)))
     if choices:
         lead = int(np.nanargmax(others))
-        tests.append(_Tested(pair, found, lead, float(np.minimum(choices * found.p_value[lead], 1.0))))
+        tests.append(_Tested.at(pair, found, lead, float(np.minimum(choices * found.p_value[lead], 1.0))))
     return tests
 
 
@@ -193,24 +216,24 @@ def _memory(
     context: ProjectionContext,
     settings: CorrelationSettings,
 ) -> CorrelationMemory:
-    pair, lag, correlation = tested.pair, tested.lag, tested.correlation
+    lag, correlation = tested.lag, tested.correlation
     role = "together" if lag == 0 else "lead"
     interval = fisher_interval(correlation, tested.n, settings.confidence)
     # A perfect correlation has no interval, and needs none.
     beyond_luck = abs(correlation) == 1 or (interval is not None and not interval.low <= 0 <= interval.high)
-    claimed = abs(correlation) > tested.found.threshold and beyond_luck and q_value <= settings.false_discovery_rate
-    keyed_by = () if pair.regime == ALL_REGIMES else references
+    claimed = abs(correlation) > tested.threshold and beyond_luck and q_value <= settings.false_discovery_rate
+    keyed_by = () if tested.regime == ALL_REGIMES else references
     return CorrelationMemory(
-        memory_id=context.memory_id("c", pair.first, pair.second, str(pair.bar_minutes), pair.regime, role),
-        description=_sentence(pair, lag, correlation, keyed_by, claimed),
+        memory_id=context.memory_id("c", tested.first, tested.second, str(tested.bar_minutes), tested.regime, role),
+        description=_sentence(tested, keyed_by, claimed),
         encoder_id=context.encoder_id,
         line=context.line,
-        created_at=from_ms(pair.known_ms),
+        created_at=from_ms(tested.known_ms),
         valid_from=context.valid_from,
         source=context.source,
-        products=(pair.first, pair.second),
-        regime=pair.regime,
-        bar_minutes=pair.bar_minutes,
+        products=(tested.first, tested.second),
+        regime=tested.regime,
+        bar_minutes=tested.bar_minutes,
         lag=lag,
         correlation=correlation,
         interval=interval,
@@ -221,18 +244,19 @@ def _memory(
     )
 
 
-def _sentence(pair: PairSums, lag: int, correlation: float, references: tuple[str, ...], claimed: bool) -> str:
-    leader, follower = (pair.first, pair.second) if lag > 0 else (pair.second, pair.first)
-    minutes = abs(lag) * pair.bar_minutes
+def _sentence(tested: _Tested, references: tuple[str, ...], claimed: bool) -> str:
+    lag = tested.lag
+    leader, follower = (tested.first, tested.second) if lag > 0 else (tested.second, tested.first)
+    minutes = abs(lag) * tested.bar_minutes
     how = (
-        f"{pair.first} and {pair.second} move together"
+        f"{tested.first} and {tested.second} move together"
         if lag == 0
         else f"{leader} leads {follower} by {minutes} minute{'' if minutes == 1 else 's'}"
     )
     when = (
         "at all times"
-        if pair.regime == ALL_REGIMES
-        else f"when the market ({' or '.join(references)}) is {pair.regime}"
+        if tested.regime == ALL_REGIMES
+        else f"when the market ({' or '.join(references)}) is {tested.regime}"
     )
     luck = "" if claimed else ", no more than chance would show"
-    return f"{how} {when}: correlation {correlation:+.2f} of {pair.bar_minutes}-minute returns{luck}."
+    return f"{how} {when}: correlation {tested.correlation:+.2f} of {tested.bar_minutes}-minute returns{luck}."

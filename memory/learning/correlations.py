@@ -12,7 +12,9 @@ the pooled correlation against the pooled null.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import combinations
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -115,8 +117,21 @@ def summarise_correlations(
     Sums for each pair of products, bar and regime that has two common bars or more. Cost: 5 ms a pair and day.
     """
     reference = market_reference(states, settings)
+    return CorrelationSummary(
+        max_lag=settings.max_lag,
+        shifts=settings.shifts,
+        block_minutes=settings.block_minutes,
+        references=() if reference is None else (reference,),
+        pairs=tuple(window_pairs(states, window, settings)),
+    )
+
+
+def window_pairs(
+    states: StateTable, window: Window, settings: CorrelationSettings = DEFAULT_SETTINGS
+) -> Iterator[PairSums]:
+    """The sums of `summarise_correlations`, one by one in their order: those of all are never held at once."""
+    reference = market_reference(states, settings)
     products = sorted(states.products)
-    pairs: list[PairSums] = []
     start_minute = to_ms(window.start) // _MS_PER_MINUTE
     length = (to_ms(window.end) - to_ms(window.start)) // _MS_PER_MINUTE
     minutes = states.timestamp_ms // _MS_PER_MINUTE - start_minute
@@ -131,34 +146,31 @@ def summarise_correlations(
         log_price[row, minutes[own]] = _log(states.price[own])
         if name == reference:
             regime[minutes[own]] = states.regime[own]
-    for bar in settings.bar_minutes:
-        # Bars end on the clock: a window begins at such an end.
-        grid = np.arange(0, length, bar)
-        closes = log_price[:, grid]
-        returns = np.full(closes.shape, np.nan)
-        returns[:, 1:] = closes[:, 1:] - closes[:, :-1]
-        generator = np.random.default_rng(partition_seed(window.name, f"shifts of {bar}-minute bars"))
-        draws = generator.random(settings.shifts)
-        for first, second in combinations(range(len(products)), 2):
-            pairs.extend(
-                _pair_sums(
-                    (products[first], products[second]),
-                    returns[[first, second]],
-                    regime[grid],
-                    (start_minute + grid) // settings.block_minutes,
-                    draws,
-                    bar,
-                    to_ms(window.end),
-                    settings.max_lag,
-                )
+    series = {bar: _bars(log_price, bar, window.name, settings.shifts) for bar in sorted(settings.bar_minutes)}
+    for first, second in combinations(range(len(products)), 2):
+        for bar, (grid, returns, draws) in series.items():
+            sums = _pair_sums(
+                (products[first], products[second]),
+                returns[[first, second]],
+                regime[grid],
+                (start_minute + grid) // settings.block_minutes,
+                draws,
+                bar,
+                to_ms(window.end),
+                settings.max_lag,
             )
-    return CorrelationSummary(
-        max_lag=settings.max_lag,
-        shifts=settings.shifts,
-        block_minutes=settings.block_minutes,
-        references=() if reference is None else (reference,),
-        pairs=tuple(sorted(pairs, key=_key)),
-    )
+            yield from sorted(sums, key=pair_key)
+
+
+def _bars(log_price: Floats, bar: int, window: str, shifts: int) -> tuple[Ints, Floats, Floats]:
+    """Where the bars of a window begin, the returns of each product over them, and the draws of the shifts."""
+    # Bars end on the clock: a window begins at such an end.
+    grid = np.arange(0, log_price.shape[1], bar)
+    closes = log_price[:, grid]
+    returns = np.full(closes.shape, np.nan)
+    returns[:, 1:] = closes[:, 1:] - closes[:, :-1]
+    generator = np.random.default_rng(partition_seed(window, f"shifts of {bar}-minute bars"))
+    return grid, returns, generator.random(shifts)
 
 
 def market_reference(states: StateTable, settings: CorrelationSettings = DEFAULT_SETTINGS) -> str | None:
@@ -186,17 +198,11 @@ def fold_correlations(state: CorrelationState | None, summary: CorrelationSummar
     """Add a window to the windows before it; pure."""
     if state is None:
         return summary
-    kinds = [(item.max_lag, item.shifts, item.block_minutes) for item in (state, summary)]
-    if kinds[0] != kinds[1]:
-        raise InvalidRecordError(
-            f"lags, shifts and minutes a block are {kinds[1]}; those of the windows before were {kinds[0]}.",
-            remedy="Summaries of different settings are never mixed: consolidate the windows again.",
-            field="summary",
-        )
-    merged = {_key(pair): pair for pair in state.pairs}
+    check_mergeable(state, summary)
+    merged = {pair_key(pair): pair for pair in state.pairs}
     for pair in summary.pairs:
-        known = merged.get(_key(pair))
-        merged[_key(pair)] = pair if known is None else _merge(known, pair)
+        known = merged.get(pair_key(pair))
+        merged[pair_key(pair)] = pair if known is None else merge_pairs(known, pair)
     return CorrelationSummary(
         max_lag=state.max_lag,
         shifts=state.shifts,
@@ -204,6 +210,28 @@ def fold_correlations(state: CorrelationState | None, summary: CorrelationSummar
         references=tuple(sorted({*state.references, *summary.references})),
         pairs=tuple(merged[key] for key in sorted(merged)),
     )
+
+
+class _Settled(Protocol):
+    """What sums depend on: those of `CorrelationSummary`."""
+
+    @property
+    def max_lag(self) -> int: ...
+    @property
+    def shifts(self) -> int: ...
+    @property
+    def block_minutes(self) -> int: ...
+
+
+def check_mergeable(state: _Settled, summary: _Settled) -> None:
+    """Raises InvalidRecordError where sums were made with different settings."""
+    kinds = [(item.max_lag, item.shifts, item.block_minutes) for item in (state, summary)]
+    if kinds[0] != kinds[1]:
+        raise InvalidRecordError(
+            f"lags, shifts and minutes a block are {kinds[1]}; those of the windows before were {kinds[0]}.",
+            remedy="Summaries of different settings are never mixed: consolidate the windows again.",
+            field="summary",
+        )
 
 
 def _pair_sums(
@@ -298,7 +326,8 @@ def _stretches(series: Floats, length: int) -> npt.NDArray[np.float64]:
     return np.lib.stride_tricks.sliding_window_view(series, length)
 
 
-def _merge(left: PairSums, right: PairSums) -> PairSums:
+def merge_pairs(left: PairSums, right: PairSums) -> PairSums:
+    """Sums of one pair, bar and regime over the windows of both."""
     return PairSums(
         first=left.first,
         second=left.second,
@@ -312,5 +341,6 @@ def _merge(left: PairSums, right: PairSums) -> PairSums:
     )
 
 
-def _key(pair: PairSums) -> tuple[str, str, int, str]:
+def pair_key(pair: PairSums) -> tuple[str, str, int, str]:
+    """What sums are sorted by."""
     return pair.first, pair.second, pair.bar_minutes, pair.regime

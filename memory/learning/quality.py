@@ -25,6 +25,8 @@ from memory.records import REGIMES, EpisodicMemory, to_ms
 from memory.tables import ExperienceTable, Floats, Ints
 from memory.window import Window
 
+QUALITY = "quality"
+"""Kind of a window's summaries that hold it."""
 QUALITY_VERSION = "1"
 """Version of the definition; raise it where the same rewards would get another quality."""
 

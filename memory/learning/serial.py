@@ -49,7 +49,7 @@ def encode(content: object) -> bytes:
         ) from error
 
 
-def decode(data: bytes, kind: type[_Content]) -> _Content:
+def decode(data: bytes | memoryview, kind: type[_Content]) -> _Content:
     """What `encode` wrote, as an object of type `kind`; its arrays are read-only views of `data`.
 
     Raises

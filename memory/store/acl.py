@@ -29,7 +29,7 @@ from memory.store.keys import Keys
 from memory.store.link import RedisLink
 from memory.validation import validate_identifier
 
-__all__ = ["Permission", "User", "apply_users", "password_hash", "users"]
+__all__ = ["Permission", "User", "apply_users", "lets_anybody_in", "password_hash", "users"]
 
 Role = Literal["agent", "reader", "jobs"]
 
@@ -174,6 +174,16 @@ def _agent(keys: Keys, agent: str) -> User:
 def password_hash(password: str) -> str:
     """A password as rules hold it: ``#`` and its SHA-256. It cannot be turned back where the password is random."""
     return f"#{hashlib.sha256(password.encode()).hexdigest()}"
+
+
+async def lets_anybody_in(link: RedisLink) -> bool:
+    """Whether a server's default user is on and has no password: then the rights of the other users bind nobody.
+
+    Whoever reaches the server is that user without a word, and any other one becomes it with RESET, which no rule can
+    refuse.
+    """
+    found = await link.execute("ACL", "GETUSER", "default")
+    return found is not None and {b"on", b"nopass"} <= set(found[b"flags"])
 
 
 async def apply_users(link: RedisLink, chosen: Sequence[tuple[User, str]]) -> bool:

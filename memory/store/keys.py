@@ -21,6 +21,8 @@ SCHEMA_VERSION = "v1"
 STATE_VECTOR = "state_vector"
 CONCEPT_VECTOR = "concept_vector"
 TAG_SEPARATOR = ","
+DRILL_PREFIX = "drill-"
+"""Begins the names of namespaces into which restoring is tried."""
 _REGIME_CODES = {regime: str(code) for code, regime in enumerate(REGIMES)}
 """Regimes in tags: four of an experience's tags hold one, and a digit saves up to 52 bytes a memory."""
 
@@ -278,6 +280,11 @@ class Keys:
     def dead_letter_digests(self) -> str:
         """Key of the digests of the dead letters, so that none is listed twice."""
         return f"{self.namespace}:dead_letter_digests"
+
+
+def drill_namespace(namespace: str) -> str:
+    """Namespace that the drills of a memory restore into; nobody names one so by chance."""
+    return f"{DRILL_PREFIX}{hashlib.sha256(namespace.encode()).hexdigest()[:16]}"
 
 
 # --- vectors -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import redis
+import rich.console
 
 import memory
-from deployments.acl import EmbeddedUsersError, PasswordFileError, acl
+from deployments.acl import EmbeddedUsersError, PasswordFileError, acl, show_acl
 from deployments.console import Console
 from memory.errors import AccessDeniedError
 from memory.store.acl import password_hash
@@ -57,6 +59,11 @@ def test_applied_users_work_by_the_url_in_their_file_and_do_no_more_than_their_p
 ) -> None:
     result = call(apply=True)
     assert (len(result["applied"]), result["lasting"]) == (1, False)
+    # The test's server has an owner without a password: rights bind nobody there, and that is said.
+    assert result["open"] == result["applied"]
+    shown = io.StringIO()
+    show_acl(result, rich.console.Console(file=shown, width=400))
+    assert f"{result['open'][0]} still lets anybody in" in shown.getvalue()
     assert call(apply=True) == result
     url_file = Path(result["users"][2]["url_file"])
     assert stat.S_IMODE(url_file.stat().st_mode) == 0o600

@@ -180,6 +180,31 @@ def test_passwords_come_from_files_into_urls(tmp_path: Path) -> None:
     assert not [line for line in shown if "_FILE=" in line]
 
 
+def test_what_is_a_path_to_prefect_stays_one_and_a_user_is_written_once_over(tmp_path: Path) -> None:
+    certificate, file = tmp_path / "ca.pem", tmp_path / "password"
+    certificate.write_text("-----BEGIN\nof several lines\n", encoding="utf-8")
+    file.write_text("word", encoding="utf-8")
+    shown = entered(
+        {
+            "PREFECT_API_SSL_CERT_FILE": str(certificate),
+            "COINSWARM_DATABASE_URL": "postgresql://me%40here@postgres/coinswarm",
+            "COINSWARM_DATABASE_URL_PASSWORD_FILE": str(file),
+        },
+        "env",
+    ).stdout.splitlines()
+    assert f"PREFECT_API_SSL_CERT_FILE={certificate}" in shown
+    assert "COINSWARM_DATABASE_URL=postgresql://me%40here:word@postgres/coinswarm" in shown
+
+
+def test_a_secret_and_a_file_for_it_are_refused_together(tmp_path: Path) -> None:
+    file = tmp_path / "auth"
+    file.write_text("of:file", encoding="utf-8")
+    answer = entered({"PREFECT_API_AUTH_STRING": "of:hidden", "PREFECT_API_AUTH_STRING_FILE": str(file)}, "env")
+    assert answer.returncode == 78
+    assert "both set" in answer.stderr
+    assert "hidden" not in answer.stderr
+
+
 @pytest.mark.parametrize("content", [None, "", "two\nlines"])
 def test_a_secret_that_is_not_there_is_named_with_the_remedy(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "auth"

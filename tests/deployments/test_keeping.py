@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ def test_a_day_that_ends_a_span_is_part_of_it(typed: Any, tmp_path: Path) -> Non
 
 def test_looking_at_a_home_that_is_not_there_creates_none(typed: Any, tmp_path: Path) -> None:
     done = typed("upgrade", "--check", "--json", COINSWARM_HOME=str(tmp_path / "home"))
-    found = {finding["part"]: finding["found"] for finding in done.json()["findings"]} if done.code == 0 else {}
-    assert found.get("home", "none yet") == "none yet"
+    found = {finding["part"]: finding["found"] for finding in json.loads(done.stdout)["findings"]}
+    assert (found["home"], found["prefect database"]) == ("none yet", "none yet")
+    assert "ledger" not in found
     assert list(tmp_path.iterdir()) == []
 
 

@@ -166,6 +166,20 @@ def test_a_silent_run_is_crashed_and_scheduled_again_for_the_same_night_but_not_
     assert scene.state(run) == "Crashed"
 
 
+def test_a_run_that_no_worker_can_begin_again_is_left_crashed(scene: Scene) -> None:
+    run = scene.begin("nightly")
+    scene.report(run, Crashed(message="Process exited with status code: -9."))
+    until(lambda: scene.state(run) == "AwaitingRetry", "the crashed run to be scheduled again")
+    scene.report(run, Pending())
+    scene.report(run, Crashed(message="Failed to submit flow run to infrastructure: ImageNotFound: no such image"))
+    until(lambda: len(scene.receiver.about("failed-run", flow_run=str(run))) == 2, "the second alert")
+    second = scene.receiver.about("failed-run", flow_run=str(run))[1]
+    # It began once, which by itself would entitle it to another start.
+    assert (second["attempt"], second["scheduled_again"]) == (1, False)
+    time.sleep(IMPATIENT.settled_s + 10)
+    assert scene.state(run) == "Crashed"
+
+
 def test_a_run_that_gives_signs_of_life_is_left_alone(scene: Scene) -> None:
     run = scene.begin("verify_memory")
     for _ in range(6):

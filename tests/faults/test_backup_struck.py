@@ -12,7 +12,7 @@ from fault_rig import Calm, Outcome, Rig
 from memory.backup.manifest import check_files, read_manifest
 from memory.backup.snapshots import PARTIAL, list_snapshots
 from memory.errors import RestoreUnfinishedError
-from tasks.restoring import drill_namespace
+from memory.store.keys import drill_namespace
 
 pytestmark = pytest.mark.faults
 

@@ -30,7 +30,7 @@ from memory.ledger import Archive, Ledger
 from memory.roots import PathOutsideRootsError
 from memory.settings import Settings
 from memory.store.acl import User, users
-from tasks.restoring import drill_namespace
+from memory.store.keys import drill_namespace
 
 AsUser = Callable[[User], str]
 

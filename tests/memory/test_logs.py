@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import deployments
 from memory import logs, secrets
 from memory.logs import (
     ContextFilter,
@@ -139,3 +141,30 @@ def test_a_program_without_prefect_logs_in_the_same_form(tmp_path: Path) -> None
     assert done.stderr == (tmp_path / "agent.log").read_text()
     found = json.loads(done.stderr)
     assert (found["level"], found["logger"], found["namespace"]) == ("WARNING", "agents.trading", "ns")
+
+
+def test_a_run_whose_worker_was_killed_goes_on_and_its_lines_are_in_the_file(tmp_path: Path) -> None:
+    configuration = json.loads((Path(deployments.__file__).with_name("logging.json")).read_text())
+    # Without those of Prefect: the two that all lines pass.
+    kept = {name: configuration["handlers"][name] for name in ("console", "file")}
+    configuration |= {"handlers": kept, "loggers": {}}
+    program = (
+        "import json, logging.config, sys; logging.config.dictConfig(json.load(sys.stdin))\n"
+        "for number in range(3): logging.getLogger('tasks').warning('line %d', number)"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    log = tmp_path / "flows.log"
+    try:
+        subprocess.run(
+            [sys.executable, "-c", program],
+            input=json.dumps(configuration),
+            env={"COINSWARM_LOG_FILE": str(log)},
+            stderr=write,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert re.findall(r"line \d", log.read_text()) == ["line 0", "line 1", "line 2"]

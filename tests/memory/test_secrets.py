@@ -30,6 +30,12 @@ CANARY = "canary-of-the-tests"
             "postgresql://h/db?user=u&password=***&sslmode=require",
         ),
         ("host=h password=pw dbname=d", "host=h password=*** dbname=d"),
+        ("host=h password = 'p w' dbname=d", "host=h password = *** dbname=d"),
+        ("PGPASSWORD=pw psql", "PGPASSWORD=*** psql"),
+        ("{'host': 'h', 'password': 'pw'}", "{'host': 'h', 'password': '***'}"),
+        ('{"password": "pw", "port": 1}', '{"password": "***", "port": 1}'),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("redis://:pw@[::1]:6379/0", "redis://:***@[::1]:6379/0"),
         ("https://u:pw@host/path", "https://u:***@host/path"),
         ("'sftp://u:pw@host'", "'sftp://u:***@host'"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
@@ -53,6 +59,13 @@ def test_all_of_a_webhook_is_secret_and_all_passwords_of_a_list() -> None:
     assert mask(f"sent to https://hooks.example/{CANARY}-w: 404") == "sent to ***: 404"
     remember(f"redis://:{CANARY}-a@one, redis+sentinel://u:{CANARY}-b@two:1,three:2/s")
     assert mask(f"{CANARY}-a {CANARY}-b one two") == "*** *** one two"
+
+
+def test_a_webhook_is_masked_though_a_client_shows_its_host_in_other_letters() -> None:
+    remember(f"https://Hooks.Example/services/{CANARY}-v")
+    assert mask(f'POST https://hooks.example/services/{CANARY}-v "404"') == 'POST https://hooks.example*** "404"'
+    remember("https://hooks.example/alerts")
+    assert mask("deployments/alerts.yml") == "deployments/alerts.yml"
 
 
 def test_short_passwords_are_masked_in_urls_only() -> None:
@@ -92,6 +105,23 @@ def test_log_lines_lose_secrets_in_message_arguments_and_traceback() -> None:
     assert "RuntimeError: outer" in text
     assert "cast: ***" in text
     assert CANARY not in text
+
+
+def test_a_log_line_whose_arguments_do_not_fit_is_written_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    remember(f"redis://:{CANARY}-m@h")
+    assert logged(logging.INFO, "%d tries", f"{CANARY}-m") == "%d tries with ('***',), which do not fit\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_errors_lose_secrets_in_fields_notes_and_arguments_of_every_kind() -> None:
+    remember(f"redis://:{CANARY}-f@h")
+    error = OSError(2, "No such file", f"/run/{CANARY}-f")
+    error.add_note(f"while {CANARY}-f was read")
+    nested = KeyError({"url": f"{CANARY}-f"}, 7)
+    error.__cause__ = nested
+    hide_secrets(error)
+    assert CANARY not in f"{error} {error.__notes__} {nested.args}"
+    assert nested.args[1] == 7
 
 
 def test_errors_and_what_they_came_from_lose_secrets() -> None:
@@ -148,6 +178,24 @@ def test_a_file_without_a_secret_is_refused_without_showing_what_it_holds(
         Settings()
     assert str(path) in str(caught.value)
     assert "two" not in str(caught.value)
+
+
+def test_a_file_in_the_home_of_nobody_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COINSWARM_REDIS_URL", raising=False)
+    monkeypatch.setenv("COINSWARM_REDIS_URL_FILE", "~no-such-user/url")
+    with pytest.raises(SecretFileError, match="no such user"):
+        Settings()
+
+
+def test_an_empty_variable_counts_as_none_beside_a_file_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COINSWARM_REDIS_URL", "")
+    assert Settings().redis_url is None
+    path = tmp_path / "url"
+    path.write_text("redis://from-a-file")
+    monkeypatch.setenv("COINSWARM_REDIS_URL_FILE", str(path))
+    assert Settings().redis_url == SecretStr("redis://from-a-file")
 
 
 def test_a_secret_and_a_file_for_it_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,13 @@ def test_runs_are_listed_latest_first_by_flow(ledger: Ledger, namespace: str) ->
     assert [run.run_id for run in ledger.runs.list(namespace, flow="nightly")] == [second, first]
 
 
+def test_namespaces_that_anything_ran_in_are_known(ledger: Ledger, namespace: str) -> None:
+    assert namespace not in ledger.runs.namespaces()
+    start(ledger, namespace)
+    start(ledger, namespace)
+    assert list(ledger.runs.namespaces()).count(namespace) == 1
+
+
 def test_a_failed_run_keeps_its_reason(ledger: Ledger, namespace: str) -> None:
     run_id = start(ledger, namespace)
     ledger.runs.fail(run_id, "the archive cannot be written")

@@ -58,6 +58,10 @@ def test_a_staged_summary_is_found_by_what_it_was_computed_from(
     staged = stage(ledger, token, line, window, payload=b"\x00summary", columns={"states": 4320})
     named = {"kind": "patterns", "partition_key": "k"}
     assert ledger.staging.find(line, window, **named, input_digest="i", settings_hash="s") == staged
+    head = ledger.staging.find_head(line, window, **named, input_digest="i", settings_hash="s")
+    assert head is not None
+    assert (head.digest, head.columns) == (staged.digest, staged.columns)
+    assert ledger.staging.find_head(line, window, **named, input_digest="other", settings_hash="s") is None
     assert staged.payload == b"\x00summary"
     assert staged.columns == {"states": 4320}
     assert ledger.staging.find(line, window, **named, input_digest="other", settings_hash="s") is None

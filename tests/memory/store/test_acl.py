@@ -19,7 +19,7 @@ from memory import MemoryConnection
 from memory.errors import AccessDeniedError, InvalidRecordError
 from memory.messages import AgentMemoryMessage
 from memory.semantic_records import SemanticType
-from memory.store.acl import apply_users, password_hash, users
+from memory.store.acl import apply_users, lets_anybody_in, password_hash, users
 from memory.store.servers import with_credentials
 
 ROLES = {"agent": 2, "reader": 1, "jobs": 0}
@@ -129,6 +129,16 @@ async def test_rules_are_applied_again_without_a_change_and_say_what_outlives_a_
         async with memory.connect(redis_url=url, namespace="one") as agent:
             with pytest.raises(AccessDeniedError, match="may not administer users"):
                 await apply_users(agent.link, chosen)
+
+
+async def test_a_server_lets_anybody_in_until_its_default_user_is_off_or_has_a_password(own_redis: Any) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace="one") as admin:
+        assert await lets_anybody_in(admin.link)
+        await admin.link.execute("ACL", "SETUSER", "default", "resetpass", ">hidden-word")
+        assert not await lets_anybody_in(admin.link)
+        await admin.link.execute("ACL", "SETUSER", "default", "nopass", "off")
+        assert not await lets_anybody_in(admin.link)
+        await admin.link.execute("ACL", "SETUSER", "default", "on")
 
 
 def test_rules_hold_the_hash_of_the_password_alone() -> None:
