@@ -2,6 +2,7 @@
 #   make run    replay five sample nights through the agents, run each nightly job, print where the report is
 #   make test   the test suite, on embedded Redis and Postgres
 #   make faults kill runs and servers, fill disks, cut connections: the night must end the same (some 15 minutes)
+#   make browser  the Prefect UI in a real browser: runs begun, retried and killed (Debian's package chromium)
 #   make check  ruff, mypy --strict, import-linter
 #   make clean  remove what the targets above made
 
@@ -16,16 +17,20 @@ NIGHTS ?= 5
 WORKERS ?= 3
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test faults check format clean
+.PHONY: run test faults browser check format clean
 
 run: $(VENV)/.jobs
 	$(BIN)/coinswarm demo --nights $(NIGHTS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not faults' --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not faults and not browser' --numprocesses $(WORKERS) --dist loadfile
 
 faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults --numprocesses 2 --dist load tests/faults
+
+# SCREENSHOTS=docs/images takes the pictures of the documents again, and with REPORT=FILE those of that report.
+browser: $(VENV)/.test
+	$(BIN)/python -m pytest -m browser tests/browser $(if $(SCREENSHOTS),--screenshots $(SCREENSHOTS)) $(if $(REPORT),--report $(REPORT))
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

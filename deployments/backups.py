@@ -9,7 +9,7 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
-from deployments.console import Console, format_number
+from deployments.console import Console, format_number, print_table
 from deployments.local import load_settings, local_stack
 
 _MB = 1_000_000
@@ -59,7 +59,10 @@ def _run(flow: str, namespace: str | None, values: Mapping[str, Any], console: C
 
 def show_backup(result: Mapping[str, Any], out: rich.console.Console) -> None:
     """Where the snapshot lies, and what it holds."""
-    out.print(f"Snapshot as of {result['cut']}: {result['snapshot']}", highlight=False, soft_wrap=True)
+    out.print(f"Snapshot as of {_moment(result['cut'])}: {result['snapshot']}", highlight=False, soft_wrap=True)
+    if not any(result["redis"].values()):
+        namespace = Path(result["snapshot"]).parent.name
+        out.print(f"It holds no memories: there are none in the namespace '{namespace}'.", highlight=False)
     out.print(_contents(result))
     _show_missing(result, out)
     if result["dropped"]:
@@ -71,14 +74,16 @@ def show_restore(result: Mapping[str, Any], out: rich.console.Console) -> None:
     into, source = result["into"], result["source"]
     if result["dry_run"]:
         out.print(
-            f"The snapshot of {source} as of {result['cut']} is whole, and could be restored into {into}.",
+            f"The snapshot of {source} as of {_moment(result['cut'])} is whole, and could be restored into {into}.",
             highlight=False,
+            soft_wrap=True,
         )
     else:
         out.print(
-            f"{into} holds what {source} held as of {result['cut']}: every key, both digests and "
+            f"{into} holds what {source} held as of {_moment(result['cut'])}: every key, both digests and "
             f"{result['searches']} searches are equal.",
             highlight=False,
+            soft_wrap=True,
         )
     out.print(_contents(result))
     _show_missing(result, out)
@@ -91,16 +96,26 @@ def show_snapshots(result: Mapping[str, Any], out: rich.console.Console) -> None
     if not result["snapshots"]:
         out.print(f"No snapshots of {result['namespace']} in {result['folder']}.", highlight=False, soft_wrap=True)
         return
-    table = Table(title=f"Snapshots of {result['namespace']}", title_justify="left")
-    for title in ("as of", "experiences", "MB", "software", "folder"):
-        table.add_column(title, overflow="fold")
+    # A folder is there to be copied into a command: names under the one that is named first, so that lines stay short.
+    out.print(f"Snapshots of {result['namespace']} in {result['folder']}", highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("folder", "as of (UTC)", "experiences", "MB", "software"):
+        table.add_column(title, overflow="fold", no_wrap=title == "folder")
     for item in result["snapshots"]:
         if "problem" in item:
-            table.add_row("", "", "", item["problem"], item["snapshot"])
+            table.add_row(Path(item["snapshot"]).name, "", "", "", item["problem"])
             continue
         experiences = format_number(item["redis"].get("episodic", 0))
-        table.add_row(item["cut"][:19], experiences, f"{item['bytes'] / _MB:,.1f}", item["software"], item["snapshot"])
-    out.print(table)
+        megabytes = f"{item['bytes'] / _MB:,.1f}"
+        table.add_row(
+            Path(item["snapshot"]).name, item["cut"][:19].replace("T", " "), experiences, megabytes, item["software"]
+        )
+    print_table(out, table)
+
+
+def _moment(cut: str) -> str:
+    """A cut, as it is told in JSON, for people."""
+    return f"{cut[:19].replace('T', ' ')} UTC"
 
 
 def _contents(result: Mapping[str, Any]) -> Table:

@@ -21,6 +21,7 @@ from memory.ledger.migrate import schema_revision
 from memory.ledger.migrations import HEAD
 from memory.settings import Settings
 from memory.store.health import Check, fail, judge_clock, ok, warn
+from tasks.groups import PUBLISHED
 from tasks.leftovers import find_leftovers
 from tasks.workspace import Workspace
 
@@ -198,8 +199,6 @@ def _knowledge(case: Examination, ledger: Ledger) -> list[Check]:
         return [ok("knowledge", "nothing was published yet")]
     if case.experiences is None:
         return []  # That Redis could not be asked is a finding already.
-    from tasks.publishing import PUBLISHED
-
     marks = {
         record.line: [ledger.folds.checkpoints(record.line, mark)[-1:] for mark, _ in PUBLISHED.values()]
         for record in records

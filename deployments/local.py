@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
+from pydantic_settings.exceptions import SettingsError as UnreadableError
 
 from deployments.results import local_environment
 from memory import embedded
@@ -111,6 +112,12 @@ def load_settings(namespace: str | None = None) -> Settings:
     """
     try:
         return Settings() if namespace is None else Settings(namespace=namespace)
+    except UnreadableError as error:
+        # Raised for what is no JSON, before any value is looked at; `learning` is the one field that is written so.
+        raise SettingsError(
+            f"COINSWARM_LEARNING is no JSON object ({error.__cause__}).",
+            remedy=f"It sets: {Settings.model_fields['learning'].description}",
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0])

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
 import memory
 from deployments.prefect_state import Looked, look
-from deployments.reaching import Reached, ServerState, as_asked, reach
+from deployments.reaching import READY, Reached, ServerState, as_asked, reach
 from memory.embedded.home import Home
 from memory.errors import CoinswarmError
 from memory.ledger import Ledger
@@ -161,12 +161,14 @@ def servers_as_asked(
         redis = as_asked(redis, None, address=held.redis.address, version=f"{held.redis.version or '?'}{search}")
     else:
         redis = as_asked(redis, problems.get(REDIS))
-    # A ledger of another schema does not tell that Postgres is away.
     away = problems.get(LEDGER)
     if ledger is not None:
         postgres = as_asked(postgres, None, address=ledger.address, version=ledger.version)
     elif away is not None and not isinstance(away, LedgerSchemaError):
         postgres = as_asked(postgres, away)
+    elif reached.database_url is not None:
+        # It answered: there is no ledger in it yet, or one of another schema.
+        postgres = replace(postgres, state=READY)
     state = looked.state
     prefect = as_asked(
         prefect,

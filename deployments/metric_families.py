@@ -98,7 +98,9 @@ def _up(sight: Sight) -> Samples:
 
 
 def _workers(sight: Sight) -> Samples:
-    return _one(None if sight.prefect.state is None else len(sight.prefect.state.workers))
+    # Where nothing is deployed, as in a home whose flows are run by hand, none is missing.
+    state = sight.prefect.state
+    return _one(None if state is None or not state.deployments else len(state.workers))
 
 
 def _late_runs(sight: Sight) -> Samples:
@@ -208,7 +210,11 @@ METRICS: tuple[Of, ...] = (
         _of_ledger(lambda ledger: _one(ledger.size_bytes)),
         server=True,
     ),
-    Of("coinswarm_prefect_workers", "Workers online in the pools of the deployments.", _workers),
+    Of(
+        "coinswarm_prefect_workers",
+        "Workers online in the pools of the deployments; not there where nothing is deployed.",
+        _workers,
+    ),
     Of("coinswarm_prefect_late_runs", "Runs that are due and that no worker has begun.", _late_runs),
     Of(
         "coinswarm_prefect_deployment_paused",
@@ -263,6 +269,12 @@ METRICS: tuple[Of, ...] = (
         "coinswarm_dead_letters",
         "Records and messages that could not be stored or handled.",
         _of_memory(lambda memory: _one(memory.dead_letters)),
+    ),
+    Of(
+        "coinswarm_dead_letters_received",
+        "Records and messages that ever became dead letters, those that have gone included.",
+        _of_memory(lambda memory: _one(memory.dead_letters_received)),
+        counter=True,
     ),
     Of(
         "coinswarm_index_documents",

@@ -131,7 +131,7 @@ class _Namespace:
         problems: dict[str, CoinswarmError] = {}
         reached = attempted(SERVERS, partial(self._asked, SERVERS, self._reach), problems)
         if reached is None:
-            reached = Reached(redis_url=None, database_url=None, prefect_api_url=None, servers=())
+            reached = Reached.nowhere(self.settings, problems[SERVERS])
         asks: dict[str, Callable[[], Any]] = {
             REDIS: partial(self._redis, reached.redis_url),
             LEDGER: partial(self._ledger, reached.database_url),
@@ -148,7 +148,7 @@ class _Namespace:
             problems[PREFECT] = looked.problem
         return Sight(
             reached=reached,
-            servers=servers_as_asked(reached, problems, held, ledger, looked) if reached.servers else (),
+            servers=servers_as_asked(reached, problems, held, ledger, looked),
             observation=Observation(
                 namespace=self.settings.namespace,
                 memory=held,

@@ -12,7 +12,11 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from flows import FLOWS, parameters_of
+from memory.embedded.home import Home
+from memory.embedded.prefect_server import secret_file
 from memory.ledger import RunRecord
+from memory.secrets import redacted
+from memory.settings import Settings
 
 _SPAN = ("date", "start", "end", "first", "last", "namespace")
 """Parameters that have options of their own."""
@@ -81,7 +85,25 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def failures(last_runs: Iterable[RunRecord], from_deployments: Mapping[str, bool]) -> list[Failure]:
+def prefect_command(settings: Settings, api_url: str | None) -> str:
+    """Prefect's own command, for a shell that knows nothing of the server: its password is read, and not shown.
+
+    Parameters
+    ----------
+    api_url
+        Where the server is; None where none runs.
+    """
+    if api_url is None:
+        return "prefect"
+    words = [f"PREFECT_API_URL={shlex.quote(redacted(api_url))}"]
+    if settings.prefect_api_url is None:
+        words.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(secret_file(Home.at(settings.home))))})"')
+    return " ".join([*words, "prefect"])
+
+
+def failures(
+    last_runs: Iterable[RunRecord], from_deployments: Mapping[str, bool], prefect: str = "prefect"
+) -> list[Failure]:
     """Which flows' last runs failed, newest first, each with what does it again, and followed by its parts.
 
     Parameters
@@ -90,6 +112,8 @@ def failures(last_runs: Iterable[RunRecord], from_deployments: Mapping[str, bool
         The latest run of each flow.
     from_deployments
         Of Prefect's runs, by id, whether they came from a deployment.
+    prefect
+        How Prefect's command is called.
     """
     failed = sorted(
         (run for run in last_runs if run.status in ("FAILED", "DEAD")), key=lambda run: run.started_at, reverse=True
@@ -101,7 +125,7 @@ def failures(last_runs: Iterable[RunRecord], from_deployments: Mapping[str, bool
             continue
         commands = []
         if run.flow_run_id is not None and from_deployments.get(run.flow_run_id):
-            commands.append(f"prefect flow-run retry {run.flow_run_id}")
+            commands.append(f"{prefect} flow-run retry {run.flow_run_id}")
         again = retry_command(run)
         found.append(Failure(run, (*commands, *([] if again is None else [again]))))
         found += [Failure(part, (), run.flow) for part in failed if _holds(run, part)]

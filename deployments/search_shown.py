@@ -108,10 +108,14 @@ def estimate_line(estimates: Sequence[Mapping[str, Any]]) -> str:
         for item in estimates
     ]
     move = "" if first["expected_move"] is None else f" The price typically moves {_bp(first['expected_move'])} bp."
-    pattern = "" if first["pattern_id"] is None else f" and pattern {first['pattern_id']}"
+    half_hours = wording.plural(first["blocks"], "half-hour")
+    if first["neighbours"]:
+        pattern = "" if first["pattern_id"] is None else f" and pattern {first['pattern_id']}"
+        rests_on = f"{wording.plural(first['neighbours'], 'state')} in {half_hours}{pattern}"
+    else:  # Too few remembered states are near: the pattern alone speaks.
+        rests_on = f"pattern {first['pattern_id']} alone, seen in {half_hours}"
     return (
-        f"{span}: {', '.join(said)}.{move} From {wording.plural(first['neighbours'], 'state')} in "
-        f"{wording.plural(first['blocks'], 'half-hour')}{pattern}; the base rate of LONG is "
+        f"{span}: {', '.join(said)}.{move} From {rests_on}; the base rate of LONG is "
         f"{wording.basis_points(first['base_return'])} bp before costs."
     )
 

@@ -169,7 +169,7 @@ async def _encoded(mem: MemoryConnection, workspace: Workspace, snapshot: Market
     if encoder_id is None:
         raise EncoderError(
             f"nothing is recorded in namespace '{mem.namespace}', so that no encoder is chosen and nothing to find.",
-            remedy=f"Record a day first, or name another namespace: {_namespaces(workspace)}.",
+            remedy=f"Record a day first, or name another namespace; namespaces with runs: {_namespaces(workspace)}.",
         )
     if encoder_id != default_encoder().id_ and await mem.encoders.get(encoder_id) is None:
         raise EncoderError(
@@ -247,7 +247,7 @@ def _of_pattern(found: PatternMemory) -> Known:
 
 
 def _namespaces(workspace: Workspace) -> str:
-    return ", ".join(workspace.ledger.runs.namespaces()) or "none has run anything yet"
+    return ", ".join(workspace.ledger.runs.namespaces()) or "none"
 
 
 # --- the answer ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from deployments.console import format_number, print_table
 from deployments.local import load_settings
 from deployments.looking import Sight, look_around
 from deployments.reaching import ServerState, reach
-from deployments.retrying import Failure, failures
+from deployments.retrying import Failure, failures, prefect_command
 from memory.ledger import Ledger, RunRecord
 from memory.ledger.database import Database
 from memory.settings import Settings
@@ -62,7 +62,7 @@ def kept_running(namespace: str | None) -> Iterator[None]:
 def _as_values(settings: Settings, sight: Sight) -> dict[str, Any]:
     ledger, memory = sight.observation.ledger, sight.observation.memory
     last = [] if ledger is None else [flow.last for flow in ledger.flows.values()]
-    failed = failures(last, sight.prefect.from_deployments)
+    failed = failures(last, sight.prefect.from_deployments, prefect_command(settings, sight.reached.prefect_api_url))
     next_runs = {} if sight.prefect.state is None else sight.prefect.state.next_runs()
     flows = {} if ledger is None else ledger.flows
     return {
@@ -229,6 +229,18 @@ def show_status(result: Mapping[str, Any], out: rich.console.Console) -> None:
         out.print(f"Knowledge: {knowledge_line(result['knowledge'])}", highlight=False, markup=False, soft_wrap=True)
     if result["flows"]:
         _show_flows(result["flows"], out)
+    memory, ledger = result["memory"], result["ledger"]
+    if (
+        memory is not None
+        and ledger is not None
+        and not (memory["experiences"] or ledger["windows"] or result["flows"])
+    ):
+        out.print(
+            f"Nothing was ever run or recorded in '{result['namespace']}'; --namespace names another memory.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if result["disk"]:
         used = ", ".join(f"{name} {size_text(size)}" for name, size in result["disk"].items())
         total = size_text(sum(result["disk"].values()))

@@ -81,7 +81,7 @@ def up(namespace: str | None, port: int | None, console: Console, *, with_worker
         with closing(up_lock(home.directory)) as lock, Stopping() as stopping:
             first = first_up(lock, settings, console)
             if first is not None:
-                check_same(first, settings, port)
+                check_same(first, settings, port, with_worker=with_worker)
                 console.result(found_up(settings, first), show_up)
                 return
             try:

@@ -74,13 +74,15 @@ def first_up(lock: FileLock, settings: Settings, console: Console) -> UpState | 
     return None
 
 
-def check_same(first: UpState, settings: Settings, port: int | None) -> None:
-    """Raise UpError where the `up` that runs serves another namespace, or on another port, than is asked for."""
+def check_same(first: UpState, settings: Settings, port: int | None, *, with_worker: bool) -> None:
+    """Raise UpError where the `up` that runs serves another namespace, on another port, or carries nothing out."""
     serves = urlsplit(first.ui_url).port
     if first.namespace != settings.namespace:
         differs = f"for the namespace {first.namespace!r}, not {settings.namespace!r}"
     elif port is not None and port != serves:
         differs = f"on port {serves}, not {port}"
+    elif with_worker and not first.worker:
+        differs = "with --no-worker, so that nothing is carried out"
     else:
         return
     raise UpError(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import SecretStr
 
@@ -21,6 +22,7 @@ from memory.settings import Settings
 
 PoolType = Literal["process", "docker", "kubernetes"]
 POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)
+_HOST = re.compile(r"\[([^\]]+)\]|([^:\[\]]+)")
 TEMPLATES = Path(__file__).parent / "pools"
 _OWN = frozenset({"home", "namespace", "start_timeout_s", "prefect_api_url", "history", "data_roots", "heartbeat_s"})
 """Settings of one machine, or that a run is told otherwise."""
@@ -146,16 +148,26 @@ def _unreachable(variable: str, url: str | None, embedded: str) -> list[str]:
     """Why containers cannot reach a server, naming the variable and never its URL, which may hold a password."""
     if url is None:
         return [f"{variable}: not set, and {embedded}"]
-    parts = urlsplit(url)
-    host = parts.hostname
-    if parts.scheme.startswith("unix") or host is None:
+    hosts = _hosts(url)
+    if not hosts or any(host.startswith("/") for host in hosts):
         return [f"{variable}: a socket of this machine"]
-    if host == "localhost" or _is_loopback(host):
-        return [f"{variable}: {host} is the container itself there"]
-    return []
+    return [f"{variable}: {host} is the container itself there" for host in hosts if _is_loopback(host)][:1]
+
+
+def _hosts(url: str) -> list[str]:
+    """All hosts that a URL names: several of Sentinel and Postgres, of Postgres in an option too; none of a socket."""
+    parts = urlsplit(url)
+    if parts.scheme.startswith("unix"):
+        return []
+    named = dict(parse_qsl(parts.query)).get("host") if parts.scheme.startswith("postgres") else None
+    places = (named or parts.netloc.rpartition("@")[2]).split(",")
+    return [found[1] or found[2] for place in places if (found := _HOST.match(place.strip()))]
 
 
 def _is_loopback(host: str) -> bool:
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -15,10 +15,11 @@ from memory.ledger.fence import POLL_S
 from tasks.backfill_plan import PlannedWindow, plan_backfill
 from tasks.backfilling import Chunk, Replay, Tally
 from tasks.folding import fold_dynamics
+from tasks.groups import DYNAMICS, KNOWLEDGE
 from tasks.lateness import lines_to_fold
 from tasks.markets import open_encoder, open_market
 from tasks.progress import announce
-from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
+from tasks.publishing import publish
 from tasks.reporting import leave_artifact
 from tasks.run_summaries import backfill_summary
 from tasks.runner import configured_task_runner

@@ -64,7 +64,7 @@ def backup_memory(parameters: Parameters | None = None) -> dict[str, Any]:
             shown |= verify_snapshot(run.result["snapshot"])
         with step("drop old snapshots") as shown:
             keep = run.workspace.settings.backup_keep if parameters.keep is None else parameters.keep
-            run.result |= {"dropped": drop_old_snapshots(backup, keep)}
+            run.result |= {"dropped": drop_old_snapshots(backup, keep, run.result["snapshot"])}
             shown |= {"dropped": len(run.result["dropped"])}
         leave_artifact(run, "backup", backup_summary(run.result))
         return run.finished()

@@ -10,8 +10,9 @@ from flows.forms.consolidate_memories import Parameters
 from memory.errors import SealedWindowError
 from memory.window import Window
 from tasks.consolidation import archive_window
+from tasks.groups import KNOWLEDGE
 from tasks.lateness import find_outdated, lines_to_fold
-from tasks.publishing import KNOWLEDGE, publish
+from tasks.publishing import publish
 from tasks.reporting import leave_artifact
 from tasks.run_summaries import consolidation_summary
 from tasks.runner import configured_task_runner

@@ -8,7 +8,8 @@ from typing import Any
 from prefect import flow
 
 from flows.forms.rebuild_memory import Parameters
-from tasks.publishing import PUBLISHED, publish
+from tasks.groups import PUBLISHED
+from tasks.publishing import publish
 from tasks.rebuilding import (
     Rebuilding,
     advance_fence,

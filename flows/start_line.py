@@ -11,8 +11,9 @@ from flows.rebuild_memory import in_utc
 from memory.errors import ArchiveError, SealedWindowError, WindowError
 from memory.window import Window
 from tasks.folding import fold_dynamics
+from tasks.groups import DYNAMICS, KNOWLEDGE
 from tasks.lines import LinePlan, begin_line, encode_window, find_missing, plan_line
-from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
+from tasks.publishing import publish
 from tasks.reporting import leave_artifact
 from tasks.retry import may_pass
 from tasks.run_summaries import line_summary

@@ -8,8 +8,9 @@ from prefect import flow
 
 from flows.forms.update_transitions import Parameters
 from tasks.folding import fold_dynamics, lines_of
+from tasks.groups import DYNAMICS
 from tasks.lateness import lines_to_fold
-from tasks.publishing import DYNAMICS, publish
+from tasks.publishing import publish
 from tasks.reporting import leave_artifact
 from tasks.run_summaries import transitions_summary
 from tasks.runs import TaskContext, ledger_run

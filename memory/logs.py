@@ -8,6 +8,7 @@ without Prefect calls `set_up_logging`.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import logging.handlers
@@ -130,13 +131,23 @@ def file_handler() -> logging.Handler:
     path = Path(name).expanduser()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-            path.replace(path.with_suffix(f"{path.suffix}.1"))
+        _put_aside_if_large(path)
         return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
     except OSError as error:
         # A log that cannot be kept must not keep the work from being done.
         warnings.warn(f"COINSWARM_LOG_FILE={path} cannot be written to ({error.strerror}).", stacklevel=2)
         return logging.NullHandler()
+
+
+def _put_aside_if_large(path: Path) -> None:
+    """Rename a log that has grown large, once, however many processes find it so at the same time."""
+    with path.open("ab") as found:
+        if os.fstat(found.fileno()).st_size <= LOG_LIMIT_BYTES:
+            return
+        fcntl.flock(found, fcntl.LOCK_EX)
+        # Whoever had the lock before has put this file aside, and what now has its name is new.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(found.fileno())):
+            path.replace(path.with_suffix(f"{path.suffix}.1"))
 
 
 def set_up_logging(level: int | str = logging.INFO) -> None:

@@ -7,6 +7,7 @@ here when they are read; `mask` takes them out of any text, together with whatev
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -22,6 +23,8 @@ SHORTEST_KNOWN = 6
 """Shorter passwords are masked inside URLs only: elsewhere they are too likely to be a part of some word."""
 PASSWORD_OPTIONS = frozenset({"password", "pgpassword", "sslpassword", "ssl_password", "sentinel_password"})
 """Options of a URL, or variables of a client, that hold a secret."""
+PASSWORD_VARIABLES = ("PREFECT_API_AUTH_STRING",)
+"""Variables that hold USER:PASSWORD."""
 SHORTEST_PATH = 16
 """Of a secret URL the path is masked by itself where it is as long as this: shorter ones are names that others have."""
 
@@ -47,6 +50,13 @@ def remember(secret: str | SecretStr) -> None:
     if re.match(rf"(?i){_STORES}://", text) is None:
         _keep({text, *_secret_path(text)})
     remember_url(text)
+
+
+def remember_environment() -> None:
+    """As `remember`, for what variables of other programs hold in this process: the password of the Prefect server."""
+    for variable in PASSWORD_VARIABLES:
+        secret = os.environ.get(variable, "")
+        _keep({secret, secret.partition(":")[2]})
 
 
 def remember_url(url: str) -> None:
@@ -98,8 +108,10 @@ def hide_secrets(error: BaseException) -> None:
         shown = tuple(_masked(part) for part in one.args)
         if any(after is not before for after, before in zip(shown, one.args, strict=True)):
             one.args = shown
-        if isinstance(one, OSError) and one.filename is not None:
-            one.filename = _masked(one.filename)
+        if isinstance(one, OSError):
+            for name in ("filename", "filename2"):
+                if (path := getattr(one, name)) is not None:
+                    setattr(one, name, _masked(path))
         fields = vars(one)
         fields |= {name: _masked(value) for name, value in fields.items() if isinstance(value, str)}
         if "__notes__" in fields:

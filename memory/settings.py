@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from memory.secret_files import SecretFiles
-from memory.secrets import remember
+from memory.secrets import remember, remember_environment, remember_url
 
 NAMESPACE_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -309,6 +309,9 @@ class Settings(BaseSettings):
             secret = getattr(self, name)
             if isinstance(secret, SecretStr):
                 remember(secret)
+            elif isinstance(secret, str) and "://" in secret:
+                remember_url(secret)
+        remember_environment()
         return self
 
     # Operation

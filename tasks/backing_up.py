@@ -212,10 +212,10 @@ def _policies(workspace: Workspace) -> Path:
 def seal_snapshot(backup: Backup) -> dict[str, Any]:
     """Write the manifest, and give the snapshot its name; returns where it lies and what it holds."""
     folder = Path(backup.folder)
-    done = [item for item in list_snapshots(folder) if item.manifest is not None][-1:]
     partial = Partial.find(folder)
-    if partial is None and done and done[0].manifest is not None and done[0].manifest.highest_token == backup.token:
-        return _told(done[0].path, done[0].manifest)  # This task is tried again.
+    for item in list_snapshots(folder) if partial is None else ():
+        if item.manifest is not None and item.manifest.highest_token == backup.token:
+            return _told(item.path, item.manifest)  # This task is tried again.
     partial = backup.partial()
     with open_workspace(backup.namespace) as workspace, written_to(backup.folder):
         highest = workspace.with_memory(lambda mem: mem.fence.highest())
@@ -276,9 +276,9 @@ def verify_snapshot(snapshot: str) -> dict[str, int]:
 
 
 @retried()
-def drop_old_snapshots(backup: Backup, keep: int) -> list[str]:
-    """Drop all snapshots but the newest `keep`; returns which. To be called once the new one was verified."""
-    return [path.name for path in drop_old(Path(backup.folder), keep)]
+def drop_old_snapshots(backup: Backup, keep: int, written: str) -> list[str]:
+    """Drop all but the newest `keep` snapshots, `written` among them, which was verified just now; returns which."""
+    return [path.name for path in drop_old(Path(backup.folder), keep, Path(written))]
 
 
 def _sections(backup: Backup, sections: Sequence[Section]) -> dict[str, int]:

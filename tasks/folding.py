@@ -31,9 +31,10 @@ from memory.window import Window
 from tasks import projections
 from tasks.consolidation import PATTERNS, TRANSITIONS, accesses_before
 from tasks.fold_plan import SEALED, FoldPlan, Scorer, plan_fold
+from tasks.groups import DYNAMICS, FOLDS, KNOWLEDGE
 from tasks.known_names import KnownNames
 from tasks.policy_pointers import with_policies
-from tasks.publishing import DYNAMICS, FOLDS, KNOWLEDGE, generation_of, known_times
+from tasks.publishing import generation_of, known_times
 from tasks.retry import retried
 from tasks.runs import TaskContext
 from tasks.sequence_folds import CORRELATION_FOLD, REGIME_FOLD, STRATEGY_FOLD, TRANSITION_FOLD, RunningFold

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from memory.learning.clustering import MarketStateClusterer
 from memory.learning.quality import DEFAULT_SETTINGS as QUALITY_SETTINGS
 from memory.learning.quality import QUALITY_VERSION
 from memory.learning.settings import (
@@ -45,6 +44,9 @@ class Learning:
     @property
     def patterns_hash(self) -> str:
         """Names the settings of clusters and their summaries."""
+        # It loads scikit-learn, a second that a drain of every few minutes has no use for.
+        from memory.learning.clustering import MarketStateClusterer
+
         return settings_hash(self.patterns, MarketStateClusterer().settings())
 
     @property

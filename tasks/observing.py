@@ -94,6 +94,8 @@ class MemoryFacts:
         Memories that are known now, by kind, in all lines that are read.
     tally
         What lies in streams, and traces of decisions.
+    dead_letters, dead_letters_received
+        Those that are kept, and all that ever came.
     fencing_token
         The highest token that has written.
     freshness
@@ -107,6 +109,7 @@ class MemoryFacts:
     semantic: Mapping[SemanticType, int]
     tally: Tally
     dead_letters: int
+    dead_letters_received: int
     indexes: Sequence[IndexState]
     fencing_token: int
     freshness: Freshness
@@ -253,6 +256,7 @@ async def observe_memory(mem: MemoryConnection, *, known: Tally | None = None) -
         semantic={kind: sum(count[kind.value] for count in counts) for kind in SemanticType},
         tally=await tally(mem.link, mem.keys) if known is None else known,
         dead_letters=await mem.dead_letters.count(),
+        dead_letters_received=await mem.dead_letters.received(),
         indexes=await _indexes(mem),
         fencing_token=await mem.fence.highest(),
         freshness=await mem.freshness(),

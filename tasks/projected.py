@@ -15,7 +15,8 @@ from memory.records import SemanticType
 from memory.store.published_windows import PublishedWindows
 from memory.store.semantic import SemanticVersion
 from memory.window import Window
-from tasks.publishing import PUBLISHED, aliases_of, plan_publication, versions_of
+from tasks.groups import PUBLISHED
+from tasks.publishing import aliases_of, plan_publication, versions_of
 from tasks.workspace import Workspace
 
 BUILDING = "BUILDING"

@@ -25,25 +25,10 @@ from memory.store.encoders import unpack_encoder
 from memory.store.semantic import PublishReport, SemanticVersion
 from memory.window import Window
 from tasks import projections
+from tasks.groups import FOLDS, KNOWLEDGE, PUBLISHED
 from tasks.retry import retried
 from tasks.runs import TaskContext
 from tasks.workspace import Workspace
-
-KNOWLEDGE = "knowledge"
-DYNAMICS = "dynamics"
-PUBLISHED: Mapping[str, tuple[str, frozenset[SemanticType]]] = {
-    KNOWLEDGE: (
-        "published-knowledge",
-        frozenset({SemanticType.PATTERN, SemanticType.STRATEGY, SemanticType.CORRELATION}),
-    ),
-    DYNAMICS: ("published-dynamics", frozenset({SemanticType.REGIME})),
-}
-"""What is published together, with the fold kind under which the ledger notes which windows Redis holds."""
-FOLDS: Mapping[str, tuple[str, ...]] = {
-    KNOWLEDGE: ("patterns", "strategies", "correlations"),
-    DYNAMICS: ("transitions", "regimes"),
-}
-"""The folds that each group is projected from; the first of them leads."""
 
 
 def generation_of(ledger: Ledger, line: str, window: Window) -> CurrentGeneration:

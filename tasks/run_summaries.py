@@ -11,7 +11,6 @@ from memory.records import REGIMES
 from memory.reporting import wording
 from memory.reporting.artifacts import Link, RunSummary, Table, Value, artifact_link
 from memory.window import Window
-from tasks.backfilling import OUTCOMES
 from tasks.report_lineage import HAPPENED
 from tasks.runs import TaskContext
 from tasks.workspace import open_workspace
@@ -156,6 +155,8 @@ def line_summary(result: Result) -> RunSummary:
 
 def backfill_summary(result: Result) -> RunSummary:
     """What a back-fill did, or would do, window by window."""
+    from tasks.backfilling import OUTCOMES  # Loads the clustering, which most flows do without.
+
     span = f"{result['first']} to {result['last']}"
     counts = [name for name in OUTCOMES if name in result]
     return RunSummary(

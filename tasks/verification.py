@@ -21,10 +21,10 @@ from memory.store.versions import VersionKey
 from memory.window import Window
 from tasks.differences import BEHIND, DAMAGED, EXTRA, LOST, MISSING, OTHER, Difference, Findings
 from tasks.fold_plan import plan_fold
+from tasks.groups import FOLDS
 from tasks.learning import learning_of
 from tasks.leftovers import find_leftovers
 from tasks.projected import ProjectedKnowledge, ProjectedLine, of_namespace, project
-from tasks.publishing import FOLDS
 from tasks.retry import may_pass, retried
 from tasks.workspace import Workspace, open_workspace
 

@@ -88,8 +88,8 @@ class Capture:
         found: list[KeyRow] = []
         for start in range(0, len(names), READ_SIZE):
             part = names[start : start + READ_SIZE]
-            kind = _KINDS.get(section)
-            kinds = [kind] * len(part) if kind is not None else await self._kinds(part)
+            known = [_known_kind(section, name) for name in part]
+            kinds = [kind for kind in known if kind is not None] if all(known) else await self._kinds(part)
             found += await self._read(part, kinds, together=section is Section.MAILBOXES)
         if self.cut_ms is None:
             return found
@@ -138,6 +138,13 @@ class Capture:
             if at_ms <= cut_ms:
                 kept.append(row)
         return kept
+
+
+def _known_kind(section: Section, name: bytes) -> str | None:
+    """The kind of a key where its name says so: nothing need be asked before it is read."""
+    if section is Section.MAILBOXES:
+        return ZSET if name.startswith(b"mailbox_leases:") else HASH
+    return _KINDS.get(section)
 
 
 def recorded_ms(row: KeyRow) -> int:

@@ -20,7 +20,7 @@ from memory.backup.keyspace import Section, renamed
 from memory.backup.manifest import Manifest
 from memory.backup.rows import KeyRow, read_rows, summed
 from memory.backup.seen import Seen
-from memory.backup.streams import read_entries, read_head
+from memory.backup.streams import read_head, read_stream
 from memory.records import REGIMES
 from memory.store.access import uncounted
 from memory.store.codec import unpack_body, unpack_vector
@@ -28,6 +28,7 @@ from memory.store.layout import IndexSchema
 
 if TYPE_CHECKING:
     from memory.connection import MemoryConnection
+    from memory.retrieval.hits import Hit
 
 SOON_MS = 600_000
 """Keys that expire within so long are not compared; reading all of a memory of millions takes minutes."""
@@ -111,9 +112,8 @@ async def held_content(mem: MemoryConnection, source: str, section: Section, exp
                 head = await read_head(mem.link, mem.keys, name, None) if is_stream else None
                 if head is None or (head.expires_ms is not None and head.expires_ms <= expires_after_ms):
                     continue
-                async for entries in read_entries(mem.link, mem.keys, head):
-                    total.add(entries)
-                total.add([head.row()])
+                async for rows in read_stream(mem.link, mem.keys, head):
+                    total.add(rows)
     return total.result()
 
 
@@ -122,16 +122,24 @@ async def held_content(mem: MemoryConnection, source: str, section: Section, exp
 
 @dataclass(slots=True)
 class _Question:
-    """A search among one agent's experiences of one product in one regime, and the nearest found so far."""
+    """A search among one agent's experiences of one product in one regime, and the nearest found so far.
+
+    `soon` names those that may expire before the memory is asked: they count for nothing on either side.
+    """
 
     agent_id: str
     product_id: str
     regime: str
     vector: npt.NDArray[np.float32]
     nearest: list[tuple[float, str]]
+    soon: set[str]
 
     def offer(self, distances: Sequence[float], names: Sequence[str]) -> None:
         self.nearest = sorted([*self.nearest, *zip(distances, names, strict=True)])[:TOP_K]
+
+    def lasting(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits without those that may expire."""
+        return [hit for hit in hits if hit.memory.memory_id not in self.soon]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,7 @@ async def compare_answers(
     if schema is None:
         return Sample(0, ())
     announce("searching the snapshot's files")
-    questions = list(_chosen(folder, manifest, schema, now_ms))
+    questions = list(_chosen(folder, manifest, schema, now_ms + SOON_MS))
     _answer(questions, folder, manifest, schema, now_ms)
     differences = []
     for question in questions:
@@ -167,6 +175,7 @@ async def compare_answers(
                 product_id=question.product_id,
                 regime=question.regime,
                 top_k=TOP_K,
+                post_filter=question.lasting if question.soon else None,
             )
         found = [(float(hit.distance), hit.memory.memory_id) for hit in hits]
         if problem := _difference(question, found, schema):
@@ -203,7 +212,7 @@ def _chosen(folder: Path, manifest: Manifest, schema: IndexSchema, now_ms: int) 
         vector = _vector(row, schema)
         if vector is not None:
             _, agent_id, product_id, _, _ = row.key.decode().split(":")
-            yield _Question(agent_id, product_id, _regime(row), vector, [])
+            yield _Question(agent_id, product_id, _regime(row), vector, [], set())
 
 
 def _answer(questions: Sequence[_Question], folder: Path, manifest: Manifest, schema: IndexSchema, now_ms: int) -> None:
@@ -211,13 +220,16 @@ def _answer(questions: Sequence[_Question], folder: Path, manifest: Manifest, sc
     for rows in _lasting(folder, manifest, now_ms):
         for question in questions:
             prefix = f"episodic:{question.agent_id}:{question.product_id}:".encode()
-            found = [
-                (row.key.decode().rpartition(":")[2], vector)
-                for row in rows
-                if row.key.startswith(prefix)
-                and _regime(row) == question.regime
-                and (vector := _vector(row, schema)) is not None
-            ]
+            found = []
+            for row in rows:
+                vector = _vector(row, schema) if row.key.startswith(prefix) else None
+                if vector is None or _regime(row) != question.regime:
+                    continue
+                name = row.key.decode().rpartition(":")[2]
+                if row.expires_ms is not None and row.expires_ms <= now_ms + SOON_MS:
+                    question.soon.add(name)
+                else:
+                    found.append((name, vector))
             if found:
                 vectors = np.stack([vector for _, vector in found]).astype(np.float64)
                 wanted = question.vector.astype(np.float64)

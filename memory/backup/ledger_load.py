@@ -56,8 +56,16 @@ class Move:
         return hashlib.sha256(f"{self.target}/{run_id}".encode()).hexdigest()[:_RUN_ID_DIGITS]
 
     def archive_path(self, path: str) -> str:
-        """Path of an archived file: folders of a namespace begin with its name."""
+        """Path of an archived file: folders of a namespace begin with its name.
+
+        Raises
+        ------
+        SnapshotError
+            The path leads out of the archive: no backup wrote it.
+        """
         namespace, _, rest = path.partition("/")
+        if namespace == ".." or posixpath.isabs(rest) or ".." in rest.split("/"):
+            raise _forged(f"an archived file {path!r}, outside of the archive")
         return posixpath.join(self.target, rest) if namespace == self.source else path
 
     def policy_path(self, path: str) -> str:
@@ -85,7 +93,7 @@ def load_tables(
     Raises
     ------
     SnapshotError
-        The snapshot has a table or column that this ledger lacks.
+        The snapshot has a table or column that this ledger lacks, or rows that are not its namespace's.
     FencedOutError
         The run was overtaken.
     """
@@ -230,6 +238,8 @@ def _moved(owned: OwnedTable, row: Mapping[str, Any], move: Move, bases: Mapping
         if name == "namespace":
             values[name] = move.target
         elif name == "line":
+            if value.partition("/")[0] != move.source:
+                raise _forged(f"rows of line {value!r}, which is another namespace's than {move.source!r}")
             values[name] = renamed_line(value, move.source, move.target)
         elif name == "run_id":
             values[name] = move.run_id(value)
@@ -241,3 +251,9 @@ def _moved(owned: OwnedTable, row: Mapping[str, Any], move: Move, bases: Mapping
     if owned.name == "trained_policies":
         values["path"] = move.policy_path(values["path"])
     return values
+
+
+def _forged(what: str) -> SnapshotError:
+    return SnapshotError(
+        f"the snapshot has {what}.", remedy="Use another snapshot: coinswarm backup --list shows them."
+    )

@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -138,7 +138,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises
     ------
     SnapshotError
-        The folder is no snapshot, its manifest is damaged, or software that is newer wrote it.
+        The folder is no snapshot, its manifest is damaged or names files elsewhere, or software that is newer wrote it.
     """
     path = folder / MANIFEST
     try:
@@ -160,6 +160,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise _damaged(path, f"is damaged or cut off ({error})") from error
     if manifest.seal != _seal(manifest):
         raise _damaged(path, "was changed or damaged: it does not match its seal")
+    for name in manifest.files:
+        # Anybody can seal a manifest: what is read and restored by it lies in the folder all the same.
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise _damaged(path, f"names {name!r}, which leads out of the snapshot")
     return manifest
 
 
@@ -169,10 +173,13 @@ def check_files(folder: Path, manifest: Manifest, announce: Callable[[str], None
     Raises
     ------
     SnapshotError
-        A file is missing, has another length, or its bytes are not those that were written: the first one is named.
+        A file is missing, has another length, lies elsewhere, or its bytes are not those that were written: the first
+        one is named.
     """
     for path, file in sorted(manifest.files.items()):
         announce(path)
+        if folder.resolve() not in (folder / path).resolve().parents:
+            raise _damaged(folder / path, "is a link that leads out of the snapshot")
         check_file(folder / path, file)
     return manifest.bytes
 

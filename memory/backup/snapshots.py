@@ -238,14 +238,21 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def drop_old(folder: Path, keep: int) -> list[Path]:
+def drop_old(folder: Path, keep: int, written: Path | None = None) -> list[Path]:
     """Drop all but the newest `keep` whole snapshots, and what a killed drop left; returns what was dropped.
 
     Folders whose manifests cannot be read are left for a person to look at.
+
+    Parameters
+    ----------
+    written
+        The one that was written and verified just now. It is among those that are kept, even where the clock says that
+        it is the oldest: its server may be another one than that of the others.
     """
     for left in folder.glob(f"{_DROPPED}*"):
         shutil.rmtree(left)
     whole = [item.path for item in list_snapshots(folder) if item.manifest is not None]
+    whole.sort(key=lambda path: path == written)  # A stable sort: the others stay in order.
     dropped = whole[: max(0, len(whole) - keep)]
     for path in dropped:
         unnamed = path.with_name(f"{_DROPPED}{path.name}")

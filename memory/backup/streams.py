@@ -6,7 +6,7 @@ near past: what was added later is left out, and not counted.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,30 @@ class StreamHead:
     state: State
     delivered: Mapping[tuple[bytes, bytes], int]
 
-    def row(self) -> KeyRow:
-        """The row that follows those of the entries."""
-        fields = [(group + b":" + entry, b"%d" % when) for (group, entry), when in sorted(self.delivered.items())]
-        return KeyRow(self.key, STREAM, self.expires_ms, msgspec.msgpack.encode(self.state), fields)
+    def in_hand(self) -> set[bytes]:
+        """Ids of the entries that are handed out and not acknowledged."""
+        return {entry for group in self.state.groups for entry, _, _ in group.pending}
+
+    def row(self, there: Collection[bytes]) -> KeyRow:
+        """The row that follows those of the entries.
+
+        Parameters
+        ----------
+        there
+            Those of `in_hand` that the stream holds. The others were trimmed or deleted while somebody had them in
+            hand: there is nothing left to hand out again, and no server takes them back.
+        """
+        groups = [
+            msgspec.structs.replace(group, pending=[item for item in group.pending if item[0] in there])
+            for group in self.state.groups
+        ]
+        fields = [
+            (group + b":" + entry, b"%d" % when)
+            for (group, entry), when in sorted(self.delivered.items())
+            if entry in there
+        ]
+        packed = msgspec.msgpack.encode(msgspec.structs.replace(self.state, groups=groups))
+        return KeyRow(self.key, STREAM, self.expires_ms, packed, fields)
 
 
 _states = msgspec.msgpack.Decoder(State)
@@ -121,16 +141,20 @@ async def _group(
     )
 
 
-async def read_entries(link: RedisLink, keys: Keys, head: StreamHead) -> AsyncIterator[list[KeyRow]]:
-    """The entries of a stream up to where its head says that it ends, page by page, oldest first."""
+async def read_stream(link: RedisLink, keys: Keys, head: StreamHead) -> AsyncIterator[list[KeyRow]]:
+    """The entries of a stream up to where its head says that it ends, page by page, oldest first; then its own row."""
     name = f"{keys.namespace}:".encode() + head.key
+    in_hand = head.in_hand()
+    there: set[bytes] = set()
     start: bytes = b"-"
     while page := await link.execute("XRANGE", name, start, head.state.last_id, "COUNT", PAGE):
         yield [
             KeyRow(head.key, ENTRY, None, entry, list(zip(fields[::2], fields[1::2], strict=True)))
             for entry, fields in page
         ]
+        there.update(entry for entry, _ in page if entry in in_hand)
         start = b"(" + page[-1][0]
+    yield [head.row(there)]
 
 
 def entry_commands(name: bytes, row: KeyRow) -> Iterator[Command]:

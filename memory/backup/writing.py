@@ -16,7 +16,7 @@ from memory.backup.manifest import FileEntry, check_file
 from memory.backup.rows import KeyRow, RowWriter, read_rows
 from memory.backup.seen import Seen
 from memory.backup.snapshots import Partial
-from memory.backup.streams import read_entries, read_head
+from memory.backup.streams import read_head, read_stream
 from memory.errors import ArchiveError, SnapshotError
 from memory.ledger import Archive, Ledger
 from memory.ledger.archive_files import ArchivedFile
@@ -113,7 +113,7 @@ async def write_section(
     try:
         async for cursor, names in capture.names(section, begun_at):
             fresh = known.add(names)
-            found = await _readable(capture, section, fresh)
+            found = await _readable(capture, section, fresh, known)
             writer.write(found)
             rows += len(found)
             announce(f"{section}: {rows:,} keys")
@@ -154,9 +154,8 @@ async def write_streams(
             if head is None:
                 continue
             announce(f"{section}: {head.key.decode(errors='replace')}")
-            async for entries in read_entries(link, keys, head):
-                writer.write(entries)
-            writer.write([head.row()])
+            async for rows in read_stream(link, keys, head):
+                writer.write(rows)
             if writer.is_full:
                 writer.end_file()
         writer.end_file()
@@ -166,16 +165,16 @@ async def write_streams(
     return _rows_of(partial, part)
 
 
-async def _readable(capture: Capture, section: Section, names: list[bytes]) -> list[KeyRow]:
-    if section is Section.MAILBOXES:
-        # A mailbox and its leases are one: they are read in one step.
-        pairs = {name.split(b":", 1)[1] for name in names}
-        return [
-            row
-            for own in sorted(pairs)
-            for row in await capture.rows(section, [name for name in names if name.split(b":", 1)[1] == own])
-        ]
-    return await capture.rows(section, names)
+async def _readable(capture: Capture, section: Section, names: list[bytes], known: Seen) -> list[KeyRow]:
+    if section is not Section.MAILBOXES:
+        return await capture.rows(section, names)
+    found: list[KeyRow] = []
+    for own in sorted({name.partition(b":")[2] for name in names}):
+        # A mailbox and its leases are one: they are read in one step, wherever the scan comes upon them.
+        pair = [b"mailbox:" + own, b"mailbox_leases:" + own]
+        known.add(pair)
+        found += await capture.rows(section, pair)
+    return found
 
 
 def _rows_of(partial: Partial, part: str) -> int:

@@ -92,7 +92,7 @@ def check_redis(url: str) -> RedisFacts:
             if (refused := refused_connection(error, address)) is not None:
                 raise refused from error
             raise StoreUnavailableError(
-                f"Redis at {redacted(url)} cannot be used: {error}.",
+                f"Redis at {redacted(url)} cannot be used: {str(error).rstrip('.')}.",
                 remedy="Check that it runs, that COINSWARM_REDIS_URL leads to it, and that its user may call INFO.",
             ) from error
         database = int(client.connection_pool.connection_kwargs.get("db") or 0)

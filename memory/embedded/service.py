@@ -216,7 +216,7 @@ class Service(ABC):
             self._enter(State.PREPARING)
             self._run_next_step()
             return
-        waited = time.monotonic() - self._since
+        waited = time.monotonic() - self._not_before
         if self._orphan is None:
             recorded = ProcessIdentity.read(self.home.process_record(self.name))
             # Pid, start and boot together name one process, and the lock says that it is at our data. Its open files

@@ -5,6 +5,7 @@ Collecting looks and changes nothing; ages are those of the last writing. A file
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Collection, Iterable
@@ -68,14 +69,17 @@ def old_results(folder: Path, before_s: float) -> list[Path]:
 
 def _is_result(path: Path) -> bool:
     """Whether a file begins as Prefect writes results: a JSON object, with the version of Prefect in its metadata."""
-    with path.open("rb") as stream:
-        begin = stream.read(_RESULT_BEGIN_BYTES)
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(_RESULT_BEGIN_BYTES)
+    except FileNotFoundError:
+        return False
     return begin.startswith(b'{"metadata":{') and b'"prefect_version":' in begin
 
 
 def size_of(paths: Iterable[Path]) -> int:
     """Bytes that files and folders hold."""
-    return sum(file.stat().st_size for path in paths for file in ([path] if path.is_file() else _files(path)))
+    return sum(_size(file) for path in paths for file in ([path] if path.is_file() else _files(path)))
 
 
 def remove(paths: Iterable[Path], root: Path) -> int:
@@ -114,7 +118,18 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _touched(path: Path) -> float:
-    return path.stat().st_mtime
+    """When a file was written last, seconds since 1970; of one that is gone, a time that no age reaches."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _latest(folder: Path) -> float:

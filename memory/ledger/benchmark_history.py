@@ -160,8 +160,10 @@ def _compared(figure: BenchmarkMetric | BenchmarkRecord, alike: Sequence[float],
         limit = middle + sign * max(rules.drop, SCATTER * scatter)
         worse = sign * (figure.value - middle)
     else:
-        usual = middle * rules.factor if figure.lower_is_better else middle / rules.factor
-        limit = (max if figure.lower_is_better else min)(usual, middle + sign * SCATTER * scatter)
+        # What is better when higher is divided, not lessened: however much it scatters, its limit stays above nothing.
+        by_chance = 1.0 + SCATTER * scatter / middle if middle > 0 else 1.0
+        factor = max(rules.factor, by_chance)
+        limit = middle * factor if figure.lower_is_better else middle / factor
         better, poorer = (middle, figure.value) if figure.lower_is_better else (figure.value, middle)
         worse = poorer / better if better > 0 else 1.0
     return Comparison(

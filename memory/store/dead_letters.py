@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from memory.errors import InvalidQueryError, InvalidRecordError
 from memory.records import EpisodicMemory, from_ms
 from memory.store.keys import Keys
-from memory.store.link import Command, RedisLink
+from memory.store.link import Command, Read, RedisLink
 from memory.store.raw import RawExperience, pack_raw, unpack_raw
 from memory.validation import validate_identifier
 
@@ -152,6 +152,13 @@ class DeadLetters:
         """Number of dead letters."""
         return int(await self._link.execute("XLEN", self._keys.dead_letters))
 
+    async def received(self) -> int:
+        """Letters that were ever written down, those that have gone included; 0 again where Redis was emptied."""
+        if not await self._link.execute("EXISTS", self._keys.dead_letters):
+            return 0
+        about = await self._link.execute("XINFO", "STREAM", self._keys.dead_letters)
+        return int(about[b"entries-added"])
+
     async def reasons(self, limit: int) -> list[tuple[str, int, str]]:
         """Fields at fault among the newest letters, most frequent first: field, letters, the newest one's reason."""
         entries = await self._link.execute("XREVRANGE", self._keys.dead_letters, "+", "-", "COUNT", limit)
@@ -249,6 +256,18 @@ class DeadLetters:
                 keys = [self._keys.dead_letters, self._keys.dead_letter_digests, self._keys.inbox(letter.agent_id)]
                 commands.append(self._take.call(keys, [letter.entry_id]))
         return sum(await self._link.pipeline(commands))
+
+    async def exchange(self, entry_id: str, commands: Sequence[Command]) -> bool:
+        """Take a letter off the list and run commands in its stead, in one step; False where it is not there."""
+        letters = self._keys.dead_letters
+
+        async def prepare(read: Read) -> tuple[list[Command], bool]:
+            for _, fields in await read("XRANGE", letters, entry_id, entry_id):
+                taken = ("HDEL", self._keys.dead_letter_digests, fields[fields.index(b"digest") + 1])
+                return [*commands, taken, ("XDEL", letters, entry_id)], True
+            return [], False
+
+        return await self._link.transaction([letters], prepare)
 
     async def drop(self, entry_ids: Collection[str]) -> int:
         """Remove letters for good; returns how many."""

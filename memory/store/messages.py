@@ -300,7 +300,7 @@ class Messages(MessageLog):
     async def redeliver(self, entry_ids: Collection[str] | None = None) -> int:
         """Hand dead letters whose handling failed to their readers again; returns how many.
 
-        Letters that hold no message stay. Killed in between, a message may be handed out and still be listed.
+        Letters that hold no message stay. Each letter moves in one step.
 
         Parameters
         ----------
@@ -313,8 +313,7 @@ class Messages(MessageLog):
                 continue
             message = unpack_message(letter.packed)
             mailbox = self._mailbox(letter.agent_id, message.run_id, letter.reader, LEASE)
-            await self._link.pipeline(mailbox.returning(message, letter.packed), transaction=True)
-            done += await self._dead_letters.drop([letter.entry_id])
+            done += await self._dead_letters.exchange(letter.entry_id, mailbox.returning(message, letter.packed))
         return done
 
     # --- internals -------------------------------------------------------------------------------------------

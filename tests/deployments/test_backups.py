@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import rich.console
 
+from deployments.backups import show_backup
 from memory.backup.manifest import FORMAT, MANIFEST, Manifest, encode_manifest, sealed
 
 CUT_MS = 1_624_324_200_123
@@ -47,6 +49,23 @@ def test_snapshots_are_listed_newest_first_with_what_is_wrong_with_one(typed: An
     first, second = listed.json()["snapshots"]
     assert (first["snapshot"], first["software"]) == (str(new), "1")
     assert (second["snapshot"], "damaged" in second["problem"]) == (str(old), True)
+
+
+def test_the_folder_of_each_snapshot_is_listed_in_one_piece(typed: Any, tmp_path: Path) -> None:
+    path = put(tmp_path)
+    shown = typed("backup", "--list", "--to", str(tmp_path), "-n", "demo", COINSWARM_HOME=str(tmp_path), COLUMNS="60")
+    first, _, row = shown.stdout.splitlines()
+    assert first.endswith(str(path.parent))
+    assert path.name in row
+
+
+def test_a_snapshot_without_memories_is_said_to_be_one(tmp_path: Path) -> None:
+    out = rich.console.Console(record=True, width=200)
+    told = {"cut": "2021-06-22T01:30:00.123000+00:00", "redis": {}, "ledger": {"runs": 2}, "bytes": 9, "missing": []}
+    show_backup({**told, "snapshot": str(tmp_path / "typo" / "20210622T013000.123Z"), "dropped": []}, out)
+    page = out.export_text()
+    assert "Snapshot as of 2021-06-22 01:30:00 UTC: " in page
+    assert "no memories: there are none in the namespace 'typo'" in page
 
 
 def test_a_folder_of_snapshots_is_none_and_the_newest_in_it_is_named(typed: Any, tmp_path: Path) -> None:

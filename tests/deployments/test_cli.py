@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -133,9 +132,10 @@ def used(tmp_path_factory: pytest.TempPathFactory, typed: Any) -> Iterator[Used]
 @contextmanager
 def flows_here(home: Path, endpoints: embedded.Endpoints) -> Iterator[None]:
     """Flows of this process talk to a home's Prefect server, whose address they would find in the environment."""
+    from prefect.logging.configuration import setup_logging
     from prefect.settings import temporary_settings
 
-    from deployments.local import send_what_waits
+    from deployments.local import QUIET, send_what_waits
 
     @contextmanager
     def running_already(*_: Any, **__: Any) -> Iterator[None]:
@@ -146,10 +146,11 @@ def flows_here(home: Path, endpoints: embedded.Endpoints) -> Iterator[None]:
             if name.startswith("COINSWARM_"):
                 patch.delenv(name)
         patch.setattr("deployments.running.local_stack", running_already)
-        for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-            for handler in logging.getLogger(name).handlers:
-                if "Console" in type(handler).__name__:
-                    patch.setattr(handler, "level", logging.CRITICAL)
+        # Prefect sets logging up when a flow is first run, which would be while a command's stderr is looked at; a
+        # console that is there already hears of its level by the same call.
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        setup_logging()
         yield
         send_what_waits()
 

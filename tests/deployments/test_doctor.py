@@ -96,6 +96,13 @@ def test_a_home_that_was_never_used_is_well_and_stays_untouched(run: Any, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_to_look_is_not_to_load_prefect() -> None:
+    # It would log each step a second time, and take longer to load than all checks together.
+    code = "import sys, deployments.doctor, deployments.status, deployments.upgrading; print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n"
+
+
 def test_a_redis_that_is_away_is_one_finding_and_the_rest_is_looked_at(
     run: Any, servers: Any, ledger: Ledger, namespace: str, tmp_path: Path
 ) -> None:

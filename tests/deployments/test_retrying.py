@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.testing
 
 from deployments import cli_run
-from deployments.retrying import failures, retry_command
+from deployments.retrying import failures, prefect_command, retry_command
 from flows import FLOWS, parameters_of
+from memory.embedded.home import Home
+from memory.embedded.prefect_server import make_secret, read_secret
 from memory.ledger import RunRecord
+from memory.settings import Settings
 from memory.window import Window
 
 BEGUN = datetime(2021, 6, 18, 0, 10, tzinfo=UTC)
@@ -110,6 +115,22 @@ def test_a_run_from_a_deployment_can_be_retried_in_prefect() -> None:
     (found,) = failures([run(flow_run_id="f-1")], {"f-1": False})
     assert len(found.commands) == 1
     assert found.reason == "StoreUnavailableError: Redis was away"
+
+
+def test_the_command_finds_the_server_and_shows_no_password(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "a home")
+    home.create()
+    home.prefect_data.mkdir()
+    make_secret(home)
+    command = prefect_command(Settings(home=home.directory, prefect_api_url=None), "http://127.0.0.1:4200/api")
+    secret = read_secret(home)
+    assert secret.partition(":")[2] not in command
+    told = command.removesuffix("prefect") + "env"
+    found = subprocess.run(["/bin/sh", "-c", told], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {"PREFECT_API_URL=http://127.0.0.1:4200/api", f"PREFECT_API_AUTH_STRING={secret}"} <= set(found)
+    configured = Settings(home=home.directory, prefect_api_url="http://prefect:4200/api")
+    assert prefect_command(configured, "http://prefect:4200/api") == "PREFECT_API_URL=http://prefect:4200/api prefect"
+    assert prefect_command(configured, None) == "prefect"
 
 
 def test_a_part_of_a_failed_run_follows_it_and_is_done_again_by_it() -> None:

@@ -75,6 +75,11 @@ def test_what_is_expected_is_said_for_each_action_with_what_it_rests_on() -> Non
     assert "199 states in 19 half-hours and pattern p-1" in line
 
 
+def test_a_pattern_that_speaks_alone_is_named_without_states() -> None:
+    line = estimate_line(estimates(pattern_id="p-1", neighbours=0, blocks=9))
+    assert "From pattern p-1 alone, seen in 9 half-hours; the base rate" in line
+
+
 def test_what_is_not_known_is_said_with_the_reason() -> None:
     line = estimate_line(estimates(known=False, reason="No remembered state lies near."))
     assert line == "Over 15 min nothing is to be said of actions: No remembered state lies near."

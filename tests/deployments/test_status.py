@@ -53,7 +53,8 @@ def publish_empty(servers: Any, namespace: str, windows: dict[Window, datetime])
     asyncio.run(run())
 
 
-def test_an_empty_namespace_is_shown_whole(configured: str) -> None:
+def test_an_empty_namespace_is_shown_whole(configured: str, ledger: Ledger) -> None:
+    assert not ledger.runs.list(configured)
     result = status(None)
     json.dumps(result, allow_nan=False)
     assert result["namespace"] == configured
@@ -67,6 +68,7 @@ def test_an_empty_namespace_is_shown_whole(configured: str) -> None:
     assert result["knowledge"]["age_s"] is None
     page = shown(result)
     assert "nothing was published yet" in page
+    assert f"Nothing was ever run or recorded in '{configured}'" in page
     assert "digest" not in result
 
 
@@ -168,6 +170,13 @@ def test_a_home_that_was_never_used_stays_untouched(tmp_path: Path, monkeypatch:
 
 
 # --- again and again -------------------------------------------------------------------------------------------
+
+
+def test_a_setting_that_is_no_json_is_refused_in_a_line(typed: Any, tmp_path: Path) -> None:
+    output = typed("status", COINSWARM_HOME=str(tmp_path), COINSWARM_LEARNING="{bad")
+    assert output.code == 1
+    assert output.stderr.startswith("coinswarm: COINSWARM_LEARNING is no JSON object")
+    assert output.stderr.count("\n") == 1
 
 
 def test_watching_prints_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:

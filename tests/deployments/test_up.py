@@ -126,14 +126,17 @@ def test_an_up_that_neither_gets_ready_nor_ends_is_waited_for_and_named(
     assert str(home.log("up")) in caught.value.remedy
 
 
-@pytest.mark.parametrize(("change", "port", "said"), [({"namespace": "other"}, None, "'other'"), ({}, 4300, "4200")])
+@pytest.mark.parametrize(
+    ("change", "port", "said"),
+    [({"namespace": "other"}, None, "'other'"), ({}, 4300, "4200"), ({"worker": ""}, None, "with --no-worker")],
+)
 def test_an_up_that_serves_something_else_is_not_taken_for_the_one_asked_for(
     change: dict[str, str], port: int | None, said: str, settings: Settings, state: UpState
 ) -> None:
-    check_same(state, settings, None)
-    check_same(state, settings, 4200)
+    check_same(state, settings, None, with_worker=True)
+    check_same(replace(state, worker=""), settings, 4200, with_worker=False)
     with pytest.raises(UpError, match=said) as caught:
-        check_same(replace(state, **change), settings, port)  # type: ignore[arg-type]
+        check_same(replace(state, **change), settings, port, with_worker=True)  # type: ignore[arg-type]
     assert str(os.getpid()) in caught.value.message
 
 

@@ -25,7 +25,7 @@ REDIS_CANARY = "canary-of-redis-3c1f"
 DATABASE_CANARY = "canary-of-postgres-77ab"
 WEBHOOK_CANARY = "canary-of-webhook-90de"
 PRODUCT = 'products=["BTC-USDT"]'
-NIGHT = ("run", "nightly", "--date", "2021-06-17", "-p", "source=market", "-p", PRODUCT, "-p", "queries=10")
+NIGHT = ("run", "nightly", "--date", "2021-06-17", "-p", "source=market", "-p", PRODUCT, "-p", "queries=20")
 LOOK_EVERY_S = 0.1
 
 

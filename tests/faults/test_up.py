@@ -164,8 +164,10 @@ def test_everything_is_ready_and_planned_and_nothing_runs_in_an_empty_home(up: U
     assert secret.partition(":")[2] not in said
     assert printed["login_file"] == str(up.home.prefect_data / "auth-string")
     with up.prefect() as client:
-        begun = {run.name for run in client.read_flow_runs() if run.start_time is not None}
-    assert begun <= {"record-default-inbox"}, "nothing but the drain of every few minutes may have come due"
+        # By their deployment: a run has another name until its flow begins.
+        begun = {run.deployment_id for run in client.read_flow_runs() if run.start_time is not None}
+        drain = client.read_deployment_by_name("record_experiences/default.drain").id
+    assert begun <= {drain}, "nothing but the drain of every few minutes may have come due"
 
 
 def test_a_second_up_finds_the_first_and_starts_nothing(up: Up) -> None:
@@ -212,7 +214,7 @@ def test_a_run_under_way_is_ended_in_order_and_told_and_nothing_is_left(up: Up) 
         run = up.begin(client, "record_experiences/default", **NIGHT)
         assert str(run) in run_processes(up.home).values()
     assert up.end() == 0
-    wait_for(lambda: not up.processes(), "nothing to be left", 5)
+    wait_for(lambda: not up.processes(), "nothing to be left", TIMEOUT_S)
     assert read_up(up.home.directory) is None
     said = up.home.log("up").read_text()
     assert "record-default-market: crashed." in said

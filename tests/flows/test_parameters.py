@@ -128,3 +128,11 @@ def test_a_wrong_parameter_is_refused_before_prefect_is_imported_or_a_home_is_ma
     )
     assert imported == []
     assert not home.exists()
+
+
+def test_the_flow_of_every_few_minutes_loads_neither_charts_nor_clustering() -> None:
+    program = (
+        "import sys, flows.record_experiences; print(sorted({'matplotlib', 'sklearn', 'hdbscan'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[]\n"

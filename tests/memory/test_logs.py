@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,7 +92,7 @@ async def test_tasks_that_run_side_by_side_keep_their_own(line: Emit) -> None:
             await asyncio.sleep(0)
             return line(UiFormatter(), "x")
 
-    assert await asyncio.gather(work("a"), work("b")) == ["x  [window=a]", "x  [window=b]"]
+    assert list(await asyncio.gather(work("a"), work("b"))) == ["x  [window=a]", "x  [window=b]"]
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), UiFormatter(), JsonFormatter()])
@@ -127,6 +129,24 @@ def test_a_large_file_is_put_aside_and_one_that_cannot_be_written_is_done_withou
     monkeypatch.setenv("COINSWARM_LOG_FILE", str(tmp_path / "file" / "flows.log"))
     with pytest.warns(UserWarning, match="COINSWARM_LOG_FILE"):
         assert isinstance(file_handler(), logging.NullHandler)
+
+
+def test_a_file_that_two_find_too_large_is_put_aside_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "flows.log"
+    path.write_text("old and large\n")
+    monkeypatch.setenv("COINSWARM_LOG_FILE", str(path))
+    monkeypatch.setattr(logs, "LOG_LIMIT_BYTES", 3)
+    with path.open() as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = threading.Thread(target=file_handler)
+        second.start()
+        second.join(0.2)
+        assert second.is_alive(), "it waits for the one that has begun"
+        path.replace(path.with_name("flows.log.1"))
+        path.write_text("new and large\n")
+    second.join(60)
+    assert path.with_name("flows.log.1").read_text() == "old and large\n"
+    assert path.read_text() == "new and large\n"
 
 
 def test_a_program_without_prefect_logs_in_the_same_form(tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def test_settings_make_their_secrets_known() -> None:
     assert mask(f"{CANARY}-s") == "***"
 
 
+def test_passwords_in_other_urls_and_of_a_prefect_server_are_known_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"coinswarm:{CANARY}-p")
+    Settings(archive_url=f"s3://key:{CANARY}-k@bucket")
+    assert mask(f"{CANARY}-p {CANARY}-k of coinswarm") == "*** *** of coinswarm"
+
+
 # --- logs and errors -------------------------------------------------------------------------------------------
 
 
@@ -115,7 +121,7 @@ def test_a_log_line_whose_arguments_do_not_fit_is_written_without_secrets(capsys
 
 def test_errors_lose_secrets_in_fields_notes_and_arguments_of_every_kind() -> None:
     remember(f"redis://:{CANARY}-f@h")
-    error = OSError(2, "No such file", f"/run/{CANARY}-f")
+    error = OSError(2, "No such file", f"/run/{CANARY}-f", None, f"/tmp/{CANARY}-f")
     error.add_note(f"while {CANARY}-f was read")
     nested = KeyError({"url": f"{CANARY}-f"}, 7)
     error.__cause__ = nested

@@ -17,7 +17,8 @@ from memory.ledger import Ledger, line_id
 from memory.records import Action, EpisodicMemory, Regime, Side
 from memory.window import Window
 from tasks.consolidation import archive_window
-from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
+from tasks.groups import DYNAMICS, KNOWLEDGE
+from tasks.publishing import publish
 from tasks.runs import LedgerRun, TaskContext
 from tasks.window_steps import (
     ConsolidatedWindow,

@@ -11,7 +11,7 @@ import memory
 from memory.records import Action, EpisodicMemory, Regime, SemanticType, Side
 from memory.tables import TRAILING_VOLATILITY
 from memory.window import Window
-from tasks.publishing import KNOWLEDGE
+from tasks.groups import KNOWLEDGE
 
 USUAL, WILD = 5e-4, 1e-2
 """Volatility a minute, and what it was on the first day where the pattern was."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from memory import SemanticType
 from tasks.differences import Findings
+from tasks.groups import DYNAMICS, KNOWLEDGE
 from tasks.projected import project
-from tasks.publishing import DYNAMICS, KNOWLEDGE
 from tasks.rebuilding import Rebuilding, publish_lines
 from tasks.verification import compare
 

@@ -13,7 +13,8 @@ from memory.ledger import FencingToken, ManifestEntry
 from memory.window import Window
 from tasks import publishing
 from tasks.folding import fold_dynamics
-from tasks.publishing import DYNAMICS, KNOWLEDGE, PUBLISHED, known_times
+from tasks.groups import DYNAMICS, KNOWLEDGE, PUBLISHED
+from tasks.publishing import known_times
 from tasks.workspace import Workspace, open_workspace
 
 FIRST = Window.of_date(dt.date(2021, 6, 17))

@@ -9,7 +9,8 @@ import pytest
 
 import memory
 from memory.learning import ALGORITHM_VERSION
-from tasks.publishing import DYNAMICS, KNOWLEDGE, publish
+from tasks.groups import DYNAMICS, KNOWLEDGE
+from tasks.publishing import publish
 from tasks.taking_over import finish_take_over
 from tasks.window_steps import at_once, fold_lines
 

@@ -12,10 +12,11 @@ from memory.errors import LineError
 from memory.learning import ALGORITHM_VERSION
 from memory.ledger import line_id
 from memory.records import PatternMemory, SemanticType
+from tasks.groups import KNOWLEDGE
 from tasks.lines import plan_line
 from tasks.projected import project
 from tasks.projections import memories_as_of, to_payload
-from tasks.publishing import KNOWLEDGE, publish
+from tasks.publishing import publish
 from tasks.window_steps import at_once, fold_lines
 
 FIRST, SECOND = "enc", "enc-b"

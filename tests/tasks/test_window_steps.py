@@ -16,8 +16,8 @@ from memory.learning.clustering import MarketStateClusterer
 from memory.store.encoders import unpack_encoder
 from tasks import consolidation, fold_plan, folding
 from tasks.fold_plan import plan_fold
+from tasks.groups import FOLDS, KNOWLEDGE
 from tasks.lateness import find_outdated
-from tasks.publishing import FOLDS, KNOWLEDGE
 from tasks.workspace import open_workspace
 
 

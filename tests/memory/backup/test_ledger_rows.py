@@ -227,3 +227,18 @@ def test_what_a_namespace_holds_is_counted_and_goes_wholly(worlds: Worlds) -> No
         assert delete_rows(session, namespace) == len(owned_tables())
         assert rows_held(session, namespace) == {}
     assert worlds.rows(other) == kept
+
+
+def test_rows_of_another_namespaces_line_do_not_come_in(worlds: Worlds, tmp_path: Path) -> None:
+    source, target = worlds.filled(), worlds.name()
+    files = dumped(worlds, source, tmp_path)
+    with pytest.raises(SnapshotError, match=f"line '{source}/rff-1/1', which is another namespace's"):
+        load_tables(worlds.ledger, worlds.token(target), moved("elsewhere", target), files)
+    with worlds.ledger.transaction() as session:
+        assert rows_held(session, target) == {}
+
+
+@pytest.mark.parametrize("path", ["source/../../etc/x.parquet", "source//etc/x.parquet", "../x.parquet"])
+def test_an_archived_file_that_leads_out_of_the_archive_is_refused(path: str) -> None:
+    with pytest.raises(SnapshotError, match="outside of the archive"):
+        moved("source", "target").archive_path(path)

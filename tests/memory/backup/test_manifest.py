@@ -105,6 +105,22 @@ def test_a_manifest_that_was_changed_does_not_match_its_seal(tmp_path: Path) -> 
         read_manifest(path)
 
 
+@pytest.mark.parametrize("name", ["policies/../../other/p-1.npz", "/etc/hostname", ".."])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    path = snapshot(tmp_path, files={name: FileEntry(part="policies", sha256="0", bytes=1)})
+    with pytest.raises(SnapshotError, match="leads out of the snapshot"):
+        read_manifest(path)
+
+
+def test_a_link_to_a_file_elsewhere_is_refused_whatever_it_holds(tmp_path: Path) -> None:
+    path = snapshot(tmp_path)
+    file = path / "redis/access-00000.parquet"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SnapshotError, match="leads out of the snapshot"):
+        check_files(path, read_manifest(path))
+
+
 def test_the_folder_above_is_no_snapshot_and_the_newest_inside_is_named(tmp_path: Path) -> None:
     snapshot(tmp_path)
     newest = snapshot(tmp_path, CUT_MS + 1)
@@ -123,6 +139,14 @@ def test_only_the_newest_are_kept_and_what_cannot_be_read_is_left_for_a_person(t
     assert [item.problem != "" for item in list_snapshots(tmp_path)] == [True, False, False]
     assert newest_snapshot(tmp_path) == paths[3]
     assert drop_old(tmp_path, 2) == []
+
+
+def test_the_one_just_written_is_kept_where_its_clock_is_behind_that_of_the_others(tmp_path: Path) -> None:
+    first, second = snapshot(tmp_path, CUT_MS + 1), snapshot(tmp_path, CUT_MS + 2)
+    written = snapshot(tmp_path, CUT_MS)
+    assert drop_old(tmp_path, 2, written) == [first]
+    assert drop_old(tmp_path, 1, written) == [second]
+    assert drop_old(tmp_path, 1, written) == []
 
 
 def test_what_a_killed_drop_left_goes_with_the_next(tmp_path: Path) -> None:

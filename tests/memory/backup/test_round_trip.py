@@ -116,6 +116,19 @@ async def test_a_missing_neighbour_is_told_by_the_sample_of_searches(restored: A
     assert all("hold" in item for item in sample.differences)
 
 
+@pytest.mark.parametrize("expired", [False, True])
+async def test_the_sample_of_searches_leaves_out_what_expires_meanwhile(
+    restored: Any, target: Target, expired: bool
+) -> None:
+    copy, path, manifest = restored
+    read = [row for name in manifest.paths("redis", "episodic") for rows in read_rows(path / name) for row in rows]
+    going = [row for row in read if row.expires_ms is not None]
+    for row in going if expired else ():
+        await copy.link.execute("DEL", f"{target.namespace}:".encode() + row.key)
+    sample = await compare_answers(copy, path, manifest, min(row.expires_ms or 0 for row in going) - 1)
+    assert (sample.questions, sample.differences) == (8, ())
+
+
 async def test_what_was_recorded_before_is_a_duplicate_and_new_records_are_found(
     restored: Any, everything: Any
 ) -> None:
@@ -294,6 +307,42 @@ async def test_a_large_section_is_cut_into_files_and_read_as_one(
     assert len(manifest.paths("redis", "episodic")) > 2
     await target.restore(path, manifest)
     assert await target.differences(path, manifest) == []
+
+
+async def test_an_entry_that_was_trimmed_while_it_was_in_hand_is_in_nobodys_hand_afterwards(
+    mem: MemoryConnection, everything: Any, take: Take, target: Target, tmp_path: Path
+) -> None:
+    await everything(mem)
+    (stream,) = await mem.link.execute("KEYS", f"{mem.namespace}:inbox:*")
+    assert (await mem.link.execute("XINFO", "GROUPS", stream))[0][b"pending"] == 2
+    await mem.link.execute("XTRIM", stream, "MAXLEN", 1)
+    path, manifest = await take(mem, tmp_path)
+    await target.restore(path, manifest)
+    assert await target.differences(path, manifest) == []
+    async with target.connect() as copy:
+        assert [entry.deliveries for entry in await copy.inbox.read("drain-2", idle=timedelta(0))] == [1]
+
+
+async def test_a_mailbox_and_its_leases_are_of_one_moment_wherever_the_scan_finds_them(
+    mem: MemoryConnection, everything: Any, take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await everything(mem)
+    scan = Capture._scan
+
+    async def apart(self: Capture, pattern: str, cursor: str) -> Any:
+        if pattern != "mailbox*":
+            return await scan(self, pattern, cursor)
+        if cursor == "0":
+            return "1", [b"mailbox_leases:" + own]
+        await mem.link.execute("DEL", f"{mem.namespace}:mailbox:".encode() + own)
+        return "0", [b"mailbox:" + own]
+
+    (lease,) = await mem.link.execute("KEYS", f"{mem.namespace}:mailbox_leases:*")
+    own = lease.partition(b":mailbox_leases:")[2]
+    monkeypatch.setattr(Capture, "_scan", apart)
+    path, manifest = await take(mem, tmp_path)
+    rows = [row for name in manifest.paths("redis", "mailboxes") for some in read_rows(path / name) for row in some]
+    assert sorted(row.key for row in rows) == [b"mailbox:" + own, b"mailbox_leases:" + own]
 
 
 # --- half-restored namespaces --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ class Shell(Service):
     name: ClassVar[str] = "shell"
     restarts_allowed: ClassVar[int] = 3
     restart_delay_s: ClassVar[float] = 0.1
+    orphan_patience_s: ClassVar[float] = 0.1
     script = "exit 3"
     kept_open: Sequence[int] = ()
 
@@ -68,12 +70,34 @@ def poll_until(service: Service, holds: Callable[[], bool]) -> None:
 
 def test_a_server_that_keeps_dying_is_started_later_each_time_and_then_given_up(place: Home) -> None:
     server = Shell(place, place.directory, EmbeddedOptions())
+    server.script = "until [ -e die ]; do sleep 0.02; done; rm die; exit 3"
+    killed: set[int] = set()
+
+    def is_given_up() -> bool:
+        # One that dies before it is ready is given up at once, so each is left alone until then.
+        if server.state is State.READY and server.pid is not None and server.pid not in killed:
+            killed.add(server.pid)
+            (place.directory / "die").touch()
+        return server.state is State.FAILED
+
     begun = time.monotonic()
     server.request()
-    poll_until(server, lambda: server.state is State.FAILED)
+    poll_until(server, is_given_up)
     # At once, after 0.1 s, after 0.2 s.
     assert time.monotonic() - begun > 0.3
+    assert len(killed) == 4
     assert server.error.startswith("shell ended with status 3")
+
+
+def test_another_process_at_the_data_is_waited_for_as_long_after_a_pause_as_without(place: Home) -> None:
+    server = Shell(place, place.directory, EmbeddedOptions())
+    with closing(place.lock("shell")) as held:
+        assert held.try_exclusive()
+        begun = time.monotonic()
+        server._begin(0.5)
+        poll_until(server, lambda: server.state is State.FAILED)
+    assert time.monotonic() - begun > 0.5 + 2 * Shell.orphan_patience_s
+    assert "in use by another process" in server.error
 
 
 def test_a_server_that_was_given_up_is_started_again_at_once_when_it_is_asked_for(place: Home) -> None:

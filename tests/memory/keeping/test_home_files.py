@@ -55,6 +55,14 @@ def test_of_evaluations_the_last_stays_and_one_that_something_touched(tmp_path: 
     assert home_files.size_of([tmp_path / "a", tmp_path / "looks.json"]) == 10
 
 
+def test_what_goes_while_it_is_looked_at_is_no_error(tmp_path: Path) -> None:
+    gone = tmp_path / "training-1.pt"
+    gone.symlink_to(tmp_path / "nothing")  # It is listed, and not there.
+    assert home_files.old_checkpoints(tmp_path, NOW) == []
+    assert home_files.size_of([gone, tmp_path / "none"]) == 0
+    assert home_files.remove([tmp_path / "none"], tmp_path) == 0
+
+
 def test_of_results_only_those_of_prefect_go(tmp_path: Path) -> None:
     result = put(tmp_path / "x" / "abc", RESULT)
     put(tmp_path / "new", RESULT, age_s=1)

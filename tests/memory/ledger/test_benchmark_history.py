@@ -74,6 +74,12 @@ def test_a_rate_is_worse_where_it_is_lower(value: float, regressed: bool) -> Non
     assert found.regressed is regressed
 
 
+def test_a_rate_that_scatters_widely_can_be_a_regression_all_the_same() -> None:
+    rates = past(100, 150, 50, 130, 60, lower_is_better=False)
+    assert not compared(figure(40.0, lower_is_better=False), rates).regressed  # type: ignore[union-attr]
+    assert compared(figure(1.0, lower_is_better=False), rates).regressed  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(("recall", "regressed"), [(0.995, False), (0.98, True)])
 def test_a_share_is_compared_by_difference(recall: float, regressed: bool) -> None:
     share = {"unit": SHARE, "lower_is_better": False}

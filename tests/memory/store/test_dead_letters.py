@@ -108,3 +108,24 @@ async def test_messages_are_told_from_experiences_by_where_they_come_from(mem: M
         assert letter is not None
         assert (letter.is_message, letter.reader) == (origin != "inbox", reader)
     assert await mem.dead_letters.replay() == 1
+
+
+async def test_what_comes_in_a_letters_stead_comes_once_and_only_with_the_letter_gone(
+    mem: MemoryConnection, make: Any
+) -> None:
+    (entry_id,) = await refuse(mem, Refusal(make(1), "no such encoder", "encoder_id"))
+    counter = f"{mem.namespace}:handed-out"
+    assert await mem.dead_letters.exchange(entry_id, [("INCR", counter)])
+    assert await mem.dead_letters.count() == 0
+    # Whoever tries the same letter again has read of it before it went.
+    assert not await mem.dead_letters.exchange(entry_id, [("INCR", counter)])
+    assert int(await mem.link.execute("GET", counter)) == 1
+    (again,) = await refuse(mem, Refusal(make(1), "no such encoder", "encoder_id"))
+    assert again != entry_id
+
+
+async def test_letters_that_went_still_count_as_received(mem: MemoryConnection, make: Any) -> None:
+    assert await mem.dead_letters.received() == 0
+    entries = await refuse(mem, *(Refusal(make(number), "no such encoder", "encoder_id") for number in range(3)))
+    await mem.dead_letters.drop(entries)
+    assert (await mem.dead_letters.count(), await mem.dead_letters.received()) == (0, 3)
