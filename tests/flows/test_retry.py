@@ -78,8 +78,11 @@ def recorded(servers: Any) -> str:
 
 
 @pytest.fixture
-def clustered(configured: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the partitions that were clustered to the end; the environment is that of `configured`."""
+def clustered(
+    configured: str, recorded: str, as_jobs: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """Sizes of the partitions that were clustered to the end; the environment is that of the namespace's jobs."""
+    monkeypatch.setenv("COINSWARM_REDIS_URL", as_jobs(recorded))
     finished: list[int] = []
     fit = MarketStateClusterer.fit
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -35,6 +34,7 @@ STATES = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 TIMEOUT_S = 120.0
 _POLL_MS = 250
 _SETTLING_MS = 1000
+_FORM_HEIGHT = 1240
 _MOST_BYTES = 250_000
 _PASSWORD = "admin:pass"
 """What the UI's login has for a label."""
@@ -93,8 +93,13 @@ class Ui:
 
         def is_open() -> bool:
             page.get_by_role("link", name="Deployments", exact=True).first.click()
-            row.get_by_role("link", name=name, exact=True).click()
+            page.get_by_placeholder("Search deployments").fill(flow)
             # The list is drawn anew while it loads: a click on a row that goes away leads nowhere.
+            page.wait_for_timeout(_SETTLING_MS)
+            found = row.get_by_role("link", name=name, exact=True)
+            if not found.is_visible():
+                return False
+            found.click()
             page.wait_for_timeout(_SETTLING_MS)
             return opened.search(page.url) is not None
 
@@ -122,7 +127,7 @@ class Ui:
         self.page.keyboard.press("Escape")
         day.wait_for(state="hidden")
         if picture is not None:
-            self.picture(picture, whole=True)
+            self.picture(picture, _FORM_HEIGHT)
         self.page.get_by_role("button", name="Submit").click()
         told = self.page.get_by_role("link", name="View run").first
         found = re.search(r"flow-run/([0-9a-f-]{36})", told.get_attribute("href") or "")
@@ -149,6 +154,11 @@ class Ui:
             shown = self.shown()
             ended = [each for each in STATES if each in shown and each != state and each not in past]
             assert not ended, f"the run ended as {ended[0]}, and was to become {state}"
+            if any(each in shown for each in past):
+                # The page of a run that has ended asks for nothing more by itself.
+                self.page.wait_for_timeout(_SETTLING_MS)
+                self.page.reload()
+                self.main.get_by_role("tab", name="Details").wait_for()
             return state in shown
 
         self.wait(is_there, f"the page of the run to say {state}")
@@ -190,11 +200,13 @@ class Ui:
 
         self.wait(are_there, "the task runs to be as they should", lambda: str(found))
 
-    def artifacts(self) -> str:
-        """What the tab of artifacts shows."""
-        panel = self.open_tab("Artifacts")
-        panel.get_by_role("link").first.wait_for()
-        return panel.inner_text()
+    def open_artifact(self, key: str) -> Locator:
+        """The newest version of an artifact of the run, by way of the tab and of the list of its versions."""
+        self.open_tab("Artifacts").get_by_text(key, exact=True).click()
+        self.main.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
+        panel = self.main.get_by_role("tabpanel", name="Artifact", exact=True)
+        panel.get_by_role("heading").first.wait_for()
+        return panel
 
     # --- for all -----------------------------------------------------------------------------------------------
 
@@ -207,25 +219,14 @@ class Ui:
                 raise AssertionError(f"waited {TIMEOUT_S:g} s for {what}; the page has: {instead}")
             self.page.wait_for_timeout(_POLL_MS)
 
-    def picture(self, name: str, *, whole: bool = False) -> None:
-        """Take a picture for the documents, where pictures are wanted; `whole` has all of the page in it."""
+    def picture(self, name: str, height: int = HEIGHT) -> None:
+        """Take a picture of so many pixels for the documents, where pictures are wanted."""
         if self.screenshots is None:
             return
-        with self._as_tall_as_its_page() if whole else _nothing():
-            self.page.wait_for_timeout(1000)  # what moves comes to rest
-            save(self.page.screenshot(animations="disabled"), self.screenshots / f"{name}.png")
-
-    @contextmanager
-    def _as_tall_as_its_page(self) -> Iterator[None]:
-        tall = self.page.evaluate("document.documentElement.scrollHeight")
-        self.page.set_viewport_size({"width": WIDTH, "height": max(int(tall), HEIGHT)})
-        yield
+        self.page.set_viewport_size({"width": WIDTH, "height": height})
+        self.page.wait_for_timeout(_SETTLING_MS)
+        save(self.page.screenshot(animations="disabled"), self.screenshots / f"{name}.png")
         self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def save(picture: bytes, path: Path) -> None:
