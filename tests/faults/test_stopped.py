@@ -27,7 +27,7 @@ def stopped(rig: Rig, namespace: str, moment: Moment, removed: tuple[str, ...]) 
 
 
 def end_what_stopped_half_way(rig: Rig) -> None:
-    """A heartbeat that was stopped in its transaction holds the lease. Postgres ends it after minutes; here, at once."""
+    """A heartbeat stopped in its transaction keeps the lease. Postgres ends it after minutes; here, at once."""
     engine = sa.create_engine(rig.database_url)
     try:
         with engine.connect() as connection:
