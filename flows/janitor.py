@@ -11,10 +11,10 @@ from prefect import flow
 from flows import FLOWS
 from flows.forms.janitor import Parameters
 from memory.keeping.expired import Expired
-from memory.reporting.artifacts import RunSummary, Table
 from memory.settings import Settings
 from tasks.janitor import collect_expired, drop_expired
 from tasks.reporting import leave_artifact
+from tasks.run_summaries import janitor_summary
 from tasks.runs import LedgerRun, ledger_run
 
 
@@ -39,7 +39,7 @@ def janitor(parameters: Parameters | None = None) -> dict[str, Any]:
             "bytes": sum(expired.size_bytes or 0 for expired in found),
             "dropped": sum(dropped.values()),
         }
-        _leave_artifact(run, found, dropped)
+        leave_artifact(run, "janitor", janitor_summary(run.result, dropped))
         return run.finished()
 
 
@@ -51,15 +51,3 @@ def _drop(run: LedgerRun, found: Sequence[Expired]) -> dict[str, int]:
             dropped[expired.what] = drop_expired(run.fencing_token, expired)
             shown["dropped"] = dropped[expired.what]
     return dropped
-
-
-def _leave_artifact(run: LedgerRun, found: Sequence[Expired], dropped: dict[str, int]) -> None:
-    dry_run = run.result["dry_run"]
-    summary = RunSummary(
-        title="What would go" if dry_run else "What went",
-        read={expired.what: len(expired.items) for expired in found},
-        dropped=dropped,
-        notes=("A dry run: nothing was removed.",) if dry_run else (),
-        tables=(Table("expired", "What expired, and by which rule", run.result["expired"]),),
-    )
-    leave_artifact(run, "janitor", summary)

@@ -44,8 +44,6 @@ class RedisState:
         Such as 8.2.3; empty where the user may not ask, and of search where there is none.
     used_bytes, limit_bytes
         Memory that it uses, and may use (0: no limit).
-    uptime_s
-        Seconds since it started.
     policy
         What it does when it is full; ``noeviction`` is what a memory needs.
     evicted
@@ -61,7 +59,6 @@ class RedisState:
     search_version: str = ""
     used_bytes: int = 0
     limit_bytes: int = 0
-    uptime_s: int = 0
     policy: str = ""
     evicted: int = 0
     append_only: bool = False
@@ -280,7 +277,6 @@ async def observe_redis(mem: MemoryConnection) -> RedisState:
         search_version=_dotted(facts.search_version or ()),
         used_bytes=int(info["used_memory"]),
         limit_bytes=int(info["maxmemory"]),
-        uptime_s=int(info["uptime_in_seconds"]),
         policy=facts.maxmemory_policy,
         evicted=int(info["evicted_keys"]),
         append_only=facts.append_only,

@@ -253,6 +253,17 @@ def training_summary(namespace: str, result: Result) -> RunSummary:
     )
 
 
+def janitor_summary(result: Result, dropped: Mapping[str, int]) -> RunSummary:
+    """What expired, and what of it went; `dropped` says how much of each sort there still was."""
+    return RunSummary(
+        title="What would go" if result["dry_run"] else "What went",
+        read={expired["what"]: expired["number"] for expired in result["expired"]},
+        dropped=dropped,
+        notes=("A dry run: nothing was removed.",) if result["dry_run"] else (),
+        tables=(Table("expired", "What expired, and by which rule", result["expired"]),),
+    )
+
+
 def _figures(result: Result, *names: str) -> dict[str, Value]:
     """Those of a result's figures that it has, under their names in words."""
     return {_words(name): result[name] for name in names if result.get(name) is not None}
