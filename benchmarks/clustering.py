@@ -1,7 +1,7 @@
 """Clustering: planted patterns, real nights, seconds. Prints both tables for the configuration that ships and others.
 
     python -m benchmarks.clustering                      # planted patterns and the sample market
-    COINSWARM_HISTORY=... python -m benchmarks.clustering --history     # and a month of Bitfinex, 2018
+    COINSWARM_HISTORY=... python -m benchmarks.clustering --history 2018-07-01  # and Bitfinex from that day on
 
 Columns of the table of real nights (means over the nights, standard deviation in brackets where steadiness matters):
 
@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from memory.learning.partitions import assign_partitions, partition_seed
 from memory.learning.planted import planted_states
 from memory.learning.support import MIN_OCCURRENCES, occurrences_by_label
 from memory.records import REGIMES
+from memory.window import Window
 
 HORIZONS_MIN = (1, 5, 15)
 MEMORY_DAYS = 7
@@ -106,7 +107,12 @@ class Tally:
 def main() -> None:
     """Run what the arguments ask for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--history", action="store_true", help="also a month of Bitfinex from COINSWARM_HISTORY")
+    parser.add_argument(
+        "--history",
+        type=date.fromisoformat,
+        metavar="DATE",
+        help="also Bitfinex of COINSWARM_HISTORY, from that day on",
+    )
     parser.add_argument("--nights", type=int, default=23, help="nights of each market")
     parser.add_argument("--seeds", type=int, default=3, help="planted data sets of each size")
     parser.add_argument("--only", nargs="*", choices=sorted(CONFIGURATIONS), help="configurations to run")
@@ -117,9 +123,8 @@ def main() -> None:
     binance_start = datetime(2021, 6, 17, tzinfo=UTC)
     nights_table("Binance sample", _binance(binance_start, arguments.nights), configurations)
     if arguments.history:
-        nights_table(
-            "Bitfinex, from 2018-04-01", _bitfinex(datetime(2018, 4, 1, tzinfo=UTC), arguments.nights), configurations
-        )
+        first = Window.of_date(arguments.history).start
+        nights_table(f"Bitfinex, from {arguments.history}", _bitfinex(first, arguments.nights), configurations)
 
 
 def planted_table(n_states: int, n_seeds: int, configurations: dict[str, dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -37,10 +38,7 @@ class ContentProof:
         self._experiences += len(part.experiences)
         self._everything.update(part)
         if self._cut_ms is not None:
-            seen = WindowData(
-                part.states.take(np.flatnonzero(part.states.recorded_at_ms <= self._cut_ms)),
-                part.experiences.take(np.flatnonzero(part.experiences.recorded_at_ms <= self._cut_ms)),
-            )
+            seen = _as_it_was(part, self._cut_ms)
             # Nothing that is left of a part is nothing that was there.
             if len(seen.states) or len(seen.experiences):
                 self._before.update(seen)
@@ -48,9 +46,27 @@ class ContentProof:
     def holds(self) -> bool:
         """Whether it is whole.
 
-        False where that cannot be proved: late records that changed when a state became known hide that it is whole.
+        False where that cannot be proved: a late record that speaks for a state (its memory id is the smallest) and
+        does not agree with those before it hides that it is whole.
         """
         if self._experiences < self._reference.experiences.rows:
             return False
         wanted = self._reference.content_digest
         return wanted in (self._everything.hexdigest(), self._before.hexdigest())
+
+
+def _as_it_was(part: WindowData, cut_ms: int) -> WindowData:
+    """A part without what was recorded after a time: each state is known as early as its experiences of then say."""
+    states = part.states.take(np.flatnonzero(part.states.recorded_at_ms <= cut_ms))
+    experiences = part.experiences.take(np.flatnonzero(part.experiences.recorded_at_ms <= cut_ms))
+    known: dict[tuple[str, int], int] = {}
+    for product, timestamp_ms, known_ms in zip(
+        experiences.product.tolist(), experiences.timestamp_ms.tolist(), experiences.known_at_ms.tolist(), strict=True
+    ):
+        state = experiences.products[product], timestamp_ms
+        known[state] = min(known.get(state, known_ms), known_ms)
+    known_at_ms = [
+        known[states.products[product], timestamp_ms]
+        for product, timestamp_ms in zip(states.product.tolist(), states.timestamp_ms.tolist(), strict=True)
+    ]
+    return WindowData(replace(states, known_at_ms=np.array(known_at_ms, dtype=np.int64)), experiences)

@@ -5,5 +5,5 @@ Submodules are imported by name; this file stays light.
 
 from __future__ import annotations
 
-ALGORITHM_VERSION = "3"
+ALGORITHM_VERSION = "4"
 """Part of every knowledge line: raise it where the same experiences would be summarised or folded differently."""

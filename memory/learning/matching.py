@@ -260,6 +260,8 @@ def drifted_pairs(
 ) -> list[tuple[int, int, float, str]]:
     """Pairs of patterns that have come as near to each other as a match must be, by the rules for a match.
 
+    Where the rule of the unmistakable decides, each of the two must be unmistakably the other.
+
     Parameters
     ----------
     vectors
@@ -293,10 +295,10 @@ def drifted_pairs(
         if mutual != row:
             continue
         low, high = min(row, partner), max(row, partner)
-        others = np.delete(vectors, low, axis=0)
         if cosine > threshold:
             pairs[low, high] = cosine, BY_NULL
-        elif unmistakable(vectors[[low]], others, settings)[0]:
+        # From both sides: a pattern with nothing else around it has one far nearer than all others in any noise.
+        elif all(unmistakable(vectors[[one]], np.delete(vectors, one, axis=0), settings)[0] for one in (low, high)):
             pairs[low, high] = cosine, BY_CLARITY
     return [(low, high, cosine, rule) for (low, high), (cosine, rule) in sorted(pairs.items())]
 

@@ -2,7 +2,7 @@
 
 A hundred neighbouring minutes, or three products in one minute, are one occurrence of a market's mood, not a hundred or
 three. Occurrences are counted over all products together, as runs of the state that at least an hour without it sets
-apart; the effective number counts occurrences whose features share no look-back.
+apart; the effective number counts sights of it whose features share no look-back: a long occurrence may hold several.
 
 All is counted in whole clock minutes, of which a window keeps the set (a bit a minute): windows that are merged one
 after the other thus give exactly the numbers that all their times at once would give.

@@ -16,7 +16,8 @@ from memory.errors import ConflictingRecordError
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
 from memory.ledger.hashing import digest_of_items, sha256_hex
-from memory.ledger.models import FoldCheckpoint, FoldItem, Generation, WindowState
+from memory.ledger.models import FoldCheckpoint, FoldItem
+from memory.ledger.payloads import with_payloads
 from memory.ledger.rows import Checkpoint, FencingToken, FoldItems
 from memory.window import Window
 
@@ -39,8 +40,9 @@ class FoldRepository:
             checkpoint = _last(session, line, kind, before)
             if checkpoint is None:
                 return FoldItems(checkpoint=None, items={})
-            rows = session.execute(_versions(checkpoint, FoldItem.item_key, FoldItem.payload))
-            items = {key: payload for key, payload in rows if payload is not None}
+            query = _versions(checkpoint, FoldItem.item_key)
+            found = with_payloads(session, query, FoldItem.payload, (FoldItem.checkpoint_id, FoldItem.item_key))
+            items = {row[0]: payload for row, payload in found if payload is not None}
             return FoldItems(checkpoint=_record(checkpoint), items=items)
 
     def save_checkpoint(
@@ -140,34 +142,6 @@ class FoldRepository:
         with self._database.transaction() as session:
             guard(session, token, line)
             return len(session.execute(statement.returning(FoldCheckpoint.id)).all())
-
-    def first_stale(self, line: str, kinds: Sequence[str]) -> Window | None:
-        """The first window to fold (again), or None where all folds follow the current generations.
-
-        A fold follows as long as each window's checkpoint folded the generation that is current now, no window with
-        a generation lacks a checkpoint, and no checkpoint's window lacks a generation.
-        """
-        with self._database.transaction() as session:
-            generations = (
-                sa.select(Generation.window, Generation.manifest_digest)
-                .join(WindowState, WindowState.current_generation_id == Generation.id)
-                .where(WindowState.line == line)
-            )
-            current = dict(session.execute(generations).tuples().all())
-            folded: dict[str, dict[Window, str]] = {kind: {} for kind in kinds}
-            for kind, window, digest in session.execute(
-                sa.select(FoldCheckpoint.kind, FoldCheckpoint.window, FoldCheckpoint.input_digest).where(
-                    FoldCheckpoint.line == line, FoldCheckpoint.kind.in_(kinds)
-                )
-            ):
-                folded[kind][window] = digest
-        stale = [
-            window
-            for checkpoints in folded.values()
-            for window in {*current, *checkpoints}
-            if current.get(window) != checkpoints.get(window)
-        ]
-        return min(stale, default=None)
 
     def checkpoints(self, line: str, kind: str) -> Sequence[Checkpoint]:
         """All checkpoints of a fold in order of time, without their items; their `counts` tell how it grew."""

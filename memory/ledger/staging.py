@@ -8,15 +8,19 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from memory.errors import ConflictingRecordError
 from memory.ledger.database import Database
 from memory.ledger.fence import guard
 from memory.ledger.hashing import sha256_hex
 from memory.ledger.models import ClusterSummaryEntry, GenerationSummary, StagedSummary
+from memory.ledger.payloads import with_payloads
 from memory.ledger.rows import ClusterRow, FencingToken, SummaryRecord
 from memory.window import Window
+
+WITHOUT_PAYLOAD = defer(StagedSummary.payload, raiseload=True)
+"""Of a query for staged summaries: payloads come by `payloads.with_payloads`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +124,9 @@ class StagingRepository:
     ) -> SummaryRecord | None:
         """The summary staged before from this input with these settings, or None where there is work to do."""
         with self._database.transaction() as session:
-            staged = session.scalars(
-                _find(line, window, kind, partition_key, input_digest, settings_hash)
-            ).one_or_none()
-            return None if staged is None else summary_record(staged)
+            query = _find(line, window, kind, partition_key, input_digest, settings_hash).options(WITHOUT_PAYLOAD)
+            found = with_payloads(session, query, StagedSummary.payload, (StagedSummary.id,))
+            return next((summary_record(row[0], payload) for row, payload in found if payload is not None), None)
 
     def find_head(
         self, line: str, window: Window, *, kind: str, partition_key: str, input_digest: str, settings_hash: str
@@ -175,15 +178,15 @@ def _used() -> sa.Select[tuple[int | None]]:
     return sa.select(GenerationSummary.summary_id).where(GenerationSummary.summary_id == StagedSummary.id)
 
 
-def summary_record(staged: StagedSummary) -> SummaryRecord:
-    """A staged summary as callers see it."""
+def summary_record(staged: StagedSummary, payload: bytes) -> SummaryRecord:
+    """A staged summary, read without its payload, as callers see it."""
     return SummaryRecord(
         kind=staged.kind,
         partition_key=staged.partition_key,
         input_digest=staged.input_digest,
         settings_hash=staged.settings_hash,
         digest=staged.digest,
-        payload=staged.payload,
+        payload=payload,
         columns=staged.columns,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from memory.ledger.models import (
     StagedSummary,
     WindowState,
 )
+from memory.ledger.payloads import with_payloads
 from memory.ledger.rows import (
     CurrentGeneration,
     FencingToken,
@@ -29,7 +30,7 @@ from memory.ledger.rows import (
     ManifestEntry,
     WindowStatus,
 )
-from memory.ledger.staging import summary_record
+from memory.ledger.staging import WITHOUT_PAYLOAD, summary_record
 from memory.window import Window
 
 
@@ -136,26 +137,38 @@ class WindowRepository(ArchivedWindowRepository):
             session.refresh(generation)
             return _generation_record(generation)
 
-    def current_generation(self, line: str, window: Window) -> CurrentGeneration | None:
-        """The current generation of a window with all its summaries, or None."""
+    def current_generation(
+        self, line: str, window: Window, kinds: Collection[str] | None = None
+    ) -> CurrentGeneration | None:
+        """The current generation of a window with its summaries, or None.
+
+        Parameters
+        ----------
+        kinds
+            Only summaries of these kinds: those of correlations may take hundreds of megabytes. All by default.
+        """
         with self._database.transaction() as session:
             generation = session.scalars(_current(line).where(WindowState.window == window)).one_or_none()
             if generation is None:
                 return None
-            rows = session.execute(
+            query = (
                 sa.select(GenerationSummary, StagedSummary)
                 .outerjoin(StagedSummary, StagedSummary.id == GenerationSummary.summary_id)
                 .where(GenerationSummary.generation_id == generation.id)
-            ).all()
+                .options(WITHOUT_PAYLOAD)
+            )
+            if kinds is not None:
+                query = query.where(GenerationSummary.kind.in_(kinds))
+            found = with_payloads(session, query, StagedSummary.payload, (StagedSummary.id,))
             # Sorted here: the order of texts in Postgres depends on the database's collation.
-            ordered = sorted(rows, key=lambda row: (row[0].kind, row[0].partition_key))
+            ordered = sorted(found, key=lambda pair: (pair[0][0].kind, pair[0][0].partition_key))
             return CurrentGeneration(
                 generation=_generation_record(generation),
-                summaries=tuple(summary_record(summary) for _, summary in ordered if summary is not None),
+                summaries=tuple(summary_record(row[1], payload) for row, payload in ordered if payload is not None),
                 absent=tuple(
-                    ManifestEntry(kind=entry.kind, partition_key=entry.partition_key, digest=None)
-                    for entry, summary in ordered
-                    if summary is None
+                    ManifestEntry(kind=row[0].kind, partition_key=row[0].partition_key, digest=None)
+                    for row, payload in ordered
+                    if payload is None
                 ),
             )
 

@@ -165,6 +165,20 @@ def test_drifted_patterns_are_mutual_nearest_above_the_threshold() -> None:
     assert drifted_pairs(known, np.inf, [1, 3], THRESHOLD_ONLY) == []
 
 
+@pytest.mark.parametrize("noise_first", [False, True])
+def test_a_lonely_pattern_is_not_joined_with_what_lies_among_others(noise_first: bool) -> None:
+    lonely, *others = spread_out(30)
+    noise = unit((lonely + 0.3 * others[0])[None])[0]
+    beyond = unit(2 * noise - lonely + 0.5 * spread_out(4, seed=1))
+    pair = [noise, lonely] if noise_first else [lonely, noise]
+    known = np.array([*pair, *others[1:], *beyond])
+    sure = [unmistakable(known[[row]], np.delete(known, row, axis=0), SETTINGS)[0] for row in (0, 1)]
+    assert sure == [not noise_first, noise_first]
+    assert drifted_pairs(known, 0.99, [0, 1], SETTINGS) == []
+    ((low, high, _, rule),) = drifted_pairs(known[: -len(beyond)], 0.99, [0, 1], SETTINGS)
+    assert (low, high, rule) == (0, 1, BY_CLARITY)
+
+
 def test_a_match_survives_being_written(market) -> None:
     matching = match_home(seen(market.summary(1)), names(6), market.centres, SETTINGS)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(matching), type=type(matching)) == matching

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ STATES_A_NIGHT = 1440
 PATTERNS = 30
 RUNS = 4
 """Occurrences of a recurring pattern a night; two that chance puts within the hour are one."""
+LEAST_STATES = 16
+"""States of the smallest pattern a night."""
 DRIFTING = (5, 8)
 DRIFT = 0.08
 """Length by which the states of a drifting pattern move each night; within a night they spread by 0.1 to 0.3."""
@@ -37,7 +40,8 @@ AWAY = PATTERNS - 4
 """Pattern that stays away from the third night to the last but one."""
 AWAY_NIGHTS = range(2, 6)
 DIVIDED_FROM, APART = 4, 0.18
-"""Night from which on the states of one dense pattern part into two, and by how much each half moves."""
+"""Night from which on the states of one dense pattern part into two, and by how much each half moves. Each half has the
+states of a pattern."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ def planted_nights(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     The generator's bridges lead right up to every pattern. Where a pattern is not, they would be it, and are left out.
     """
-    drawn = planted_states(NIGHTS * STATES_A_NIGHT, random_state=seed, n_patterns=PATTERNS, smallest_size=NIGHTS * 16)
+    drawn = planted_states(
+        NIGHTS * STATES_A_NIGHT, random_state=seed, n_patterns=PATTERNS, smallest_size=NIGHTS * LEAST_STATES
+    )
     vectors, labels = drawn.vectors.astype(np.float64), drawn.labels
     night = np.empty(len(labels), dtype=np.int64)
     for label in range(NOISE, PATTERNS):
@@ -124,7 +130,7 @@ def noise_around(vectors: np.ndarray, labels: np.ndarray, label: int) -> np.ndar
 
 def in_runs(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Order in which a night's states come: patterns in runs, noise in pieces of some minutes between them."""
-    rare = ONCE | TWICE
+    rare = ONCE | TWICE | {AWAY: (0, RUNS)}
     chunks: list[np.ndarray] = []
     for label in np.unique(labels).tolist():
         rows = np.flatnonzero(labels == label)
@@ -132,20 +138,21 @@ def in_runs(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             chunks += np.array_split(rows, max(len(rows) // 8, 1) if label == NOISE else RUNS)
     order = np.concatenate([chunks[place] for place in rng.permutation(len(chunks))])
     for label, (_, runs) in rare.items():
-        # Far from each other, so that two runs are two occurrences.
+        # Far from each other, so that runs are as many occurrences.
         for part, rows in enumerate(np.array_split(np.flatnonzero(labels == label), runs)):
             order = np.insert(order, len(order) * (2 * part + 1) // (2 * runs), rows)
     return order
 
 
 def densest(vectors: np.ndarray, labels: np.ndarray) -> int:
-    """The densest of the larger labels that are planted every night."""
+    """The densest of the labels that are planted every night and are large enough to be two."""
 
     def spread(label: int) -> float:
         members = vectors[labels == label]
         return float(np.linalg.norm(members - members.mean(axis=0), axis=1).mean())
 
-    return min((label for label in range(12) if label not in DRIFTING), key=spread)
+    large = np.bincount(labels[labels != NOISE], minlength=PATTERNS) >= 2 * NIGHTS * LEAST_STATES
+    return min((label for label in np.flatnonzero(large).tolist() if label not in DRIFTING), key=spread)
 
 
 def table_of(vectors: np.ndarray, window: Window, rng: np.random.Generator) -> StateTable:
@@ -172,8 +179,13 @@ def table_of(vectors: np.ndarray, window: Window, rng: np.random.Generator) -> S
 @pytest.fixture(scope="module")
 def week(window_of) -> Week:
     """The week, with the configuration that ships: about two seconds."""
-    rng = np.random.default_rng(1)
-    vectors, labels, night_of = planted_nights(seed=0)
+    return planted_week(0, window_of)
+
+
+def planted_week(seed: int, window_of: Callable[[int], Window]) -> Week:
+    """The week of a seed, clustered, summarised and folded night by night."""
+    rng = np.random.default_rng(seed + 1)
+    vectors, labels, night_of = planted_nights(seed)
     directions = rng.standard_normal((PATTERNS, vectors.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     divided = densest(vectors, labels)

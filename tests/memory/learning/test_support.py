@@ -58,9 +58,17 @@ def test_order_and_repeats_do_not_matter(minutes: list[int], seed: int) -> None:
 
 
 @given(minutes=minutes_of_a_day)
-def test_effective_never_exceeds_count_where_the_look_back_is_longer(minutes: list[int]) -> None:
-    counted = occurrences(to_ms(minutes))
-    assert counted.effective <= counted.count
+def test_the_occurrences_have_room_for_the_effective_number(minutes: list[int]) -> None:
+    counted, held = occurrences(to_ms(minutes)), sorted(set(minutes))
+    starts = [0, *(place for place in range(1, len(held)) if held[place] - held[place - 1] >= 60), len(held)]
+    runs = [held[first:end] for first, end in itertools.pairwise(starts) if first < end]
+    assert len(runs) == counted.count
+    assert counted.effective <= sum(1 + (run[-1] - run[0]) // 240 for run in runs)
+
+
+def test_an_occurrence_as_long_as_the_look_back_is_two_effectively() -> None:
+    counted = occurrences(to_ms([0, 59, 118, 177, 236, 240]))
+    assert (counted.count, counted.effective) == (1, 2)
 
 
 @given(

@@ -49,6 +49,14 @@ def test_a_waiting_run_gets_the_namespace_when_it_is_given_back(ledger: Ledger, 
     assert second.value > first.value
 
 
+def test_who_acquires_a_namespace_learns_of_whom(ledger: Ledger, namespace: str) -> None:
+    first = acquire(ledger, namespace, "run-1")
+    acquire(ledger, f"{namespace}/inbox", "run-2")
+    ledger.fence.release(first)
+    second = acquire(ledger, namespace, "run-3")
+    assert (first.previous, second.previous) == (0, first.value)
+
+
 def test_waiting_ends_after_the_setting(ledger: Ledger, namespace: str) -> None:
     acquire(ledger, namespace, "run-1")
     began = time.monotonic()

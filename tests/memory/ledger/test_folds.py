@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from datetime import date, timedelta
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memory.errors import ConflictingRecordError, FencedOutError
-from memory.ledger import Checkpoint, FencingToken, Ledger, ManifestEntry
+from memory.ledger import Checkpoint, FencingToken, Ledger
 from memory.ledger.folds import FULL_CHECKPOINT_EVERY
 from memory.window import Window
 
@@ -142,75 +141,7 @@ def test_an_overtaken_run_cannot_save(ledger: Ledger, namespace: str) -> None:
     assert ledger.folds.checkpoints(line, KIND) == []
 
 
-# --- the first window to fold again --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def generation(ledger: Ledger, token: FencingToken, line: str) -> Callable[[int, bytes], str]:
-    """Commits a generation of the n-th day with some content, and gives its manifest digest."""
-
-    def commit(index: int, payload: bytes) -> str:
-        staged = ledger.staging.stage(
-            token,
-            line,
-            day(index),
-            kind=KIND,
-            partition_key="k",
-            input_digest=payload.hex(),
-            settings_hash="s",
-            payload=payload,
-        )
-        entries = [ManifestEntry(kind=KIND, partition_key="k", digest=staged.digest)]
-        committed = ledger.windows.commit_generation(token, line, day(index), settings_hash="s", entries=entries)
-        return committed.manifest_digest
-
-    return commit
-
-
-def folded(ledger: Ledger, token: FencingToken, line: str, digests: dict[int, str]) -> None:
-    base: Checkpoint | None = None
-    for index, digest in sorted(digests.items()):
-        base = save(ledger, token, line, index, base, {f"k{index}": b"v"}, input_digest=digest)
-
-
-def test_nothing_is_stale_where_all_generations_are_folded(
-    ledger: Ledger, token: FencingToken, line: str, generation: Callable[[int, bytes], str]
-) -> None:
-    folded(ledger, token, line, {index: generation(index, b"1") for index in range(3)})
-    assert ledger.folds.first_stale(line, [KIND]) is None
-
-
-def test_a_window_never_folded_is_stale(
-    ledger: Ledger, token: FencingToken, line: str, generation: Callable[[int, bytes], str]
-) -> None:
-    folded(ledger, token, line, {index: generation(index, b"1") for index in range(2)})
-    generation(2, b"1")
-    assert ledger.folds.first_stale(line, [KIND]) == day(2)
-
-
-def test_a_window_filled_in_between_is_stale(
-    ledger: Ledger, token: FencingToken, line: str, generation: Callable[[int, bytes], str]
-) -> None:
-    folded(ledger, token, line, {index: generation(index, b"1") for index in (0, 2)})
-    generation(1, b"1")
-    assert ledger.folds.first_stale(line, [KIND]) == day(1)
-
-
-def test_a_window_with_another_generation_is_stale(
-    ledger: Ledger, token: FencingToken, line: str, generation: Callable[[int, bytes], str]
-) -> None:
-    folded(ledger, token, line, {index: generation(index, b"1") for index in range(3)})
-    generation(1, b"2")
-    assert ledger.folds.first_stale(line, [KIND]) == day(1)
-    generation(1, b"1")
-    assert ledger.folds.first_stale(line, [KIND]) is None
-
-
-def test_the_fold_that_lags_most_decides(
-    ledger: Ledger, token: FencingToken, line: str, generation: Callable[[int, bytes], str]
-) -> None:
-    folded(ledger, token, line, {0: generation(0, b"1")})
-    assert ledger.folds.first_stale(line, [KIND, "transitions"]) == day(0)
+# --- stamps ---------------------------------------------------------------------------------------------------
 
 
 def test_another_stamp_for_the_same_state_drops_nothing(ledger: Ledger, token: FencingToken, line: str) -> None:
