@@ -13,7 +13,6 @@ from tasks.backing_up import (
     Backup,
     begin_snapshot,
     drop_old_snapshots,
-    last_token,
     seal_snapshot,
     snapshots_of,
     verify_snapshot,
@@ -39,12 +38,12 @@ def backup_memory(parameters: Parameters | None = None) -> dict[str, Any]:
     parameters = parameters or Parameters()
     namespace = parameters.namespace
     folder = snapshots_of(Settings(namespace=namespace), namespace, parameters.to)
-    held_before = last_token(namespace)
     with ledger_run("backup_memory", parameters, namespace, writes=True) as run:
-        backup = Backup(namespace, run.run_id, run.fencing_token.value, str(folder))
+        token = run.fencing_token
+        backup = Backup(namespace, run.run_id, token.value, str(folder))
         step = run.steps.step
         with step("begin") as shown:
-            shown |= begin_snapshot(backup, held_before)
+            shown |= begin_snapshot(backup, token.previous)
             run.result |= {"resumed": shown["resumed"]}
         with step("read counters and mailboxes") as shown:
             shown |= write_before(backup)

@@ -16,6 +16,7 @@ from tasks.restoring import (
     Restore,
     advance_past,
     check_snapshot,
+    check_versions,
     compare_restored,
     end,
     look_at_target,
@@ -29,28 +30,32 @@ from tasks.restoring import (
 from tasks.runs import LedgerRun, ledger_run
 
 
-@flow(name="restore_memory", flow_run_name="restore-{parameters.namespace}")
+@flow(name="restore_memory", flow_run_name="restore-{parameters.label}")
 def restore_memory(parameters: Parameters) -> dict[str, Any]:
     """Put a snapshot back, compare every key and digest with it, and only then let anybody in.
 
-    The namespace may have another name than the snapshot's, and be on other servers. A restore that was killed is taken
-    up by running it again; until it ends, connecting to the namespace is refused.
+    It goes into the namespace that it is of, or into one of another name, on whatever servers are configured. A restore
+    that was killed is taken up by running it again; until it ends, connecting to the namespace is refused.
     """
-    target = parameters.namespace
-    path = snapshot_of(Settings(namespace=target), parameters.snapshot)
+    path = snapshot_of(Settings(), parameters.snapshot)
     manifest = read_manifest(path)
+    check_versions(manifest, path)
+    target = parameters.namespace or manifest.namespace
+    parameters = parameters.model_copy(update={"namespace": target})
     with restoring(target):
+        # A memory that is there is refused before a run in it is noted: nothing of its own has failed.
+        look_at_target(Restore(target, target, str(path), "", 0))
         if not parameters.dry_run:
             advance_past(target, target, manifest)
         with ledger_run("restore_memory", parameters, target, writes=not parameters.dry_run) as run:
             token = 0 if parameters.dry_run else run.fencing_token.value
             restore = Restore(target, target, str(path), run.run_id, token)
             step = run.steps.step
-            with step("verify the snapshot"):
-                run.result |= {"into": target, "dry_run": parameters.dry_run, **check_snapshot(restore)}
             with step("look at the namespace") as shown:
                 found = look_at_target(restore)
                 shown |= {"found": found}
+            with step("verify the snapshot"):
+                run.result |= {"into": target, "dry_run": parameters.dry_run, **check_snapshot(restore)}
             if parameters.dry_run:
                 leave_artifact(run, "restore", restore_summary(run.result, "It could be restored; nothing was changed"))
                 return run.finished()

@@ -80,13 +80,6 @@ def snapshots_of(settings: Settings, namespace: str, to: str | None) -> Path:
     return root / namespace
 
 
-def last_token(namespace: str) -> int:
-    """Fencing token of whoever held a namespace last; to be asked before a run takes it. 0 where nobody did."""
-    with open_workspace(namespace) as workspace:
-        holder = workspace.ledger.fence.holder(namespace)
-        return 0 if holder is None else holder.token
-
-
 @retried()
 def begin_snapshot(backup: Backup, held_before: int) -> dict[str, Any]:
     """Take up the snapshot that a run left which was killed, or begin anew.
@@ -94,7 +87,8 @@ def begin_snapshot(backup: Backup, held_before: int) -> dict[str, Any]:
     Parameters
     ----------
     held_before
-        Token of whoever held the namespace before this run (`last_token`).
+        Token of whoever held the namespace before this run (`FencingToken.previous`): what lies there goes on only
+        where that one wrote it.
     """
     folder = Path(backup.folder)
     with open_workspace(backup.namespace) as workspace:

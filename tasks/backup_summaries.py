@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memory.ledger.migrations import HEAD
 from memory.reporting.artifacts import RunSummary, Table
 
 Result = Mapping[str, Any]
@@ -39,8 +40,18 @@ def restore_summary(result: Result, title: str) -> RunSummary:
         },
         changed={f"keys: {name}": count for name, count in result["redis"].items()},
         dropped={"keys that had expired": result.get("expired", 0)},
-        notes=missing_notes(result["missing"]),
+        notes=[*missing_notes(result["missing"]), *schema_notes(result["ledger_schema"])],
         tables=(Table("ledger", "Rows of the ledger", _rows(result["ledger"], "table")),),
+    )
+
+
+def drill_failure(snapshot: str, cut: str, problem: str, left: str | None) -> RunSummary:
+    """Why a snapshot could not be restored, and what is left of the attempt, in words; None where nothing is."""
+    rest = "All that the drill had restored was dropped again." if left is None else left
+    return RunSummary(
+        title="The snapshot could not be restored",
+        read={"snapshot": snapshot, "as of": cut},
+        notes=(problem, rest, "Until a drill ends well, do not count on this snapshot; older ones may be whole."),
     )
 
 
@@ -52,6 +63,13 @@ def missing_notes(missing: Sequence[str]) -> list[str]:
         f"{len(missing)} files of the archive, such as {missing[0]}, were missing or damaged when the snapshot was "
         "taken: their windows cannot be learned again."
     ]
+
+
+def schema_notes(ledger_schema: str) -> list[str]:
+    """A sentence about a snapshot's ledger where it is of an older schema."""
+    if ledger_schema == HEAD:
+        return []
+    return [f"The ledger in the snapshot is of schema {ledger_schema}: restoring brings it to schema {HEAD}."]
 
 
 def _rows(counts: Mapping[str, int], name: str) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from memory.keeping.expired import (
     BENCHMARKS,
     CHECKPOINTS,
     DOCUMENTS,
+    DRILLS,
     EVALUATIONS,
     GENERATIONS,
     LOGS,
@@ -39,6 +40,7 @@ from memory.ledger import FencingToken
 from memory.ledger.retention import ExpiredRows
 from memory.settings import Settings
 from tasks import janitor_prefect
+from tasks.drills import drop_left_by_drills, left_by_drills
 from tasks.retry import retried
 from tasks.workspace import Workspace, open_workspace
 
@@ -69,6 +71,7 @@ def collect_expired(namespace: str, flows: Sequence[str], now: datetime, default
             **collector.of_prefect(flows, default_namespace),
             **collector.of_the_ledger(),
             **collector.of_redis(),
+            **collector.of_drills(),
             **collector.of_the_home(),
         }
     return [found[what] for what in RULES if what in found and found[what].items]
@@ -145,6 +148,9 @@ class _Collector:
 
         return {DOCUMENTS: self._expired(DOCUMENTS, self._workspace.with_memory(staged))}
 
+    def of_drills(self) -> dict[str, Expired]:
+        return {DRILLS: self._expired(DRILLS, left_by_drills(self._workspace))}
+
     def of_the_home(self) -> dict[str, Expired]:
         settings, namespace = self._settings, self._workspace.namespace
         home, policies = Home.at(settings.home), settings.policies_path / namespace
@@ -211,6 +217,7 @@ def _dropping(workspace: Workspace, token: FencingToken) -> Mapping[str, Callabl
         ARCHIVES: partial(retention.drop_archives, token),
         ARCHIVED_FILES: partial(_drop_archived, workspace),
         DOCUMENTS: partial(_drop_documents, workspace, token),
+        DRILLS: partial(drop_left_by_drills, workspace, token.run_id),
         BENCHMARKS: partial(retention.drop_benchmarks, token),
         TRAINING_FIGURES: partial(retention.drop_trainings, token),
         **{what: partial(_drop_files, root) for what, root in roots.items() if root is not None},

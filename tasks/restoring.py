@@ -6,9 +6,11 @@ restore that was killed is taken up by running it again; of another snapshot's, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from memory import MemoryConnection
@@ -17,6 +19,7 @@ from memory.backup.comparing import compare_answers, compare_redis
 from memory.backup.dropping import drop_marked, held_in
 from memory.backup.filling import build_indexes, end_restore, fill_archive, fill_policies, fill_redis
 from memory.backup.ledger_load import Move, load_tables
+from memory.backup.ledger_upgrade import check_revision, upgraded_rows
 from memory.backup.manifest import Manifest, check_files, read_manifest
 from memory.backup.snapshots import newest_snapshot
 from memory.errors import SnapshotError
@@ -25,7 +28,7 @@ from memory.ledger.migrations import HEAD
 from memory.roots import checked_path
 from memory.settings import Settings
 from memory.store.keys import SCHEMA_VERSION
-from memory.store.unfinished import DRILL, PLACE, SNAPSHOT, RestoreMark, read_mark, restoring
+from memory.store.unfinished import DONE, DRILL, KNOWLEDGE, PLACE, SNAPSHOT, RestoreMark, read_mark, restoring
 from tasks.progress import announce, begin
 from tasks.projected import of_namespace
 from tasks.retry import retried
@@ -33,6 +36,9 @@ from tasks.workspace import Workspace, open_workspace
 
 NAMED = 6
 """Things that are named where a target is not empty, or not what it should be."""
+BESIDE = "-restored"
+LONGEST_NAME = 32
+"""Characters of a namespace's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +107,8 @@ def newest_of(settings: Settings, namespace: str) -> Path:
 
 
 def check_versions(manifest: Manifest, path: Path) -> None:
-    """SnapshotError where a snapshot holds what this software does not know."""
-    if manifest.ledger_schema > HEAD:
-        raise SnapshotError(
-            f"{path} holds a ledger of schema {manifest.ledger_schema}, and this software knows schemas up to {HEAD}.",
-            remedy=f"Restore it with version {manifest.software} of the software, or a later one.",
-        )
+    """SnapshotError where a snapshot holds what this software does not know, or cannot bring up to date."""
+    check_revision(manifest.ledger_schema, manifest.software, path)
     if manifest.record_schema != SCHEMA_VERSION:
         raise SnapshotError(
             f"{path} holds records of layout {manifest.record_schema}, and this software reads {SCHEMA_VERSION}.",
@@ -143,6 +145,7 @@ def check_snapshot(restore: Restore) -> dict[str, Any]:
         "source": manifest.namespace,
         "cut": manifest.cut.isoformat(),
         "software": manifest.software,
+        "ledger_schema": manifest.ledger_schema,
         "bytes": manifest.bytes,
         "redis": manifest.rows("redis"),
         "ledger": manifest.rows("ledger"),
@@ -167,10 +170,10 @@ def look_at_target(restore: Restore) -> str:
         policies = policies_of(held.settings, restore.target)
         found = held.with_memory(lambda mem: held_in(mem, held.ledger, held.archive, policies))
         if found:
-            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             raise SnapshotError(
-                f"namespace {restore.target!r} is not empty: it has {', '.join(found[:NAMED])}{more}.",
-                remedy="Restore into a namespace in which there is nothing: --namespace NAME.",
+                f"namespace {restore.target!r} is not empty: it has {_first_of(found, ', ')}.",
+                remedy="Name a namespace in which there is nothing, such as --namespace "
+                f"{restore.target[: LONGEST_NAME - len(BESIDE)]}{BESIDE}.",
             )
         return "empty"
 
@@ -184,7 +187,7 @@ def mark_target(restore: Restore, found: str, *, drill: bool = False) -> dict[st
         held = restore.held(workspace)
         if found == "other":
             announce("dropping what the restore of another snapshot left")
-            _drop(restore, held)
+            drop_filled(restore, held)
 
         async def mark(mem: MemoryConnection) -> None:
             await RestoreMark(mem.link, mem.keys, mem.fence, restore.token).begin(fields, anew=found == "other")
@@ -193,7 +196,8 @@ def mark_target(restore: Restore, found: str, *, drill: bool = False) -> dict[st
     return {"found": found}
 
 
-def _drop(restore: Restore, held: Workspace, *, whole: bool = False) -> int:
+def drop_filled(restore: Restore, held: Workspace, *, whole: bool = False) -> int:
+    """Drop what a restore has put into its target, and return how many keys of Redis that were; see `drop_marked`."""
     policies = policies_of(held.settings, restore.target)
     drop = partial(
         drop_marked,
@@ -208,7 +212,7 @@ def _drop(restore: Restore, held: Workspace, *, whole: bool = False) -> int:
 
 @retried()
 def restore_ledger(restore: Restore) -> dict[str, int]:
-    """Put the ledger's rows in, in one transaction."""
+    """Put the ledger's rows in, in one transaction; those of an older schema are brought up to date before."""
     manifest = restore.manifest()
     with open_workspace(restore.run_namespace) as workspace:
         part = "ledger"
@@ -221,8 +225,16 @@ def restore_ledger(restore: Restore) -> dict[str, int]:
             policies_to=str(policies_of(workspace.settings, restore.target)),
         )
         files = {manifest.files[path].part.partition("/")[2]: restore.path / path for path in manifest.paths("ledger")}
-        loaded = load_tables(workspace.ledger, restore.fencing_token, move, files, begin)
-        _done(restore, workspace, part)
+        with TemporaryDirectory(prefix="coinswarm-ledger-") as folder:
+            if manifest.ledger_schema != HEAD:
+                announce(f"bringing the ledger's rows from schema {manifest.ledger_schema} to {HEAD}")
+                upgraded = upgraded_rows(
+                    workspace.ledger, manifest.namespace, manifest.ledger_schema, files, Path(folder), begin
+                )
+                files = dict(upgraded.files)
+                _note(restore, workspace, KNOWLEDGE, upgraded.digest)
+            loaded = load_tables(workspace.ledger, restore.fencing_token, move, files, begin)
+        _note(restore, workspace, f"{DONE}{part}", "1")
         return {"rows": sum(loaded.values())}
 
 
@@ -266,7 +278,9 @@ def compare_restored(restore: Restore) -> dict[str, Any]:
     differences: list[str] = []
     with open_workspace(restore.run_namespace) as workspace:
         held = restore.held(workspace)
-        if workspace.ledger.digest(restore.target).digest != manifest.ledger_digest:
+        mark = held.with_memory(lambda mem: read_mark(mem.link, mem.keys))
+        ledger_digest = workspace.ledger.digest(restore.target).digest
+        if ledger_digest != mark.get(KNOWLEDGE, manifest.ledger_digest):
             differences.append("the knowledge in the ledger")
 
         async def compare(mem: MemoryConnection) -> int:
@@ -281,11 +295,11 @@ def compare_restored(restore: Restore) -> dict[str, Any]:
         questions = held.with_memory(compare)
     if differences:
         raise SnapshotError(
-            f"what was restored differs from the snapshot: {'; '.join(differences[:NAMED])}.",
+            f"what was restored differs from the snapshot: {_first_of(differences, '; ')}.",
             remedy="Look whether anything else writes to the namespace; then restore again, or use another snapshot.",
         )
     return {
-        "ledger_digest": manifest.ledger_digest,
+        "ledger_digest": ledger_digest,
         "semantic_digest": manifest.semantic_digest,
         "searches": questions,
     }
@@ -298,20 +312,19 @@ def end(restore: Restore) -> None:
         restore.held(workspace).with_memory(lambda mem: end_restore(mem, restore.token))
 
 
-@retried()
-def drop_restored(restore: Restore) -> int:
-    """Drop a drill's namespace wholly; returns how many keys of Redis that were."""
-    with open_workspace(restore.run_namespace) as workspace:
-        return _drop(restore, restore.held(workspace), whole=True)
-
-
 def _is_done(restore: Restore, workspace: Workspace, part: str) -> bool:
     mark = restore.held(workspace).with_memory(lambda mem: read_mark(mem.link, mem.keys))
-    return f"done:{part}" in mark
+    return f"{DONE}{part}" in mark
 
 
-def _done(restore: Restore, workspace: Workspace, part: str) -> None:
+def _note(restore: Restore, workspace: Workspace, field: str, value: str) -> None:
     async def note(mem: MemoryConnection) -> None:
-        await RestoreMark(mem.link, mem.keys, mem.fence, restore.token).done(part)
+        await RestoreMark(mem.link, mem.keys, mem.fence, restore.token).note(field, value)
 
     restore.held(workspace).with_memory(note)
+
+
+def _first_of(found: Sequence[str], between: str) -> str:
+    """Some things in words, the first of them by name."""
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return between.join(found[:NAMED]) + more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ PAGE_ROWS = 500
 def dump_table(session: Session, owned: OwnedTable, namespace: str, sink: Any) -> int:
     """Write a table's rows of a namespace, in the order of its primary key, and return how many they are.
 
+    Runs that are under way are left out: how they end is not known yet.
+
     Parameters
     ----------
     session
@@ -30,7 +32,7 @@ def dump_table(session: Session, owned: OwnedTable, namespace: str, sink: Any) -
     schema, table = arrow_schema(owned.table), owned.table
     query = (
         sa.select(*plain_columns(table))
-        .where(owned.rows_of(namespace))
+        .where(owned.kept_of(namespace))
         .order_by(*(table.columns[name] for name in owned.key))
         .execution_options(yield_per=PAGE_ROWS)
     )
@@ -43,7 +45,7 @@ def dump_table(session: Session, owned: OwnedTable, namespace: str, sink: Any) -
     return rows
 
 
-def read_table(source: Any) -> Iterator[list[Mapping[str, Any]]]:
+def read_table(source: Any) -> Iterator[list[dict[str, Any]]]:
     """The rows of a file that `dump_table` wrote, in order, one page in memory at a time."""
     with pq.ParquetFile(source) as file:
         for group in range(file.num_row_groups):

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from memory.errors import SnapshotError
-from memory.ledger.models import Base, Fence, KnowledgeLine
+from memory.ledger.models import Base, Fence, KnowledgeLine, Run
 from memory.ledger.models.base import UtcTimestamp, WindowDate
+from memory.ledger.runs import RUNNING
 
 NOT_KEPT = frozenset({Fence.__tablename__})
 """Tables of the moment: who may write to a namespace is never restored."""
@@ -71,6 +72,11 @@ class OwnedTable:
     def rows_of(self, namespace: str) -> sa.ColumnElement[bool]:
         """Condition on the rows that belong to a namespace."""
         return _condition(self.table, namespace)
+
+    def kept_of(self, namespace: str) -> sa.ColumnElement[bool]:
+        """Condition on those of them that a snapshot keeps: not the runs under way, the backup itself among them."""
+        own = self.rows_of(namespace)
+        return own if self.name != Run.__tablename__ else sa.and_(own, self.table.columns["status"] != RUNNING)
 
 
 def owned_tables() -> list[OwnedTable]:

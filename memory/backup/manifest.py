@@ -24,6 +24,7 @@ import msgspec
 
 from memory.errors import SnapshotError
 from memory.records import from_ms
+from memory.settings import NAMESPACE_PATTERN
 from memory.typed import json_as
 
 FORMAT = 1
@@ -160,6 +161,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise _damaged(path, f"is damaged or cut off ({error})") from error
     if manifest.seal != _seal(manifest):
         raise _damaged(path, "was changed or damaged: it does not match its seal")
+    if not NAMESPACE_PATTERN.fullmatch(manifest.namespace):
+        raise _damaged(path, f"is of namespace {manifest.namespace!r}, which is no name of one")
     for name in manifest.files:
         # Anybody can seal a manifest: what is read and restored by it lies in the folder all the same.
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

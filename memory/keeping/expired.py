@@ -9,7 +9,7 @@ from typing import Any
 PREFECT_RUNS, ARTIFACTS, RUNS = "flow runs of Prefect", "artifacts of Prefect", "runs"
 GENERATIONS, SUMMARIES, ARCHIVES = "generations", "summaries", "archives"
 BENCHMARKS, TRAINING_FIGURES = "figures of benchmarks", "figures of trainings"
-DOCUMENTS, ARCHIVED_FILES = "staged documents", "archived files"
+DOCUMENTS, ARCHIVED_FILES, DRILLS = "staged documents", "archived files", "namespaces of drills"
 REPORTS, LOGS, RESULTS = "reports", "logs", "results"
 CHECKPOINTS, POLICIES, EVALUATIONS = "training checkpoints", "policies", "evaluations"
 
@@ -29,6 +29,7 @@ RULES: dict[str, tuple[str, str | None]] = {
         "keep_replaced_days",
     ),
     DOCUMENTS: ("written by a publication that was killed", None),
+    DRILLS: ("filled by a restore drill that was killed", None),
     BENCHMARKS: ("measured longer ago than {days} days", "keep_benchmarks_days"),
     TRAINING_FIGURES: ("of trainings that brought no policy, older than {days} days", "keep_training_days"),
     REPORTS: ("written longer ago than {days} days, and not the newest", "keep_reports_days"),

@@ -25,8 +25,9 @@ from memory.keeping.errors import KeepingError
 from memory.typed import convert_to
 
 FORMAT = "coinswarm-experiences"
-VERSION = 1
-"""Version of the layout; raised when a reader of today could not read what is written tomorrow."""
+VERSION = 2
+"""Version of the layout; raised when a reader of today could not read what is written tomorrow. The first had no
+experiences of the archive, which its readers would pass over."""
 MANIFEST = "manifest.json"
 ROWS_PER_FILE = 500_000
 """Rows of one file, about: a gigabyte at most with 256 dimensions."""
@@ -58,7 +59,9 @@ class Manifest:
     feature_schemas
         Names of features by the id of their schema.
     counts
-        Of `experiences` and `decisions`.
+        Of `experiences` and `decisions`, and of those that come from the archive (`archived`).
+    missing
+        Windows whose archive was gone or damaged, each with its source: what was only there is not in the export.
     files
         All files but this one.
     """
@@ -70,6 +73,7 @@ class Manifest:
     encoders: Mapping[str, dict[str, Any]]
     feature_schemas: Mapping[str, list[str]]
     counts: Mapping[str, int]
+    missing: tuple[str, ...] = field(default=())
     files: tuple[ExportedFile, ...] = field(default=())
 
     def named(self, prefix: str) -> list[str]:

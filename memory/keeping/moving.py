@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from memory.backup.seen import Seen
 from memory.connection import MemoryConnection
-from memory.errors import ConflictingRecordError, InvalidQueryError
+from memory.errors import ConflictingRecordError
+from memory.keeping.archived_experiences import ArchivedExperiences
 from memory.keeping.errors import KeepingError
 from memory.keeping.experience_table import (
     EXPERIENCE_SCHEMA,
@@ -30,58 +32,41 @@ from memory.keeping.experience_table import (
     traces_to_arrow,
 )
 from memory.keeping.export_folder import Manifest, NewExport, read_manifest, row_groups
-from memory.records import EpisodicMemory
+from memory.keeping.selection import Selection
+from memory.records import EpisodicMemory, experience_id, to_ms
 from memory.store.codec import FeatureSchema
 from memory.store.encoders import pack_encoder, unpack_encoder
 from memory.validation import validate_identifier
 
-EXPERIENCES, DECISIONS, ENCODERS = "experiences", "decisions", "encoders"
+EXPERIENCES, DECISIONS, ARCHIVED, ENCODERS = "experiences", "decisions", "archived", "encoders"
+"""Names of the parts of an export; the files begin with them."""
 PIECE_ROWS = 20_000
 """Experiences read and written at a time, unless a single minute holds more: some 100 MB."""
 TRACES_AT_ONCE = 500
+KEYS_AT_ONCE = 1000
 _SHORTEST = timedelta(minutes=1)
 _DAY = timedelta(days=1)
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 Announce = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which experiences: of an agent, a product or both, decided in [since, until), with the vectors of one encoder.
+async def export_experiences(
+    mem: MemoryConnection,
+    selection: Selection,
+    target: Path,
+    announce: Announce,
+    archived: ArchivedExperiences | None = None,
+) -> Manifest:
+    """Write the experiences selected to a folder, with their encoder and decision traces.
 
-    The namespace's current encoder where none is named.
-    """
+    What Redis holds is written in full; what only the archive holds, as far as the archive keeps it, to files of its
+    own. Agents may record meanwhile; of what they record in the span, some may be in it. About 0.2 ms a record, and the
+    memory of `PIECE_ROWS` records, or of one archived window of one product.
 
-    agent_id: str | None = None
-    product_id: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    encoder_id: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.agent_id is None and self.product_id is None:
-            raise InvalidQueryError(
-                "nothing says whose experiences are meant.",
-                remedy="Name an agent (--agent), a product (--product), or both.",
-                argument="agent",
-            )
-        for name in ("agent_id", "product_id", "encoder_id"):
-            value = getattr(self, name)
-            if value is not None:
-                validate_identifier(value, name)
-        if self.since is not None and self.until is not None and self.since >= self.until:
-            raise InvalidQueryError(
-                f"since {self.since.isoformat()} does not lie before until {self.until.isoformat()}.",
-                remedy="Swap them.",
-                argument="since",
-            )
-
-
-async def export_experiences(mem: MemoryConnection, selection: Selection, target: Path, announce: Announce) -> Manifest:
-    """Write what Redis holds of the experiences selected to a folder, with their encoder and decision traces.
-
-    Agents may record meanwhile; of what they record in the span, some may be in it. About 0.2 ms a record, and the
-    memory of `PIECE_ROWS` records.
+    Parameters
+    ----------
+    archived
+        Where what Redis has let go of is read; it is left out where None.
 
     Raises
     ------
@@ -94,18 +79,22 @@ async def export_experiences(mem: MemoryConnection, selection: Selection, target
     if encoder_id is None:
         raise KeepingError(f"namespace {mem.namespace} holds no experiences.", remedy="Record some first.")
     with NewExport(target) as export:
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter({EXPERIENCES: 0, DECISIONS: 0, ARCHIVED: 0})
         schemas: dict[str, list[str]] = {}
+        seen = Seen()
         total = await _count(mem, selection, encoder_id, None, None)
         async for piece in _pieces(mem, selection, encoder_id):
-            export.append(EXPERIENCES, experiences_to_arrow(piece))
-            for names in {tuple(item.features) for item in piece if item.features}:
-                schema = FeatureSchema.of(names)
-                schemas[schema.schema_id] = list(schema.names)
+            seen.add([item.memory_id.encode() for item in piece])
+            _append(export, EXPERIENCES, piece, schemas)
             counts[EXPERIENCES] += len(piece)
             counts[DECISIONS] += await _export_traces(mem, piece, export)
             announce(f"{counts[EXPERIENCES]:,} of {total:,} experiences")
-        if not counts[EXPERIENCES]:
+        # Redis first: what it lets go of meanwhile is in the archive, or was written already.
+        for piece in () if archived is None else archived.pieces(selection, encoder_id, seen):
+            _append(export, ARCHIVED, piece, schemas)
+            counts[ARCHIVED] += len(piece)
+            announce(f"{counts[ARCHIVED]:,} more from the archive")
+        if not counts[EXPERIENCES] + counts[ARCHIVED]:
             raise KeepingError(
                 f"namespace {mem.namespace} holds no such experiences with encoder {encoder_id}.",
                 remedy="Look at the agent, product and dates; `coinswarm status` counts what is there.",
@@ -121,11 +110,13 @@ async def export_experiences(mem: MemoryConnection, selection: Selection, target
                     "product_id": selection.product_id,
                     "since": None if selection.since is None else selection.since.isoformat(),
                     "until": None if selection.until is None else selection.until.isoformat(),
+                    "as_of": None if selection.as_of is None else selection.as_of.isoformat(),
                     "encoder_id": encoder_id,
                 },
                 encoders=encoders,
                 feature_schemas=schemas,
                 counts=dict(counts),
+                missing=tuple(archived.missing) if archived is not None else (),
             )
         )
 
@@ -158,7 +149,8 @@ async def import_experiences(
 ) -> Imported:
     """Store what an export holds: under the same ids, each once, known from the same times.
 
-    All files are checked before anything is stored. Killed, it is completed by importing again. About 0.3 ms a record.
+    What came from an archive is stored where the namespace does not hold it already, maybe in full. All files are
+    checked before anything is stored. Killed, it is completed by importing again. About 0.3 ms a record.
 
     Parameters
     ----------
@@ -184,14 +176,16 @@ async def import_experiences(
     }
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    for name in manifest.named(EXPERIENCES):
+    total = manifest.counts[EXPERIENCES] + manifest.counts.get(ARCHIVED, 0)
+    for name in (*manifest.named(EXPERIENCES), *manifest.named(ARCHIVED)):
         for table in row_groups(folder / name, EXPERIENCE_SCHEMA):
             piece = _unpacked(folder / name, table, manifest, as_agent)
-            report = await mem.episodic.add_many(piece, arrived=True)
+            fresh = await _not_held(mem, piece) if name.startswith(ARCHIVED) else piece
+            report = await mem.episodic.add_many(fresh, arrived=True)
             counts["stored"] += len(report.stored)
-            counts["duplicates"] += len(report.duplicates)
+            counts["duplicates"] += len(report.duplicates) + len(piece) - len(fresh)
             refused.update(_reason(rejection.error) for rejection in report.rejections)
-            announce(f"{sum(counts.values()):,} of {manifest.counts[EXPERIENCES]:,} experiences")
+            announce(f"{sum(counts.values()):,} of {total:,} experiences")
     for name in manifest.named(DECISIONS) if as_agent is None else ():
         for table in row_groups(folder / name, TRACE_SCHEMA):
             told = await mem.decisions.add_many(traces_from_arrow(table))
@@ -226,8 +220,16 @@ async def _pieces(mem: MemoryConnection, selection: Selection, encoder_id: str) 
                 )
                 for item in page
             ]
-            if found:
-                yield in_order(found)
+            if known := selection.known(found):
+                yield in_order(known)
+
+
+def _append(export: NewExport, prefix: str, piece: list[EpisodicMemory], schemas: dict[str, list[str]]) -> None:
+    """Write a piece, and note the names of its features."""
+    export.append(prefix, experiences_to_arrow(piece))
+    for names in {tuple(item.features) for item in piece if item.features}:
+        schema = FeatureSchema.of(names)
+        schemas[schema.schema_id] = list(schema.names)
 
 
 async def _count(
@@ -238,6 +240,7 @@ async def _count(
         product_id=selection.product_id,
         since=since or selection.since,
         until=until or selection.until,
+        as_of=selection.as_of,
         encoder_id=encoder_id,
     )
 
@@ -291,6 +294,21 @@ async def _import_encoder(mem: MemoryConnection, folder: Path, encoder_id: str, 
     if encoder_id in known:
         return "known"
     return "beside" if known else "new"
+
+
+async def _not_held(mem: MemoryConnection, piece: list[EpisodicMemory]) -> list[EpisodicMemory]:
+    """Experiences out of an archive that the namespace does not hold: one that it has in full is not to be doubted."""
+    keys = [mem.keys.episodic(item.agent_id, item.product_id, to_ms(item.timestamp), _id_of(item)) for item in piece]
+    held: list[int] = []
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        held += await mem.link.pipeline([("EXISTS", key) for key in keys[start : start + KEYS_AT_ONCE]])
+    return [item for item, is_held in zip(piece, held, strict=True) if not is_held]
+
+
+def _id_of(item: EpisodicMemory) -> str:
+    return item.memory_id or experience_id(
+        item.source, item.run_id, item.agent_id, item.product_id, item.timestamp, item.step
+    )
 
 
 def _unpacked(path: Path, table: pa.Table, manifest: Manifest, agent_id: str | None) -> list[EpisodicMemory]:
