@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.catalogue import FEATURE_NAMES
-from agents.experiences import Costs, settle
+from agents.experiences import DAY_MS, Costs, ends_known_ms, settle
 from agents.replay import MarketReplay, ProductStates, State
 from memory.asof import ReplayClock, replaying
 from memory.errors import InvalidQueryError, MarketDataError
@@ -27,7 +27,6 @@ Observation = npt.NDArray[np.float32]
 ObservedAs = Literal["features", "vector"]
 ActionSpace = Literal["discrete", "exposure"]
 
-DAY_MS = 86_400_000
 FEATURE_LIMIT = 1e6
 """Bound of the observation space for raw features, which are finite and scale-free; far beyond any."""
 
@@ -199,6 +198,8 @@ class MarketEnvironment(gymnasium.Env[Observation, Any]):
             "gross_return": float(gross[0, 0]),
             "cost": float(cost[0, 0]),
         }
+        if terminated:
+            info["end_known_at"] = from_ms(int(ends_known_ms(table, episode.rows[-1:])[0]))
         return observation, float(reward[0, 0]), terminated, False, info
 
     # --- beside Gymnasium ------------------------------------------------------------------------------------

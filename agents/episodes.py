@@ -118,19 +118,22 @@ class EpisodeBook:
 
     async def finish(self) -> list[Finished]:
         """End the episode; a decision that waits for a bar stays without a reward."""
+        known: datetime | None = None
         if self._pending is not None:
+            # That no bar follows is certain only when none has come for so long: nobody knew the return before.
+            known = self._pending.state.timestamp + GAP
             self.unrewarded += 1
             self._pending = None
         self.position = 0.0
         # The records with the episode's returns; where each went its way alone, they are there for these numbers only.
-        records = await self.working.complete_episode(None)
+        records = await self.working.complete_episode(None, completed_at=known)
         if records:
             self.episodes += 1
         held, self._held = self._held, []
         if self._whole:
             return [Finished(record, item.trace) for record, item in zip(records, held, strict=True)]
         for item in held:
-            item.experience.terminal = True
+            item.experience.terminal, item.experience.return_known_at = True, known
         return held
 
     def _settle(self, taken: Taken, tick: Tick) -> list[Finished]:

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.candles import FloatArray, IntArray
+from agents.features import GAP_MINUTES, MINUTE_MS
 from agents.replay import ProductStates
 from memory.records import Action, EpisodicMemory, from_ms
 from memory.validation import validate_number
 
 DEFAULT_COST_BP = 2.0
 """Fee a side that a large taker pays on a liquid market; MacroHFT's own figure."""
+DAY_MS = 86_400_000
+"""Length of a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,24 @@ def settle(
     return gross, cost, gross - cost
 
 
+def ends_known_ms(states: ProductStates, last: IntArray) -> IntArray:
+    """When it is known that episodes have ended with some states, milliseconds.
+
+    At the next decision time, where the day ends or the history has gone cold; where a gap follows that bar, when no
+    other has come for `GAP_MINUTES`: before, nobody can tell that the episode does not go on.
+
+    Parameters
+    ----------
+    last
+        Rows of the last states, (n,); each has a next one.
+    """
+    after = last + 1
+    times = states.decision_ms
+    same_day = times[after] // DAY_MS == times[last] // DAY_MS
+    before_gap = same_day & states.inside[after] & states.warm[after] & ~states.has_next[after]
+    return times[after] + np.where(before_gap, GAP_MINUTES * MINUTE_MS, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayCounts:
     """What became of the bars of a span; counts add up over products and spans.
@@ -116,7 +137,7 @@ class ProductExperiences:
     terminal
         Whether the episode ends with the state, shape (n,).
     return_known_ms
-        When the returns of its episode are known, shape (n,).
+        When the end of its episode, and with it the returns, are known (`ends_known_ms`), shape (n,).
     actions, confidence
         What each agent did: `actions[row][agent]`; confidence of shape (n, agents).
     position_before, position_after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime
 
 from memory import MemoryConnection
@@ -9,7 +10,7 @@ from memory.agent_state import AgentState, said_of_sender
 from memory.errors import StoreUnavailableError
 from memory.messages import AgentMemoryMessage, MessageType
 from memory.store.message_reader import MessageReader
-from memory.working import WorkingMemory
+from memory.working import WINDOW, WorkingMemory
 
 
 class Hearing:
@@ -40,7 +41,7 @@ class Hearing:
         self._tolerates = tolerates
         self._reader: MessageReader = mem.messages.read(agent_id, run_id=run_id, wait=False)
         self._waiting: list[AgentMemoryMessage] = []
-        self._fresh: dict[str, list[AgentMemoryMessage]] = {}
+        self._fresh: dict[str, deque[AgentMemoryMessage]] = {}
         self._patterns: dict[str, dict[str, float]] = {}
 
     async def listen(self, now: datetime, minds: dict[str, WorkingMemory]) -> None:
@@ -64,7 +65,10 @@ class Hearing:
             self._take_in(message, minds)
 
     def fresh(self, product_id: str) -> tuple[AgentMemoryMessage, ...]:
-        """What was taken in about a product since this was asked last."""
+        """What was taken in about a product since this was asked last; the last `memory.working.WINDOW` of it.
+
+        While nothing is decided (the product is cold, say) nobody asks, and older messages give way.
+        """
         return tuple(self._fresh.pop(product_id, ()))
 
     def patterns(self, product_id: str) -> dict[str, float]:
@@ -88,7 +92,7 @@ class Hearing:
         for product_id, mind in minds.items():
             if about in (None, product_id):
                 mind.hear(message)
-                self._fresh.setdefault(product_id, []).append(message)
+                self._fresh.setdefault(product_id, deque(maxlen=WINDOW)).append(message)
         pattern_id, confidence = message.data.get("pattern_id"), message.data.get("match_confidence")
         if message.message_type == MessageType.PATTERN and isinstance(about, str) and isinstance(pattern_id, str):
             active = self._patterns.setdefault(about, {})

@@ -169,8 +169,7 @@ def _compared_leaf(where: str, one: Any, other: Any) -> tuple[int, int, str]:
 def changed_after(market: Market, as_of: datetime, seed: int) -> Market:
     """The market with other prices, volumes and quotes in all bars that end after `as_of`, and with a gap in them.
 
-    The gap begins `GAP_BEGINS_MINUTES` later: that a bar follows within `GAP_MINUTES` is told by `terminal` and by the
-    known return of an experience that is known when its own bar has ended, and is availability, not a price.
+    The gap begins `GAP_BEGINS_MINUTES` later, so that there are other bars right after `as_of` to look ahead at.
     """
     rng = np.random.default_rng(seed)
     return Market(market.name, [_changed(item, to_ms(as_of), rng) for item in market.products.values()])
@@ -241,6 +240,8 @@ def market_checks(market: Market, as_of: datetime, encoder: StateEncoder, *, see
     known, later = _experiences(market, as_of, encoder)
     known_changed, later_changed = _experiences(changed, as_of, encoder)
     checks.append(compared("experiences and labels", known, known_changed, later, later_changed))
+    # Not even that another bar follows may be told, by an episode that ends.
+    checks.append(compared("experiences and labels, nothing after", known, _experiences(cut, as_of, encoder)[0]))
     return checks
 
 
@@ -329,8 +330,8 @@ def is_known(experience: EpisodicMemory, as_of: datetime) -> bool:
 
 
 def as_known(experience: EpisodicMemory, as_of: datetime) -> EpisodicMemory:
-    """The experience as it was known at a time: without a return that was known later, and when."""
+    """The experience as it was known at a time: without an end and a return that were known later, and when."""
     known_at = experience.return_known_at
     if known_at is None or known_at <= as_of:
         return experience
-    return replace(experience, cumulative_return=None, return_known_at=None)
+    return replace(experience, terminal=False, cumulative_return=None, return_known_at=None)

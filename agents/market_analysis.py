@@ -6,6 +6,7 @@ PATTERN where one begins or ends, WARNING where a crisis begins, or a product ha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,10 +21,14 @@ from agents.feed import Tick
 from agents.pattern import PatternAgent
 from agents.regime_belief import RegimeBelief
 from agents.regime_detection import RegimeDetectionAgent
+from agents.replay import State
 from memory import MemoryConnection
+from memory.errors import StoreUnavailableError
 from memory.messages import EVERYBODY, AgentMemoryMessage, MessageType
 from memory.records import Regime
 from memory.validation import validate_identifier
+
+_log = logging.getLogger(__name__)
 
 SILENCE = timedelta(minutes=GAP_MINUTES)
 """A product without a bar for longer has a gap: episodes end, and what was believed of it is old."""
@@ -44,12 +49,15 @@ class AnalysisReport:
         States that were in some pattern.
     warnings
         Warnings sent.
+    without_memory
+        Live decision times that were not, or not wholly, judged because Redis was away.
     """
 
     states: int = 0
     changes: dict[str, int] = field(default_factory=dict)
     patterns: int = 0
     warnings: int = 0
+    without_memory: int = 0
 
 
 class MarketAnalysisAgent:
@@ -87,6 +95,7 @@ class MarketAnalysisAgent:
         self._source, self._run_id = source, run_id
         self._last: dict[str, datetime] = {}
         self._silent: set[str] = set()
+        self._noted: dict[str, datetime] = {}
         self._unsent: list[AgentMemoryMessage] = []
 
     @classmethod
@@ -106,35 +115,58 @@ class MarketAnalysisAgent:
             yield cls(mem, encoder or await encoder_of(mem), agent_id=agent_id, **options)
 
     async def run(self, feed: Feed) -> AnalysisReport:
-        """Follow a feed to its end; errors as `RegimeDetectionAgent.detect_regime`."""
+        """Follow a feed to its end; errors as `RegimeDetectionAgent.detect_regime`.
+
+        A live analyst goes on where Redis is away, and the report counts how often: what it found out meanwhile is told
+        when Redis is back.
+        """
         with present_of(feed):
             async for ticks in follow(feed):
-                await self.on_ticks(ticks)
+                try:
+                    await self.on_ticks(ticks)
+                except StoreUnavailableError as error:
+                    if self._source != "live":
+                        raise
+                    self.report.without_memory += 1
+                    _log.warning("%s goes on without its memory: %s", self.agent_id, error)
         return self.report
 
     async def on_ticks(self, ticks: Sequence[Tick]) -> list[RegimeBelief]:
         """Judge the bars of one decision time; returns what is believed of those with a state.
 
-        Warnings that could not be sent, since Redis was away, go out with the next ones.
+        Where Redis is away it raises, and what could not be sent, changes and warnings alike, goes out with the next
+        decision time.
         """
         self._unsent += self._silences(ticks)
         beliefs = []
         for tick in ticks:
             if tick.state is None or not tick.acts:
                 continue
-            belief = await self.regimes.follow(tick.state)
+            try:
+                belief = await self.regimes.follow(tick.state)
+            finally:
+                # A belief changes even where nobody could be told: the warning must not be lost with the error.
+                self._note(tick.state)
             self.report.states += 1
             self.report.patterns += bool(await self.patterns.observe(tick.state))
-            if belief.changed:
-                self.report.changes[tick.product_id] = self.report.changes.get(tick.product_id, 0) + 1
-                if belief.regime == Regime.CRISIS:
-                    self._unsent.append(self._crisis(belief))
             beliefs.append(belief)
         if self._unsent:
             count = len(await self._mem.messages.send_many(self._unsent))
             self.report.warnings += count
             del self._unsent[:count]
         return beliefs
+
+    def _note(self, state: State) -> None:
+        """Count a change of belief at a state, once, and prepare the warning where a crisis begins with it."""
+        belief = self.regimes.belief(state.product_id)
+        if belief is None or not belief.changed or belief.timestamp != state.timestamp:
+            return
+        if self._noted.get(state.product_id) == state.timestamp:
+            return  # The same bar is judged again.
+        self._noted[state.product_id] = state.timestamp
+        self.report.changes[state.product_id] = self.report.changes.get(state.product_id, 0) + 1
+        if belief.regime == Regime.CRISIS:
+            self._unsent.append(self._crisis(belief))
 
     def _silences(self, ticks: Sequence[Tick]) -> list[AgentMemoryMessage]:
         """Warnings about products that have had no bar for too long, one for each silence."""

@@ -12,28 +12,24 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from redis.exceptions import RedisError
 
-from agents.recorder_report import CLOSED, FULL, NOT_WRITTEN, TOO_OLD, RecorderReport
+from agents.recorder_report import CLOSED, FULL, NOT_WRITTEN, TOO_OLD, RecorderCounts, RecorderReport
+from agents.recorder_writing import BatchWriter, Destination, Experience, TracesWritten, Written
 from agents.termination import flush_on_termination
 from memory.connection import MemoryConnection
 from memory.decisions import DecisionTrace
-from memory.errors import CoinswarmError, InvalidQueryError, InvalidRecordError, StoreUnavailableError
-from memory.records import EpisodicMemory
-from memory.store.dead_letters import Refusal
-from memory.store.raw import pack_raw
-from memory.validation import validate_identifier
+from memory.errors import CoinswarmError, InvalidQueryError, StoreUnavailableError
+
+__all__ = ["Destination", "Experience", "ExperienceRecorder", "RecorderReport"]
 
 _log = logging.getLogger(__name__)
-
-Destination = Literal["inbox", "episodic"]
-Experience = EpisodicMemory | Mapping[str, Any]
 
 BATCH_SIZE = 200
 """Records of one write: a few milliseconds of the server's time, and a round trip for all of them."""
@@ -55,25 +51,6 @@ class _Waiting:
     experience: Experience
     trace: DecisionTrace | None
     since: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What became of the experiences of a batch: new ones, known ones, and those in the dead letters."""
-
-    written: int = 0
-    duplicates: int = 0
-    refused: int = 0
-
-
-@dataclass(slots=True)
-class _Counts:
-    written: int = 0
-    duplicates: int = 0
-    refused: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    traces_written: int = 0
-    traces_refused: Counter[str] = field(default_factory=Counter)
 
 
 class ExperienceRecorder:
@@ -121,8 +98,7 @@ class ExperienceRecorder:
         for name, seconds in (("interval_s", interval_s), ("keep_for", keep_for / timedelta(seconds=1))):
             if not seconds > 0:
                 raise InvalidQueryError(f"{name} is {seconds!r} s.", remedy="Use more than 0.", argument=name)
-        self._mem = mem
-        self._destination: Destination = destination
+        self._writer = BatchWriter(mem, destination)
         self._batch_size = batch_size
         self._interval_s = interval_s
         self._capacity = capacity
@@ -132,8 +108,8 @@ class ExperienceRecorder:
         self._lock = threading.Lock()
         self._buffer: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
-        self._stored: _Outcome | None = None
-        self._counts = _Counts()
+        self._stored: Written | None = None
+        self._counts = RecorderCounts()
         self._accepts = False
         self._away_since: float | None = None
         self._last_error = ""
@@ -171,7 +147,7 @@ class ExperienceRecorder:
                 self._buffer.append(_Waiting(experience, trace, time.monotonic()))
             due = len(self._buffer) == self._batch_size
         if reason:
-            self._say(reason, 1)
+            self._say(reason, "an experience was not recorded")
             return False
         if due and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
@@ -212,15 +188,8 @@ class ExperienceRecorder:
     def report(self) -> RecorderReport:
         """What became of what was recorded so far."""
         with self._lock:
-            counts = self._counts
-            return RecorderReport(
+            return self._counts.report(
                 waiting=len(self._buffer) + len(self._batch),
-                written=counts.written,
-                duplicates=counts.duplicates,
-                refused=counts.refused,
-                dropped=dict(counts.dropped),
-                traces_written=counts.traces_written,
-                traces_refused=dict(counts.traces_refused),
                 away_s=0.0 if self._away_since is None else time.monotonic() - self._away_since,
                 last_error=self._last_error,
             )
@@ -317,7 +286,7 @@ class ExperienceRecorder:
                 return True
             try:
                 if self._stored is None:
-                    self._stored = await self._write([item.experience for item in batch])
+                    self._stored = await self._writer.experiences([item.experience for item in batch])
             except (CoinswarmError, RedisError) as error:
                 self._away(error)
                 return False
@@ -325,19 +294,21 @@ class ExperienceRecorder:
                 return await self._set_aside(batch, error)
             traces = [item.trace for item in batch if item.trace is not None]
             try:
-                stored, unstored = await self._write_traces(traces)
+                traced = await self._writer.traces(traces)
             except (CoinswarmError, RedisError) as error:
                 self._away(error)
                 return False
             except Exception as error:  # noqa: BLE001 - the experiences are stored, whatever their traces hold
                 _log.error("%d traces cannot be written.", len(traces), exc_info=error)
-                stored, unstored = 0, Counter({f"it could not be written: {error!r}": len(traces)})
+                traced = TracesWritten(0, Counter({f"it could not be written: {error!r}": len(traces)}))
             with self._lock:
                 self._away_since = None
-                self._counts.traces_written += stored
-                self._counts.traces_refused.update(unstored)
+                self._counts.traces_written += traced.stored
+                self._counts.refuse_traces(traced.refused)
                 self._count_stored()
                 self._batch.clear()
+            for reason, number in traced.refused.items():
+                self._say(reason, f"{number} traces were not recorded")
             return True
 
     async def _set_aside(self, batch: Sequence[_Waiting], error: Exception) -> bool:
@@ -345,8 +316,7 @@ class ExperienceRecorder:
         reason = f"it could not be written: {type(error).__name__}: {error}"
         _log.error("%d experiences are set aside: %s", len(batch), reason, exc_info=error)
         try:
-            letters = (Refusal(item.experience, reason, "experience") for item in batch)
-            await self._mem.dead_letters.add(letters, origin="recorder")
+            await self._writer.set_aside([item.experience for item in batch], reason)
         except (CoinswarmError, RedisError) as refused:
             self._away(refused)
             return False
@@ -362,35 +332,6 @@ class ExperienceRecorder:
             self._counts.written += outcome.written
             self._counts.duplicates += outcome.duplicates
             self._counts.refused += outcome.refused
-
-    async def _write(self, experiences: list[Experience]) -> _Outcome:
-        """Write experiences. Repeating it stores nothing twice."""
-        good: list[Experience] = []
-        refused: list[Refusal] = []
-        for item in experiences:
-            try:
-                _check(item, self._destination)
-            except InvalidRecordError as error:
-                refused.append(Refusal(item, str(error), error.field))
-            else:
-                good.append(item)
-        if refused:
-            await self._mem.dead_letters.add(refused, origin="recorder")
-        if self._destination == "inbox":
-            await self._mem.inbox.append_many(good)
-            return _Outcome(len(good), 0, len(refused))
-        report = await self._mem.episodic.add_many([item for item in good if isinstance(item, EpisodicMemory)])
-        return _Outcome(len(report.stored), len(report.duplicates), len(report.rejections) + len(refused))
-
-    async def _write_traces(self, traces: Sequence[DecisionTrace]) -> tuple[int, Counter[str]]:
-        """Store traces; how many are there now, and why others are not."""
-        if not traces:
-            return 0, Counter()
-        report = await self._mem.decisions.add_many(traces)
-        reasons = Counter(str(rejection.error) for rejection in report.rejections)
-        for reason, number in reasons.items():
-            self._say(f"a trace was refused: {reason}", number)
-        return len(report.stored) + len(report.duplicates), reasons
 
     # --- what waits ------------------------------------------------------------------------------------------
 
@@ -416,14 +357,14 @@ class ExperienceRecorder:
                 number += 1
             self._counts.dropped.update({TOO_OLD: number} if number else {})
         if number:
-            self._say(TOO_OLD, number)
+            self._say(TOO_OLD, f"{number} experiences were not recorded")
 
     def _drop_all(self, reason: str) -> int:
         """Give up on what waits; how many experiences that loses."""
         with self._lock:
             if self._stored is not None:
                 traces = sum(item.trace is not None for item in self._batch)
-                self._counts.traces_refused.update({reason: traces} if traces else {})
+                self._counts.refuse_traces({reason: traces} if traces else {})
                 self._count_stored()
                 self._batch.clear()
             number = len(self._buffer) + len(self._batch)
@@ -437,32 +378,14 @@ class ExperienceRecorder:
             if self._away_since is None:
                 self._away_since = time.monotonic()
             self._last_error = str(error)
-        self._say(f"Redis takes nothing: {error}", 0)
+        self._say(f"Redis takes nothing: {error}", "experiences wait")
 
-    def _say(self, reason: str, number: int) -> None:
-        """Log a reason, once a minute at most: the report has the numbers."""
+    def _say(self, reason: str, what: str) -> None:
+        """Log what happened and why, a reason once a minute at most: the report has the numbers."""
         with self._lock:
             now = time.monotonic()
             if now - self._logged_at.get(reason, -LOG_EVERY_S) < LOG_EVERY_S:
                 return
             self._logged_at = {known: at for known, at in self._logged_at.items() if now - at < LOG_EVERY_S}
             self._logged_at[reason] = now
-        lost = f"{number} experiences were not recorded: " if number else "Experiences wait: "
-        _log.warning("%s%s", lost, reason)
-
-
-def _check(experience: Experience, destination: Destination) -> None:
-    """InvalidRecordError where it cannot even be written down: a batch is taken whole or not at all."""
-    if isinstance(experience, EpisodicMemory):
-        if destination == "inbox":
-            validate_identifier(experience.agent_id, "agent_id")
-            pack_raw(experience)
-        return
-    if destination == "episodic" or not isinstance(experience, Mapping):
-        raise InvalidRecordError(
-            f"{type(experience).__name__} is no EpisodicMemory.",
-            remedy="Record EpisodicMemory, or fields of one by name into the inbox.",
-            field="experience",
-        )
-    pack_raw(experience)
-    validate_identifier(experience.get("agent_id"), "agent_id")
+        _log.warning("%s: %s", what, reason)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FULL = "the buffer was full"
 TOO_OLD = "it waited for too long"
 CLOSED = "the recorder was closed"
 NOT_WRITTEN = "Redis was away when the recorder was closed"
+OTHER_REASONS = "other reasons"
+
+MAX_REASONS = 100
+"""Reasons that are counted one by one: they quote what was wrong, which may be something else each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +54,35 @@ class RecorderReport:
     def recorded(self) -> int:
         """Everything that was handed to the recorder."""
         return self.waiting + self.written + self.duplicates + self.refused + sum(self.dropped.values())
+
+
+@dataclass(slots=True)
+class RecorderCounts:
+    """The counts of a recorder as they grow; names as in `RecorderReport`."""
+
+    written: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    traces_written: int = 0
+    traces_refused: Counter[str] = field(default_factory=Counter)
+
+    def refuse_traces(self, reasons: Mapping[str, int]) -> None:
+        """Count traces that were not stored, by reason."""
+        for reason, number in reasons.items():
+            apart = reason in self.traces_refused or len(self.traces_refused) < MAX_REASONS
+            self.traces_refused[reason if apart else OTHER_REASONS] += number
+
+    def report(self, *, waiting: int, away_s: float, last_error: str) -> RecorderReport:
+        """What became of everything so far; it does not change with the counts."""
+        return RecorderReport(
+            waiting=waiting,
+            written=self.written,
+            duplicates=self.duplicates,
+            refused=self.refused,
+            dropped=dict(self.dropped),
+            traces_written=self.traces_written,
+            traces_refused=dict(self.traces_refused),
+            away_s=away_s,
+            last_error=last_error,
+        )

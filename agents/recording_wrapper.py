@@ -145,6 +145,7 @@ class RecordingWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
             regime=self._regime(observation, state),
             next_state_vector=None if self._last is None else self._last[3],
             terminal=ended,
+            return_known_at=after.get("end_known_at"),
             encoder_id=self._encoder.id_,
             source=self._source,
             run_id=self._run_id,

@@ -2,7 +2,8 @@
 
 Each UTC day is one session: agents start it flat, and its last decision is terminal though its reward over the next
 bar counts. A gap of more than five minutes, or a cold state, ends the episode in the same way, and the next one starts
-flat. So a day that is replayed alone equals that day within a month.
+flat; that a gap has ended it is known five minutes after the last bar. So a day that is replayed alone equals that day
+within a month.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ import numpy as np
 
 from agents.baselines import Agent
 from agents.encoder import StateEncoder
-from agents.experiences import Costs, ProductExperiences, ReplayCounts, SimulatedWindow, settle
+from agents.experiences import (
+    DAY_MS,
+    Costs,
+    ProductExperiences,
+    ReplayCounts,
+    SimulatedWindow,
+    ends_known_ms,
+    settle,
+)
 from agents.features import DEFAULT_BAR_SHARE
 from agents.market import Market
 from agents.regimes import RULE_VERSION
@@ -28,7 +37,7 @@ from memory.records import Action, from_ms
 from memory.validation import validate_identifier
 from memory.window import Window
 
-SIMULATION_VERSION = "1"
+SIMULATION_VERSION = "2"
 """Changes whenever the same market, agents and encoder would bring other experiences."""
 
 
@@ -171,7 +180,7 @@ def _act(states: ProductStates, agents: Sequence[Agent], costs: Costs) -> tuple[
     acting = states.inside & states.warm & states.has_next
     rows = np.flatnonzero(acting)
     n, width = len(rows), len(agents)
-    day = states.decision_ms[rows] // _DAY_MS
+    day = states.decision_ms[rows] // DAY_MS
     new_session = np.append(True, np.diff(day) != 0)[:n]
     follows = np.append(np.diff(rows) == 1, False)[:n] & ~np.append(new_session[1:], True)[:n]
     terminal = ~follows
@@ -208,7 +217,6 @@ def _act(states: ProductStates, agents: Sequence[Agent], costs: Costs) -> tuple[
             cumulative[index] += cumulative[index + 1]
             end_row[index] = end_row[index + 1]
     inside = states.inside
-    times = states.decision_ms
     counts = ReplayCounts(
         bars=int(inside.sum()),
         cold=int((inside & ~states.warm).sum()),
@@ -222,7 +230,7 @@ def _act(states: ProductStates, agents: Sequence[Agent], costs: Costs) -> tuple[
         rows=rows,
         step=np.arange(n) - session_start,
         terminal=terminal,
-        return_known_ms=times[end_row + 1] if n else np.empty(0, np.int64),
+        return_known_ms=ends_known_ms(states, end_row),
         actions=actions,
         confidence=confidence,
         position_before=before,
@@ -233,6 +241,3 @@ def _act(states: ProductStates, agents: Sequence[Agent], costs: Costs) -> tuple[
         cumulative_return=cumulative,
     )
     return experiences, counts
-
-
-_DAY_MS = 86_400_000

@@ -239,7 +239,7 @@ class CentralizedTrainer:
         Raises
         ------
         InvalidRecordError
-            Nothing was loaded, or the loss is not finite.
+            Nothing was loaded, or the loss or its gradient is not finite.
         """
         self._check_loaded()
         learner = self.settings.learner

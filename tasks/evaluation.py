@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from tasks.markets import HISTORY_PREFIX, open_market
 from tasks.progress import announce, begin
 from tasks.reporting import report_link
 from tasks.retry import retried
+from tasks.worker_processes import worker_processes
 from tasks.workspace import open_workspace
 
 HISTORY_MARKET = f"{HISTORY_PREFIX}bitfinex"
@@ -211,14 +212,17 @@ def plan_text(evaluation: Evaluation) -> str:
 def do_jobs(evaluation: Evaluation, jobs: Sequence[Job], what: str) -> dict[str, int]:
     """Do jobs; those that are staged take no time. Results lie in the plan's folder, so a retry goes on where it was.
 
+    Told to end, it ends at once: what the jobs under way did since they staged something last is lost.
+
     Returns
     -------
     Jobs, and how many results were found staged.
     """
     begun = time.perf_counter()
     found = _staged(evaluation, jobs)
-    with threadpool_limits(limits=1):
-        for number, _ in enumerate(_results(evaluation, jobs), 1):
+    # Closed here, and not when a traceback lets go of it: its processes must not outlive a run that is broken off.
+    with threadpool_limits(limits=1), closing(_results(evaluation, jobs)) as results:
+        for number, _ in enumerate(results, 1):
             spent = time.perf_counter() - begun
             filled = round(_BAR * number / len(jobs))
             left = spent / number * (len(jobs) - number)
@@ -235,7 +239,7 @@ def _staged(evaluation: Evaluation, jobs: Sequence[Job]) -> int:
     return sum(workshop.done(job) >= (seeds if isinstance(job, PolicyJob) else 1) for job in jobs)
 
 
-def _results(evaluation: Evaluation, jobs: Sequence[Job]) -> Iterator[Job]:
+def _results(evaluation: Evaluation, jobs: Sequence[Job]) -> Generator[Job]:
     """Jobs as they end."""
     if evaluation.workers == 1:
         workshop = Workshop(_open(evaluation), evaluation.plan)
@@ -243,20 +247,11 @@ def _results(evaluation: Evaluation, jobs: Sequence[Job]) -> Iterator[Job]:
             workshop.do(job)
             yield job
         return
-    # Fresh processes: a forked one would share the threads' locks of this one's libraries.
-    pool = ProcessPoolExecutor(
-        max_workers=min(evaluation.workers, len(jobs)),
-        mp_context=get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(evaluation,),
-    )
-    try:
+    with worker_processes(min(evaluation.workers, len(jobs)), _start_worker, evaluation) as pool:
         futures: dict[Future[None], Job] = {pool.submit(_do, job): job for job in jobs}
         for future in as_completed(futures):
             future.result()
             yield futures[future]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _WORKSHOPS: list[Workshop] = []

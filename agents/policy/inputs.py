@@ -65,7 +65,11 @@ class PolicyInputs:
 
     def take(self, rows: npt.NDArray[Any] | slice) -> PolicyInputs:
         """Some rows, in the given order."""
-        return PolicyInputs(*(getattr(self, item.name)[rows] for item in fields(self)))
+        arrays = (getattr(self, item.name) for item in fields(self))
+        if isinstance(rows, slice):
+            return PolicyInputs(*(array[rows] for array in arrays))
+        # Copies whole rows, where an index would go through them value by value.
+        return PolicyInputs(*(array.take(rows, axis=0) for array in arrays))
 
     def with_position(self, position: npt.ArrayLike) -> PolicyInputs:
         """The same with other positions, broadcast to (B,)."""

@@ -125,12 +125,21 @@ class PolicyNetwork(nn.Module):
 
         The attention is the mean over heads.
         """
+        context, weights = self._encode(inputs)
+        return context, weights.mean(dim=1)
+
+    def encode(self, inputs: InputTensors) -> Tensor:
+        """As `context`, without the attention, which learning does not look at."""
+        return self._encode(inputs)[0]
+
+    def _encode(self, inputs: InputTensors) -> tuple[Tensor, Tensor]:
+        """What the state amounts to, and the attention of each head, (B, heads, K + 1)."""
         seen = self.state_layers(inputs.state)
-        attended, attention = self._attend(seen, inputs)
+        attended, weights = self._attend(seen, inputs)
         known = torch.where(inputs.knowledge_mask, inputs.knowledge, self.unknown)
         flags = inputs.knowledge_mask.to(known.dtype)
         learned = torch.relu(self.knowledge_layer(torch.cat([known, flags], dim=1)))
-        return torch.relu(self.fuse(torch.cat([seen, attended, learned], dim=1))), attention
+        return torch.relu(self.fuse(torch.cat([seen, attended, learned], dim=1))), weights
 
     def q_of(self, context: Tensor, positions: Tensor) -> Tensor:
         """Action values (B, P, 4) of contexts (B, hidden) at positions (B, P)."""
@@ -142,13 +151,12 @@ class PolicyNetwork(nn.Module):
 
     def q_at(self, inputs: InputTensors, positions: Tensor) -> Tensor:
         """Action values (B, P, 4) at the same positions (P,) for all."""
-        context, _ = self.context(inputs)
+        context = self.encode(inputs)
         return self.q_of(context, positions.expand(len(context), -1))
 
     def forward(self, inputs: InputTensors) -> Tensor:
         """Action values (B, 4) at the inputs' own positions."""
-        context, _ = self.context(inputs)
-        return self.q_of(context, inputs.position.unsqueeze(1)).squeeze(1)
+        return self.q_of(self.encode(inputs), inputs.position.unsqueeze(1)).squeeze(1)
 
     def _attend(self, seen: Tensor, inputs: InputTensors) -> tuple[Tensor, Tensor]:
         count = len(inputs.memory_mask)
@@ -160,7 +168,7 @@ class PolicyNetwork(nn.Module):
         scores = torch.bmm(query, every.transpose(1, 2)) / math.sqrt(width)
         weights = torch.softmax(scores.masked_fill(~there.unsqueeze(1), -torch.inf), dim=2)
         attended: Tensor = self.attended_layer(torch.bmm(weights, every).view(count, heads * width))
-        return attended, weights.mean(dim=1)
+        return attended, weights
 
 
 def build_network(layout: InputLayout, settings: NetworkSettings | None = None, *, seed: int = 0) -> PolicyNetwork:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from agents.policy.inputs import PolicyInputs
 from agents.policy.layout import InputLayout
@@ -109,10 +111,16 @@ class Losses:
 
 def outcome_table(move: Tensor, cost: Tensor) -> Tensor:
     """What every action brings at every position: rewards (B, 3, 4), net of costs."""
-    positions = torch.tensor(POSITIONS, dtype=move.dtype, device=move.device)
-    after = positions[_AFTER.to(move.device)]
-    traded = (after - positions.unsqueeze(1)).abs()
+    after, traded = _exposures(move.dtype, move.device)
     return move[:, None, None] * after - cost[:, None, None] * traded
+
+
+@cache
+def _exposures(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Exposure after each action at each position, and what is traded for it, (3, 4) each."""
+    positions = torch.tensor(POSITIONS, dtype=dtype, device=device)
+    after = positions[_AFTER.to(device)]
+    return after, (after - positions.unsqueeze(1)).abs()
 
 
 class DoubleDQN:
@@ -147,8 +155,12 @@ class DoubleDQN:
         self.device = resolve_device(device)
         self.online = build_network(layout, network, seed=seed).to(self.device)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
+        # Listed once: walking through the layers takes longer than moving the weights.
+        self._weights: list[Tensor] = list(self.online.parameters())
+        self._targets: list[Tensor] = list(self.target.parameters())
+        self._positions, self._after = torch.tensor(POSITIONS, device=self.device), _AFTER.to(self.device)
         self.optimiser = torch.optim.AdamW(
-            self.online.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self._weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.memory = ActionValueMemory(
             settings.memory_capacity if settings.use.regularises else 1,
@@ -169,7 +181,8 @@ class DoubleDQN:
         Raises
         ------
         InvalidRecordError
-            The batch lacks what the settings need, or the loss is not finite; the network is then as it was.
+            The batch lacks what the settings need, or the loss or its gradient is not finite; the network is then as it
+            was.
         """
         with reproducible(self.device, self.settings.threads):
             return self._learn(batch)
@@ -182,32 +195,34 @@ class DoubleDQN:
         )
         goes_on = self._tensor(~batch.terminal)
         rewards = outcome_table(move, cost)
-        context, _ = self.online.context(inputs)
-        everywhere = torch.tensor(POSITIONS, device=self.device).expand(len(batch), -1)
+        context = self.online.encode(inputs)
+        everywhere = self._positions.expand(len(batch), -1)
         values = self.online.q_of(context, everywhere)
         carried = settings.gamma * goes_on * ratio
         remembers = settings.use.regularises and self.steps % settings.memory_every == 0
         if settings.counterfactual or remembers:
-            aims = rewards + carried[:, None, None] * self._next_values(following, everywhere)[:, _AFTER]
+            aims = rewards + carried[:, None, None] * self._next_values(following, everywhere)[:, self._after]
         if settings.counterfactual:
             errors = values - aims
             td_errors = errors.detach().abs().mean(dim=(1, 2))
-            td = (_huber(errors, settings.huber).mean(dim=(1, 2)) * weight).mean()
+            td = (self._huber(errors).mean(dim=(1, 2)) * weight).mean()
         else:
             taken, reward, before, ended = self._taken(batch)
             worth = self._next_values(following, ended.unsqueeze(1)).squeeze(1)
             chosen = self.online.q_of(context, before.unsqueeze(1)).squeeze(1).gather(1, taken).squeeze(1)
             errors = chosen - (reward + carried * worth)
             td_errors = errors.detach().abs()
-            td = (_huber(errors, settings.huber) * weight).mean()
+            td = (self._huber(errors) * weight).mean()
         loss, recalled_loss, supervision = td, td.new_zeros(()), td.new_zeros(())
         if settings.use.regularises:
             recalled_loss, supervision = self._regularise(batch, context, values, weight)
             loss = loss + settings.memory_weight * recalled_loss + settings.supervision_weight * supervision
-        self._check(loss)
-        self.optimiser.zero_grad(set_to_none=True)
+        self._check("loss", loss)
+        for weights in self._weights:
+            weights.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), settings.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, settings.gradient_clip)
+        self._check("gradient norm", norm)
         self.optimiser.step()
         self._follow()
         if remembers:
@@ -219,17 +234,18 @@ class DoubleDQN:
             memory=float(recalled_loss.detach()),
             supervision=float(supervision.detach()),
             gradient=float(norm),
-            mean_value=float(values.detach().max(dim=2).values.mean()),
+            mean_value=float(values.detach().amax(dim=2).mean()),
             td_errors=td_errors.cpu().numpy().astype(np.float64),
         )
 
     @torch.no_grad()
     def _next_values(self, following: InputTensors, positions: Tensor) -> Tensor:
         """What the next state is worth at positions (B, P): chosen by the online network, valued by the target."""
-        chooser, _ = self.online.context(following)
-        chosen = self.online.q_of(chooser, positions).argmax(dim=2, keepdim=True)
-        judge, _ = self.target.context(following)
-        return self.target.q_of(judge, positions).gather(2, chosen).squeeze(2)
+        chosen = self.online.q_of(self.online.encode(following), positions).argmax(dim=2, keepdim=True)
+        return self.target.q_of(self.target.encode(following), positions).gather(2, chosen).squeeze(2)
+
+    def _huber(self, errors: Tensor) -> Tensor:
+        return huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=self.settings.huber)
 
     def _taken(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if batch.action is None or batch.reward is None:
@@ -263,14 +279,15 @@ class DoubleDQN:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), self.settings.tau)
+        torch._foreach_lerp_(self._targets, self._weights, self.settings.tau)
 
-    def _check(self, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
+    def _check(self, name: str, value: Tensor) -> None:
+        """InvalidRecordError where a figure of the step is not finite: nothing of it may reach the weights."""
+        if not bool(torch.isfinite(value)):
             raise InvalidRecordError(
-                f"the loss of step {self.steps} is {float(loss.detach())}.",
-                remedy="Look for returns or inputs that are not finite, or lower the learning rate.",
-                field="loss",
+                f"the {name} of step {self.steps} is {float(value.detach())}.",
+                remedy="Look for returns or inputs that are not finite or far too large, or lower the learning rate.",
+                field=name,
             )
 
     def _tensors(self, inputs: PolicyInputs) -> InputTensors:
@@ -319,11 +336,6 @@ class DoubleDQN:
         self.optimiser.load_state_dict(state["optimiser"])
         self.memory.load_state(state["memory"])
         self.steps = int(state["steps"])
-
-
-def _huber(errors: Tensor, delta: float) -> Tensor:
-    size = errors.abs()
-    return torch.where(size <= delta, 0.5 * errors**2, delta * (size - 0.5 * delta))
 
 
 _AFTER = torch.tensor([[0, 1, 2, held] for held in range(len(POSITIONS))])

@@ -40,6 +40,7 @@ class ActionValueMemory:
     ) -> None:
         self.neighbours = neighbours
         self._keys = torch.zeros(capacity, width, device=device)
+        self._squares = torch.zeros(capacity, device=device)
         self._values = torch.zeros(capacity, *values, device=device)
         self._count = 0
         self._next = 0
@@ -51,10 +52,12 @@ class ActionValueMemory:
         """Remembered values (B, ...) of contexts (B, width); None while there are fewer entries than neighbours."""
         if self._count < self.neighbours:
             return None
-        keys = self._keys[: self._count]
-        # |a - b|^2 by the product: a matrix of differences would be as large as all entries times the batch.
-        squared = (contexts**2).sum(1, keepdim=True) - 2.0 * contexts @ keys.T + (keys**2).sum(1)
-        nearest, rows = torch.topk(squared.clamp_min(0.0), self.neighbours, dim=1, largest=False)
+        # |a - b|^2 by the product: a matrix of differences would be as large as all entries times the batch. The product
+        # is some megabytes itself, so that it becomes the squares in its own place.
+        squared = 2.0 * contexts @ self._keys[: self._count].T
+        torch.sub((contexts**2).sum(1, keepdim=True), squared, out=squared)
+        squared += self._squares[: self._count]
+        nearest, rows = torch.topk(squared.clamp_min_(0.0), self.neighbours, dim=1, largest=False)
         kernel = 1.0 / (nearest + KERNEL_EPSILON)
         weights = kernel / kernel.sum(dim=1, keepdim=True)
         found = self._values[rows]
@@ -66,6 +69,7 @@ class ActionValueMemory:
         contexts, values = contexts[-capacity:], values[-capacity:]
         places = (self._next + torch.arange(len(contexts), device=self._keys.device)) % capacity
         self._keys[places], self._values[places] = contexts, values
+        self._squares[places] = (contexts**2).sum(1)
         self._next = (self._next + len(contexts)) % capacity
         self._count = min(self._count + len(contexts), capacity)
 
@@ -88,4 +92,5 @@ class ActionValueMemory:
                     field=name,
                 )
             own.copy_(state[name])
+        self._squares.copy_((self._keys**2).sum(1))
         self._count, self._next = (int(value) for value in state["cursor"])

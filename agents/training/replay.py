@@ -56,11 +56,12 @@ class SumTree:
         node = np.ones(len(masses), dtype=np.int64)
         left_over = np.array(masses, dtype=np.float64)
         for _ in range(self._depth):
-            left = self._nodes[2 * node]
+            node *= 2
+            left = self._nodes[node]
             # Rounding may leave a mass beyond all of the right side: never go where nothing is.
-            right = (left_over >= left) & (self._nodes[2 * node + 1] > 0)
-            left_over -= np.where(right, left, 0.0)
-            node = 2 * node + right
+            right = (left_over >= left) & (self._nodes[node + 1] > 0)
+            np.subtract(left_over, left, out=left_over, where=right)
+            node += right
         return node - self._first
 
     def set(self, rows: Ints, priorities: Floats) -> None:
@@ -68,8 +69,10 @@ class SumTree:
         node = rows + self._first
         self._nodes[node] = priorities
         for _ in range(self._depth):
-            node = np.unique(node >> 1)
-            self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
+            # A node whose two sides changed is there twice, and gets the same sum twice: cheaper than sorting it out.
+            node >>= 1
+            left = 2 * node
+            self._nodes[node] = self._nodes[left] + self._nodes[left + 1]
 
 
 class PrioritisedReplay:

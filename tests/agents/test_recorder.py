@@ -9,7 +9,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import pytest
 
 import memory
 from agents.recorder import ExperienceRecorder
-from agents.recorder_report import CLOSED, FULL, NOT_WRITTEN, TOO_OLD
+from agents.recorder_report import CLOSED, FULL, MAX_REASONS, NOT_WRITTEN, OTHER_REASONS, TOO_OLD, RecorderCounts
 from memory import Action, DecisionTrace, EpisodicMemory, MemoryConnection, Settings, Side
 from memory.errors import InvalidQueryError, StoreUnavailableError
+from memory.store.decisions import TraceReport
 from tests.memory.conftest import OwnRedis
 
 NOON = datetime(2021, 6, 17, 12, tzinfo=UTC)
@@ -167,7 +168,9 @@ async def test_traces_are_stored_with_their_experiences(mem: MemoryConnection) -
     assert "confidence" in next(iter(report.traces_refused))
 
 
-async def test_experiences_are_written_once_while_their_traces_cannot_be(own_redis: OwnRedis, namespace: str) -> None:
+async def test_experiences_do_not_wait_for_traces_that_the_user_may_not_write(
+    own_redis: OwnRedis, namespace: str
+) -> None:
     async with memory.connect(redis_url=own_redis.url, namespace=namespace) as admin:
 
         async def allow(*rights: str) -> None:
@@ -177,19 +180,48 @@ async def test_experiences_are_written_once_while_their_traces_cannot_be(own_red
         url = own_redis.url.replace("unix://", "unix://writes:pw@")
         async with (
             memory.connect(redis_url=url, namespace=namespace) as mem,
-            ExperienceRecorder(mem, interval_s=0.01) as recorder,
+            ExperienceRecorder(mem, interval_s=SLOWLY) as recorder,
         ):
             for step in range(3):
                 recorder.record(lived(step), trace_of(lived(step)))
-            await until(lambda: recorder.report().away_s > 0)
-            recorder.record(lived(3), trace_of(lived(3)))
-            await asyncio.sleep(0.2)
-            assert await admin.inbox.length() == {"momentum": 3}
-            assert "may not use a key" in recorder.report().last_error
-            await allow("~*")
             report = await recorder.flush(DEADLINE_S)
-            assert (report.written, report.traces_written) == (4, 4)
+            assert (report.written, report.waiting, report.away_s, report.traces_written) == (3, 0, 0.0, 0)
+            ((reason, number),) = report.traces_refused.items()
+            assert number == 3
+            assert "may not use a key" in reason
+            await allow("~*")
+            recorder.record(lived(3), trace_of(lived(3)))
+            report = await recorder.flush(DEADLINE_S)
+            assert (report.written, report.traces_written) == (4, 1)
         assert await admin.inbox.length() == {"momentum": 4}
+
+
+async def test_experiences_are_written_once_while_their_traces_wait_for_redis(mem: MemoryConnection) -> None:
+    taken: list[int] = []
+    add_many = mem.decisions.add_many
+
+    async def away_at_first(traces: Sequence[DecisionTrace]) -> TraceReport:
+        taken.append(len(traces))
+        if len(taken) < 3:
+            raise StoreUnavailableError("Redis cannot be reached.", remedy="Wait.")
+        return await add_many(traces)
+
+    mem.decisions.add_many = away_at_first  # type: ignore[method-assign]
+    async with ExperienceRecorder(mem, interval_s=SLOWLY) as recorder:
+        for step in range(3):
+            recorder.record(lived(step), trace_of(lived(step)))
+        report = await recorder.flush(DEADLINE_S)
+        assert (report.written, report.traces_written, taken) == (3, 3, [3, 3, 3])
+    assert await mem.inbox.length() == {"momentum": 3}
+
+
+def test_reasons_that_never_repeat_are_counted_together_in_the_end() -> None:
+    counts = RecorderCounts()
+    for number in range(MAX_REASONS + 5):
+        counts.refuse_traces({f"confidence is {number}": 2})
+    counts.refuse_traces({"confidence is 0": 1})
+    assert len(counts.traces_refused) == MAX_REASONS + 1
+    assert (counts.traces_refused[OTHER_REASONS], counts.traces_refused["confidence is 0"]) == (10, 3)
 
 
 async def test_another_thread_may_record(mem: MemoryConnection) -> None:

@@ -146,6 +146,9 @@ def test_a_market_environment_records_what_a_simulation_does(
         "timestamp", "known_at", "reward", "gross_return", "cost", "position_before", "position_after", "price",
         "spread", "regime", "terminal", "product_id",
     )  # fmt: skip
+    assert [item.return_known_at for item in stored if item.terminal] == [
+        item.return_known_at for item in simulated if item.terminal
+    ]
     for ours, theirs in zip(stored, simulated, strict=True):
         assert [getattr(ours, name) for name in same] == [getattr(theirs, name) for name in same]
         np.testing.assert_array_equal(ours.state_vector, theirs.state_vector)

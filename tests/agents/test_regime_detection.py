@@ -373,3 +373,36 @@ async def test_the_analyst_warns_once_of_each_silence(
     assert [message.timestamp for message in warnings] == [
         state.timestamp + timedelta(minutes=minute) for minute in (6, 14)
     ]
+
+
+@pytest.mark.parametrize("again", [1, 2], ids=["the same bar again", "the next bar"])
+async def test_a_crisis_is_warned_of_once_where_its_change_could_not_be_told(
+    mem: MemoryConnection, encoder: StateEncoder, state: State, monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    told = Told({"QUIET": 1.0}, {"CRISIS": 0.9}, {"CRISIS": 0.9}, {"CRISIS": 0.9})
+    analyst = MarketAnalysisAgent(mem, encoder, calibration=told)
+    await analyst.on_ticks([tick(state, 0)])
+    away_for(monkeypatch, "send", 1)
+    with pytest.raises(StoreUnavailableError):
+        await analyst.on_ticks([tick(state, 1)])
+    for minute in (again, 3):
+        await analyst.on_ticks([tick(state, minute)])
+    assert [(message.message_type, message.timestamp) for message in await told_to_all(mem)].count(
+        (MessageType.WARNING, state.timestamp + MINUTE)
+    ) == 1
+    assert sorted(message.message_type for message in await told_to_all(mem)) == ["REGIME_CHANGE", "WARNING"]
+    assert (analyst.report.changes, analyst.report.warnings) == ({BTC: 1}, 1)
+
+
+async def test_a_live_analyst_outlives_a_memory_that_is_away_and_one_of_a_replay_does_not(
+    mem: MemoryConnection, encoder: StateEncoder, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beliefs = [{"QUIET": 1.0}, {"CRISIS": 0.9}, {"CRISIS": 0.9}]
+    feed = [[tick(state, minute)] for minute in range(3)]
+    away_for(monkeypatch, "send", 1)
+    report = await MarketAnalysisAgent(mem, encoder, calibration=Told(*beliefs)).run(feed)
+    assert (report.without_memory, report.warnings) == (1, 1)
+    away_for(monkeypatch, "send", 1)
+    replayed = MarketAnalysisAgent(mem, encoder, calibration=Told(*beliefs), source="replay", run_id="night-1")
+    with pytest.raises(StoreUnavailableError):
+        await replayed.run(feed)

@@ -18,6 +18,7 @@ from agents.baselines import Decision, HoldAgent, MomentumAgent, RandomAgent, ba
 from agents.encoder import StateEncoder
 from agents.experiences import Costs
 from agents.fitting import default_encoder
+from agents.leakage import as_known, cut_after, is_known
 from agents.market import SAMPLE_FOLDER, Market
 from agents.replay import State
 from agents.simulation import SimulatedWindow, run_id, simulate, simulate_days
@@ -199,7 +200,8 @@ def test_a_gap_within_a_day_starts_a_new_episode_flat(binance: Market, encoder: 
     assert [record.timestamp for record in ends] == [NIGHT + timedelta(hours=11, minutes=58), NIGHT + DAY - MINUTE]
     opened = [record for record in records if record.position_before == 0.0]
     assert [record.timestamp for record in opened] == [NIGHT, NIGHT + timedelta(hours=12, minutes=10)]
-    assert records[0].return_known_at == NIGHT + timedelta(hours=11, minutes=59)
+    # The last bar comes at 11:59; that none follows is certain five minutes later.
+    assert records[0].return_known_at == NIGHT + timedelta(hours=12, minutes=4)
 
 
 def test_a_day_alone_equals_that_day_within_a_longer_span(binance: Market, encoder: StateEncoder) -> None:
@@ -228,16 +230,12 @@ def test_a_product_alone_has_the_experiences_it_has_among_others(
 @given(minute=st.integers(2, 1440))
 def test_cutting_the_candles_changes_nothing_that_was_known(minute: int) -> None:
     market, encoder = Market.sample("binance", ["DOT-USDT"]), default_encoder()
-    time_ms = to_ms(NIGHT) + minute * 60_000
-    known_market = Market(market.name, [candles.between(0, time_ms + 1) for candles in market.products.values()])
+    time = NIGHT + minute * MINUTE
+    known_market = cut_after(market, time)
 
     def known(source: Market) -> list[dict[str, object]]:
         records = simulate(source, NIGHT, NIGHT + DAY, baseline_agents(), encoder).experiences()
-        return [
-            comparable(record) | {"cumulative_return": None, "return_known_at": None, "terminal": None}
-            for record in records
-            if record.known_at is not None and to_ms(record.known_at) <= time_ms
-        ]
+        return [comparable(as_known(record, time)) for record in records if is_known(record, time)]
 
     assert known(known_market) == known(market)
     assert len(known(known_market)) == 5 * minute

@@ -128,7 +128,9 @@ async def test_step_by_step_the_records_are_the_same_but_for_the_episodes_return
     await recorder.flush()
     simulated = list(simulate(bitcoin, *span, [baseline], coinbase_encoder).experiences())
     for item in simulated:
-        item.cumulative_return = item.return_known_at = None
+        item.cumulative_return = None
+        # When an episode's end was known is recorded with the step that ended it alone.
+        item.return_known_at = item.return_known_at if item.terminal else None
     again = await mem.episodic.add_many(simulated)
     assert (again.stored, again.rejections) == ((), ())
     assert [item.terminal for item in await stored(mem)].count(True) == agent.report.episodes == 1
@@ -158,6 +160,9 @@ async def test_a_gap_ends_the_episode_and_leaves_its_last_decision_without_a_rew
     assert [item.step for item in found] == list(range(8))
     assert [item.terminal for item in found] == [False] * 3 + [True] + [False] * 3 + [True]
     assert [item.position_before for item in found] == [0.0, 1.0, 1.0, 1.0] * 2
+    assert [item.return_known_at for item in found if item.terminal] == [
+        states[last].timestamp + timedelta(minutes=5) for last in (4, 24)
+    ]
     assert (agent.report.decisions, agent.report.unrewarded, agent.report.episodes) == (10, 2, 2)
 
 

@@ -15,12 +15,11 @@ from agents.policy.checkpoint import PolicyCheckpoint
 from agents.policy.layout import InputLayout
 from agents.policy.network import NetworkSettings
 from agents.policy.policy import MemoryAugmentedPolicy
-from agents.policy.retrieval import inputs_of, retrieve
-from agents.replay import State
 from agents.trainer import CentralizedTrainer, TrainingSettings
 from agents.training.settings import LearnerSettings
 from memory.errors import CheckpointError, EncoderError, InvalidRecordError
 from memory.records import EpisodicMemory, from_ms
+from tests.agents.acting import inputs_of_acting, state_of
 
 START, END = datetime(2021, 6, 17, tzinfo=UTC), datetime(2021, 6, 18, tzinfo=UTC)
 HELD_OUT = 15
@@ -86,7 +85,7 @@ async def test_what_ends_later_holds_out_other_hours_and_is_another_training(
     filled: memory.MemoryConnection, layout: InputLayout, tmp_path: Path
 ) -> None:
     """The same experiences, a day without any behind them: nothing is held out then, and the policy acts later."""
-    settings = TrainingSettings(**{**_fields(_settings()), "held_out_hours": 15})
+    settings = replace(_settings(), held_out_hours=15)
     one = await _loaded(filled, layout, settings)
     one.train_step()
     one.save(tmp_path / "state.pt")
@@ -112,15 +111,11 @@ async def test_the_seed_decides(filled: memory.MemoryConnection, layout: InputLa
     ids = []
     for seed in (0, 0, 1):
         settings = _settings(2)
-        trainer = await _loaded(filled, layout, TrainingSettings(**{**_fields(settings), "seed": seed}))
+        trainer = await _loaded(filled, layout, replace(settings, seed=seed))
         while not trainer.done:
             trainer.train_step()
         ids.append(trainer.checkpoint().id_)
     assert ids[0] == ids[1] != ids[2]
-
-
-def _fields(settings: TrainingSettings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in TrainingSettings.__dataclass_fields__}
 
 
 async def test_states_are_seen_as_the_policy_that_acts_sees_them(
@@ -135,26 +130,7 @@ async def test_states_are_seen_as_the_policy_that_acts_sees_them(
     compared = 0
     for row in range(130, len(data.states), 67):
         item = lived[from_ms(int(data.states.timestamp_ms[row]))]
-        state = State(
-            product_id=item.product_id,
-            timestamp=item.timestamp,
-            features=dict(item.features),
-            vector=item.state_vector,
-            price=item.price or 0.0,
-            spread=item.spread,
-            regime=item.regime,
-            regime_confidence=1.0,
-        )
-        found = await retrieve(
-            filled,
-            layout,
-            state,
-            agent_id=eyes,
-            product_id=state.product_id,
-            regime=state.regime,
-            as_of=state.timestamp,
-        )
-        acting = inputs_of(layout, [state], [state.regime], [state.product_id], [0.0], [found], [state.timestamp])
+        acting, _ = await inputs_of_acting(filled, layout, state_of(item), eyes)
         learning = data.inputs.take(np.array([row]))
         np.testing.assert_array_equal(acting.memory_mask, learning.memory_mask)
         np.testing.assert_allclose(acting.state, learning.state, atol=1e-5)
@@ -169,7 +145,7 @@ async def test_experiences_of_enough_quality_are_shared(
     kept = [item for item in lived_hours if item.timestamp.hour < 3]
     await mem.encoders.register(encoder.id_, fitted_until=encoder.fitted_until_, definition={})
     await mem.episodic.add_many(kept)
-    settings = TrainingSettings(**{**_fields(_settings()), "held_out_hours": 0})
+    settings = replace(_settings(), held_out_hours=0)
     trainer = await _loaded(mem, layout, settings)
     good = sum(item.quality >= mem.settings.shared_min_quality for item in kept if item.quality is not None)
     assert (trainer.published.shared, trainer.published.below_quality) == (good, len(kept) - good)
@@ -206,17 +182,7 @@ async def test_the_policy_acts_after_the_span_and_not_in_it(
     checkpoint: PolicyCheckpoint = trainer.checkpoint()
     assert checkpoint.trained_until == END
     assert checkpoint.details["agents"] == sorted({item.agent_id for item in lived_hours})
-    item = lived_hours[-1]
-    state = State(
-        product_id=item.product_id,
-        timestamp=item.timestamp,
-        features=dict(item.features),
-        vector=item.state_vector,
-        price=item.price or 0.0,
-        spread=None,
-        regime=item.regime,
-        regime_confidence=1.0,
-    )
+    state = state_of(lived_hours[-1])
     policy = MemoryAugmentedPolicy(filled, checkpoint)
     with pytest.raises(CheckpointError):
         await policy.select_action(state, "momentum")
@@ -243,4 +209,4 @@ async def test_a_span_without_experiences_is_an_error(filled: memory.MemoryConne
 
 async def test_all_held_out_is_an_error(filled: memory.MemoryConnection, layout: InputLayout) -> None:
     with pytest.raises(InvalidRecordError, match="held out"):
-        await _loaded(filled, layout, TrainingSettings(**{**_fields(_settings()), "held_out_hours": 24}))
+        await _loaded(filled, layout, replace(_settings(), held_out_hours=24))

@@ -179,6 +179,16 @@ def test_a_loss_that_is_not_finite_changes_nothing(layout: InputLayout) -> None:
     assert all(torch.equal(values, before[name]) for name, values in learner.online.state_dict().items())
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing(layout: InputLayout) -> None:
+    """Squares of errors overflow in the gradient's norm long before their sum does in the loss."""
+    learner = _learner(layout)
+    before = {name: values.clone() for name, values in learner.online.state_dict().items()}
+    with pytest.raises(InvalidRecordError, match="gradient norm of step 0 is inf"):
+        learner.learn(_batch(_inputs(layout, 4, 0), np.ones(4), weight=np.full(4, 1e25)))
+    assert all(torch.equal(values, before[name]) for name, values in learner.online.state_dict().items())
+    assert learner.steps == 0
+
+
 def test_rewards_are_those_of_every_action_at_every_position() -> None:
     rewards = outcome_table(torch.tensor([2.0]), torch.tensor([0.5]))[0]
     assert rewards.tolist() == [
@@ -205,6 +215,21 @@ def test_the_oldest_action_values_go_first() -> None:
     found = kept.recall(torch.tensor([[0.0]]))
     assert found is not None
     assert found.item() == 1.0
+
+
+def test_a_memory_that_was_taken_up_recalls_the_same_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kept, again = (ActionValueMemory(64, 8, (3, 4), 5, torch.device("cpu")) for _ in range(2))
+    for _ in range(3):
+        kept.add(torch.randn(30, 8, generator=generator), torch.randn(30, 3, 4, generator=generator))
+    again.load_state(kept.state())
+    asked = torch.randn(16, 8, generator=generator)
+    before = asked.clone()
+    found, same = kept.recall(asked), again.recall(asked)
+    assert found is not None
+    assert same is not None
+    assert torch.equal(found, same)
+    assert torch.equal(asked, before)
 
 
 def test_settings_that_cannot_be_are_refused_by_name() -> None:
