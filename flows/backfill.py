@@ -43,13 +43,15 @@ def backfill(parameters: Parameters) -> dict[str, Any]:
     it stopped; the knowledge in the end is that of nights run one by one. Where a run was killed while a new line took
     over, that is completed too.
     """
+    parameters.check()
     windows = parameters.windows()
     with ledger_run("backfill", parameters, parameters.namespace, window=windows[-1]) as run:
         step, settings = run.steps.step, run.workspace.settings
         with step("plan") as shown:
-            market = open_market(parameters.market, parameters.products) if parameters.record else None
+            market = open_market(parameters.market_name, parameters.products) if parameters.record else None
             if market is not None:
-                open_encoder(parameters.encoder, parameters.market, settings)  # a bad one is refused here, not a night
+                # A bad one is refused here, not a night.
+                open_encoder(parameters.encoder, parameters.market_name, settings)
             plan = plan_backfill(run.workspace, windows, market)
             due = [planned for planned in plan if planned.is_due]
             shown |= {"windows": len(plan), "to consolidate": len(due)}
@@ -90,7 +92,7 @@ def _consolidate(run: LedgerRun, queue: deque[PlannedWindow], parameters: Parame
         parallel=min(parameters.parallel or settings.task_workers, settings.task_workers),
     )
     products = None if parameters.products is None else tuple(parameters.products)
-    replay = Replay(parameters.market, products, parameters.encoder)
+    replay = Replay(parameters.market_name, products, parameters.encoder)
     while queue:
         with holding(run, "backfill") as context, run.steps.step("consolidate") as shown:
             with closing(chunk.run(context, queue, replay)) as outcomes:

@@ -31,6 +31,7 @@ def nightly(parameters: Parameters | None = None) -> Any:
     its state name the figures.
     """
     parameters = parameters or Parameters()
+    parameters.check()
     window = parameters.window()
     where: dict[str, Any] = {"namespace": parameters.namespace, "date": window.start.date()}
     with ledger_run("nightly", parameters, parameters.namespace, window=window) as run:

@@ -7,11 +7,12 @@ the parameters were found to be good.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memory.errors import WindowError
+from memory.errors import CoinswarmError, WindowError
 from memory.settings import NAMESPACE_PATTERN, Settings
 from memory.window import Window
 
@@ -77,17 +78,51 @@ class WindowParameters(NamespaceParameters):
         self.named_window()
 
 
+DEFAULT_MARKET = "binance"
+
+
+class ReplayWithoutMarketError(CoinswarmError, ValueError):
+    """Parameters that say what is to be replayed, of a run that replays nothing."""
+
+
 class MarketParameters(BaseModel):
     """Which market a replay reads."""
 
-    market: str = Field(
-        default="binance",
-        description="Sample market (binance, coinbase), a folder or file of Parquet candles, or history:NAME.",
+    market: str | None = Field(
+        default=None,
+        description="Sample market (binance, coinbase), a folder or file of Parquet candles, or history:NAME; binance "
+        "where empty.",
     )
     products: list[str] | None = Field(default=None, description="Products to replay; all of the market where empty.")
     encoder: str | None = Field(
         default=None, description="Encoder id or file; the market's own shipped encoder where empty."
     )
+
+    @property
+    def market_name(self) -> str:
+        """The market that is replayed."""
+        return DEFAULT_MARKET if self.market is None else self.market
+
+    def refuse_market(self, remedy: str, *, also: Sequence[str] = ()) -> None:
+        """For a run that replays no market: refuse parameters that only a replay reads, instead of ignoring them.
+
+        Parameters
+        ----------
+        also
+            Parameters that such a run has no use for, beside the market and its products.
+
+        Raises
+        ------
+        ReplayWithoutMarketError
+            One of them is given; it is named, and `remedy` says how to replay.
+        """
+        for name in ("market", "products", *also):
+            if (given := getattr(self, name)) is not None:
+                raise ReplayWithoutMarketError(f"{name}={given!r} is given, and no market is replayed.", remedy=remedy)
+
+
+REPLAY = "Add source=market (--param source=market) to replay one, or leave it out."
+"""What a run may do that records from inboxes."""
 
 
 Source = Literal["inbox", "market"]

@@ -22,6 +22,7 @@ def record_experiences(parameters: Parameters | None = None) -> dict[str, Any]:
     A replay needs a window (the last full UTC day where it is empty); the inbox is drained whatever the window.
     """
     parameters = parameters or Parameters()
+    parameters.check()
     window = parameters.window() if parameters.source == "market" else None
     lock = "inbox" if parameters.source == "inbox" else None
     with ledger_run("record_experiences", parameters, parameters.namespace, window=window, lock=lock) as run:
@@ -30,7 +31,7 @@ def record_experiences(parameters: Parameters | None = None) -> dict[str, Any]:
                 counts = replay_market(
                     parameters.namespace,
                     window,
-                    parameters.market,
+                    parameters.market_name,
                     parameters.products,
                     parameters.encoder,
                     parameters.min_quality,

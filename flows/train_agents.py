@@ -10,7 +10,6 @@ from flows.forms.train_agents import Parameters
 from tasks.reporting import leave_artifact
 from tasks.run_summaries import training_summary
 from tasks.runs import ledger_run
-from tasks.training import Training, train_policy
 
 LOCK = "training"
 
@@ -24,6 +23,9 @@ def train_agents(parameters: Parameters | None = None) -> dict[str, Any]:
     """
     parameters = parameters or Parameters()
     parameters.check()
+    # Needs torch: where that is not installed, the check has said so.
+    from tasks.training import Training, train_policy
+
     window = parameters.window()
     start, end = parameters.span(window.end)
     with ledger_run("train_agents", parameters, parameters.namespace, window=window, lock=LOCK) as run:

@@ -307,6 +307,7 @@ class MemoryConnection:
         self._freshness = FreshnessSearch(self._context)
         pool = SharedCollection(keys, self.indexes, settings.shared_retention_days)
         store = SharedStore(
+            link,
             pool,
             self.indexes,
             self.reader,

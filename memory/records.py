@@ -190,8 +190,8 @@ class EpisodicMemory:
     Returns and costs are fractions of notional; prices are in the product's quote currency; timestamps are aware
     UTC. `timestamp` is the decision, taken at a bar's end. `known_at` is when reward and next state existed; left
     empty, the store sets it to the time of recording, which is the safe side. `cumulative_return` (the sum of
-    rewards from this action to the end of the episode) is hidden from queries as of a time before
-    `return_known_at`.
+    rewards from this action to the end of the episode) and `terminal` are hidden from queries as of a time before
+    `return_known_at`, when the end was known.
     """
 
     agent_id: str

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -20,10 +21,29 @@ from memory.secrets import remember, remember_environment, remember_url
 NAMESPACE_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 
 
+def is_web_address(text: str) -> bool:
+    """Whether a text is a URL that something can be sent to over HTTP."""
+    if not text.isprintable() or " " in text:
+        return False
+    try:
+        parts = urlsplit(text)
+        # A port that is none is noticed when it is asked for.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 class Settings(BaseSettings):
     """Settings of one process."""
 
-    model_config = SettingsConfigDict(env_prefix="COINSWARM_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="COINSWARM_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        # What is refused may be a secret that was written wrongly.
+        hide_input_in_errors=True,
+    )
 
     home: Path = Field(
         default=Path("~/.coinswarm"),
@@ -182,6 +202,13 @@ class Settings(BaseSettings):
     worker_runs: int = Field(
         default=4, ge=1, le=64, description="Runs that the worker of `coinswarm up` carries out at once; others wait."
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port on which metrics are served to Prometheus, 0 for a free one; 9464 where empty, or for "
+        "`coinswarm up` a free one while that is taken.",
+    )
 
     # Reports and benchmarks
     reports_url: str | None = Field(
@@ -246,7 +273,6 @@ class Settings(BaseSettings):
     # Backup
     backup_url: str | None = Field(
         default=None,
-        pattern=r"^(file://)?[^@\s]+$",
         description="Folder that snapshots are written to, best on another disk; `backups` in the home where empty.",
     )
     backup_keep: int = Field(
@@ -334,6 +360,23 @@ class Settings(BaseSettings):
     def _check_namespace(cls, value: str) -> str:
         if not NAMESPACE_PATTERN.fullmatch(value):
             raise ValueError(f"namespace {value!r} must be 1 to 32 of a-z, 0-9 and '-': choose such a name")
+        return value
+
+    @field_validator("backup_url")
+    @classmethod
+    def _check_backup_url(cls, value: str | None) -> str | None:
+        scheme, is_url, path = (value or "").partition("://")
+        if is_url and (scheme != "file" or not path.startswith("/")):
+            raise ValueError(
+                "must be a folder, such as /srv/backups or file:///srv/backups: mount other storage as one"
+            )
+        return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _check_webhook_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not is_web_address(value.get_secret_value()):
+            raise ValueError("must be an address that begins with https:// or http:// and names a host")
         return value
 
     @property

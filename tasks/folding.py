@@ -29,7 +29,14 @@ from memory.ledger import AliasRow, Checkpoint, CurrentGeneration, FencingToken,
 from memory.records import SemanticType, StrategyMemory
 from memory.window import Window
 from tasks import projections
-from tasks.consolidation import PATTERNS, TRANSITIONS, accesses_before
+from tasks.consolidation import (
+    CORRELATIONS,
+    PATTERNS,
+    REGIME_STATES,
+    STRATEGIES,
+    TRANSITIONS,
+    accesses_before,
+)
 from tasks.fold_plan import SEALED, FoldPlan, Scorer, plan_fold
 from tasks.groups import DYNAMICS, FOLDS, KNOWLEDGE
 from tasks.known_names import KnownNames
@@ -56,7 +63,7 @@ def lines_of(context: TaskContext) -> list[str]:
         lines = [
             record.line
             for record in workspace.ledger.lines.list(context.namespace)
-            if workspace.ledger.windows.current_generation(record.line, window) is not None
+            if workspace.ledger.windows.current_generation(record.line, window, kinds=()) is not None
         ]
     if not lines:
         raise WindowError(
@@ -100,7 +107,7 @@ def fold_knowledge(context: TaskContext, line: str, refold: bool = False) -> dic
             correlations = RunningFold.before(ledger, line, CORRELATION_FOLD, plan.first)
             scorer = Scorer(workspace, line, learning.patterns)
             for window in plan.to_fold:
-                generation = generation_of(ledger, line, window)
+                generation = generation_of(ledger, line, window, (PATTERNS, STRATEGIES, CORRELATIONS))
                 cards, inputs = scorer.score(plan, window, state, base.state_digest if base else "")
                 access = ledger.access.get(line, window)
                 if access is None:
@@ -170,7 +177,7 @@ def fold_dynamics(context: TaskContext, line: str, refold: bool = False) -> int:
             transitions = RunningFold.before(ledger, line, TRANSITION_FOLD, plan.first)
             regimes = RunningFold.before(ledger, line, REGIME_FOLD, plan.first)
             for window in plan.to_fold:
-                generation = generation_of(ledger, line, window)
+                generation = generation_of(ledger, line, window, (TRANSITIONS, REGIME_STATES))
                 context_of = _projection_context(line, times[window])
                 with ledger.transaction(token):
                     transitions.add(ledger, token, line, generation)
@@ -199,7 +206,7 @@ def fold_dynamics(context: TaskContext, line: str, refold: bool = False) -> int:
 
 
 def _jumps(ledger: Ledger, line: str, window: Window) -> int:
-    generation = ledger.windows.current_generation(line, window)
+    generation = ledger.windows.current_generation(line, window, kinds=(TRANSITIONS,))
     if generation is None:
         return 0
     return sum(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -30,6 +30,12 @@ REDIS, LEDGER = "redis", "ledger"
 RETRIEVAL_UNITS = ("ms", "1/s", "share")
 """Units of a benchmark's figures of retrieval, beside which it keeps sizes."""
 FAILED, DEAD, RUNNING, SUCCEEDED = "FAILED", "DEAD", "RUNNING", "SUCCEEDED"
+ROUTINE = ("nightly", "backup_memory")
+"""Flows that are missed where they ran day by day and do not any more."""
+ROUTINE_DAYS = 3
+"""Days between two runs of a rhythm, and between a window and the run that works on it: a weekend's downtime."""
+_ROUTINE_RUNS = 20
+"""Latest successful runs that are looked at: some may have been repeated by hand on one day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +90,7 @@ class MemoryFacts:
     Attributes
     ----------
     experiences
-        By source (live, replay, backtest).
+        By source (live, replay, backtest); while their encoder is changed, those of the fuller index.
     shared
         Experiences in the shared pool.
     semantic
@@ -114,13 +120,20 @@ class MemoryFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowState:
-    """The latest runs of one flow, None where there is none, and how many there are in each status."""
+    """The latest runs of one flow, None where there is none, and how many there are in each status.
+
+    Attributes
+    ----------
+    regular
+        Whether it is missed when it does not run (`runs_regularly`); None of a flow of which that is not asked.
+    """
 
     flow: str
     last: RunRecord
     succeeded: RunRecord | None
     failed: RunRecord | None
     runs: Mapping[str, int]
+    regular: bool | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -248,7 +261,7 @@ async def observe_memory(mem: MemoryConnection, *, known: Tally | None = None) -
     return MemoryFacts(
         redis=await observe_redis(mem),
         encoder=await mem.encoders.current(),
-        experiences={source: await mem.episodic.count(source=source) for source in SOURCES},
+        experiences={source: await mem.episodic.count(source=source, at_least=True) for source in SOURCES},
         shared=await mem.shared.count(),
         semantic={kind: sum(count[kind.value] for count in counts) for kind in SemanticType},
         tally=await tally(mem.link, mem.keys) if known is None else known,
@@ -346,6 +359,24 @@ def _flows(ledger: Ledger, namespace: str) -> dict[str, FlowState]:
             succeeded=succeeded.get(flow),
             failed=failed.get(flow),
             runs=counts.get(flow, {}),
+            regular=runs_regularly(ledger, namespace, flow) if flow in ROUTINE else None,
         )
         for flow, last in ledger.runs.latest(namespace).items()
     }
+
+
+def runs_regularly(ledger: Ledger, namespace: str, flow: str) -> bool:
+    """Whether a flow ran by a rhythm when it last succeeded, so that it is missed when it does not run.
+
+    Its last two days with a success lie at most `ROUTINE_DAYS` apart, and what it worked on was as young: a replay of
+    history works on windows that ended long ago, however often it is repeated.
+    """
+    succeeded = ledger.runs.list(namespace, flow=flow, status=SUCCEEDED, limit=_ROUTINE_RUNS)
+    young = timedelta(days=ROUTINE_DAYS)
+    days = {
+        run.started_at.astimezone(UTC).date()
+        for run in succeeded
+        if run.window is None or run.started_at - run.window.end <= young
+    }
+    last, before = [*sorted(days, reverse=True), None, None][:2]
+    return last is not None and before is not None and last - before <= young

@@ -31,10 +31,13 @@ class Steps:
     ----------
     check
         Called before each step; what it raises ends the run there.
+    under_way
+        Name of the step that is being done, or in which the run ended; empty before the first and between two.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     check: Callable[[], None] = lambda: None
+    under_way: str = ""
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:
@@ -44,7 +47,9 @@ class Steps:
         logger.info("%s", name, extra={"finished": False})
         shown: dict[str, Any] = {}
         begun = time.perf_counter()
+        around, self.under_way = self.under_way, name
         yield shown
+        self.under_way = around
         took = time.perf_counter() - begun
         self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
         details = "".join(f", {key} {value}" for key, value in shown.items())

@@ -44,7 +44,7 @@ def list_pruned(context: TaskContext) -> dict[str, Any]:
         found = {
             record.line: ledger.projections.prune_decisions(record.line, window)
             for record in ledger.lines.list(context.namespace)
-            if ledger.windows.current_generation(record.line, window) is not None
+            if ledger.windows.current_generation(record.line, window, kinds=()) is not None
         }
         random = {line: _outlook(ledger, line, window) for line in found}
     return _shown(found, random, decided=True)
@@ -225,11 +225,14 @@ def _remove(
 
 async def _archived_until(mem: MemoryConnection, archived: Sequence[ArchivedSpan]) -> datetime | None:
     """End of the last window up to which all that Redis holds is archived; None where nothing is."""
+    encoders = await mem.encoders.ids()
     until, seen = None, 0
     for window, spans in groupby(archived, key=lambda span: span.window):
         found = [await held_beyond_archive(mem, span) for span in spans]
         seen += sum(held for held, _ in found)
-        if any(beyond for _, beyond in found) or await mem.episodic.count(until=window.end) > seen:
+        # By encoder, as the archives are: what one of them lacks must not be made up for by what another has.
+        there = [await mem.episodic.count(until=window.end, encoder_id=encoder_id) for encoder_id in encoders]
+        if any(beyond for _, beyond in found) or sum(there) > seen:
             break
         until = window.end
     return until

@@ -31,9 +31,9 @@ from tasks.runs import TaskContext
 from tasks.workspace import Workspace
 
 
-def generation_of(ledger: Ledger, line: str, window: Window) -> CurrentGeneration:
-    """The current generation of a consolidated window."""
-    generation = ledger.windows.current_generation(line, window)
+def generation_of(ledger: Ledger, line: str, window: Window, kinds: Collection[str]) -> CurrentGeneration:
+    """The current generation of a consolidated window, with its summaries of some kinds."""
+    generation = ledger.windows.current_generation(line, window, kinds)
     if generation is None:
         raise RuntimeError(f"{window.name} has no generation in {line}")
     return generation

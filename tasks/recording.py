@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,11 +17,10 @@ from agents.experiences import Costs
 from agents.fitting import default_encoder
 from agents.simulation import simulate
 from memory import MemoryConnection
-from memory.errors import EncoderError, InvalidRecordError, StoreUnavailableError
-from memory.learning import ALGORITHM_VERSION, serial
-from memory.learning.quality import QUALITY, QualitySettings, QualitySummary, Rewards, score_memories
-from memory.ledger import Ledger, line_id
-from memory.records import VECTOR_DIMENSION, EpisodicMemory
+from memory.errors import EncoderError, InvalidRecordError, MarketDataError, StoreUnavailableError
+from memory.learning.quality import score_memories
+from memory.ledger import Ledger
+from memory.records import VECTOR_DIMENSION, EpisodicMemory, experience_id
 from memory.store.encoders import unpack_encoder
 from memory.store.episodic import StoreReport
 from memory.store.inbox import InboxEntry
@@ -31,8 +28,13 @@ from memory.validation import validate_experience, validate_identifier
 from memory.window import Window
 from tasks.markets import open_encoder, open_market
 from tasks.retry import retried
+from tasks.scoring import DrainScorer, quality_history
 from tasks.workspace import open_workspace
 
+CONSUMER = "drain"
+"""All drains read as one, since one works at a time: inboxes would keep the name of every process that ever did."""
+COMPARED = 16
+"""Experiences of a replay that are compared with what was recorded of it before: a few milliseconds."""
 DRAIN_SIZE = 5000
 """Entries taken from the inboxes at a time: some seconds of work, and 20 MB."""
 
@@ -82,7 +84,7 @@ def replay_market(
     Raises
     ------
     MarketDataError
-        The market cannot be read, or has no candle in the window.
+        The market cannot be read, has no candle in the window, or has other ones than when it was recorded.
     EncoderError
         The encoder was fitted on data later than the window's start.
     """
@@ -104,6 +106,7 @@ def replay_market(
 
         async def store(mem: MemoryConnection) -> None:
             await register_encoder(mem, fitted)
+            await _refuse_changed(mem, experiences)
             report = await mem.episodic.add_many(experiences, min_quality=min_quality)
             counts.add(report)
             counts.shared += await _share(mem, experiences, report)
@@ -123,6 +126,32 @@ def replay_market(
         }
 
 
+async def _refuse_changed(mem: MemoryConnection, experiences: Sequence[EpisodicMemory]) -> None:
+    """MarketDataError where a replay brings other content than was recorded of it before, by a look at some of it.
+
+    A market is known by its name: the ids of its records say nothing of the candles. All of a changed day would go to
+    the dead letters, and push out others.
+    """
+    for item in experiences[:: max(1, len(experiences) // COMPARED)]:
+        place = (item.source, item.run_id, item.agent_id, item.product_id, item.timestamp, item.step)
+        stored = await mem.episodic.get(
+            experience_id(*place), agent_id=item.agent_id, product_id=item.product_id, timestamp=item.timestamp
+        )
+        if stored is not None and _lived(stored) != _lived(item):
+            raise MarketDataError(
+                f"{item.product_id} at {item.timestamp.isoformat()} was recorded with other candles before (of an "
+                f"unfinished day, perhaps), as run {item.run_id}.",
+                remedy="Record changed candles into a namespace of their own (COINSWARM_NAMESPACE), or forget that run "
+                f"first (mem.episodic.forget(run_id={item.run_id!r})).",
+            )
+
+
+def _lived(memory: EpisodicMemory) -> tuple[Any, ...]:
+    """What candles decide of an experience, up to the end of its episode; a feature that is no number equals itself."""
+    features = repr(sorted(memory.features.items()))
+    return memory.regime, memory.action, memory.reward, memory.price, features, memory.cumulative_return
+
+
 @retried()
 def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict[str, Any]:
     """Store everything that waits in the agents' inboxes; what is stored is acknowledged last.
@@ -130,16 +159,16 @@ def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict
     Killed anywhere, the next drain takes up what was not acknowledged, and stores nothing twice.
     """
     counts = RecordCounts()
-    consumer = f"{socket.gethostname()}-{os.getpid()}"
     with open_workspace(namespace) as workspace:
         ledger = workspace.ledger
 
         async def drain(mem: MemoryConnection) -> None:
             encoders: dict[str, StateEncoder] = {}
+            scorer = DrainScorer(mem, ledger)
             # One drain works at a time: what another left behind is taken over at once.
-            while entries := await mem.inbox.read(consumer, count=DRAIN_SIZE, idle=timedelta(0)):
+            while entries := await mem.inbox.read(CONSUMER, count=DRAIN_SIZE, idle=timedelta(0)):
                 try:
-                    kept, refused = await _store(mem, ledger, entries, encoder, encoders, min_quality, counts)
+                    kept, refused = await _store(mem, ledger, scorer, entries, encoder, encoders, min_quality, counts)
                 except (StoreUnavailableError, EncoderError):
                     # Not the entries' fault: it must not bring them nearer to the dead letters.
                     await mem.inbox.hand_back(entries)
@@ -155,6 +184,7 @@ def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict
 async def _store(
     mem: MemoryConnection,
     ledger: Ledger,
+    scorer: DrainScorer,
     entries: Sequence[InboxEntry],
     encoder: str | None,
     encoders: dict[str, StateEncoder],
@@ -171,8 +201,9 @@ async def _store(
             kept.append(entry)
         except InvalidRecordError as error:
             refused.append((entry, error))
-    await _score(mem, ledger, mem.namespace, good)
+    await scorer.score(good)
     report = await mem.episodic.add_many(good, min_quality=min_quality, arrived=True)
+    await scorer.note_stored(good, {*report.stored, *report.duplicates})
     counts.add(report)
     counts.shared += await _share(mem, good, report)
     for _, reason in refused:
@@ -194,24 +225,6 @@ async def register_encoder(mem: MemoryConnection, encoder: StateEncoder) -> None
     await mem.encoders.register(
         encoder.id_, fitted_until=encoder.fitted_until_, definition=msgspec.json.decode(encoder.to_json())
     )
-
-
-def quality_history(
-    ledger: Ledger, namespace: str, encoder_id: str, source: str, window: Window
-) -> list[QualitySummary]:
-    """What the windows before one say about rewards, of one encoder and source."""
-    line = line_id(namespace, encoder_id, ALGORITHM_VERSION)
-    earlier = [known for known, _ in ledger.windows.with_current(line) if known < window]
-    found = []
-    for known in earlier[-QualitySettings().trailing_days :]:
-        generation = ledger.windows.current_generation(line, known)
-        if generation is not None:
-            found += [
-                serial.decode(item.payload, QualitySummary)
-                for item in generation.of_kind(QUALITY)
-                if item.partition_key == source
-            ]
-    return found
 
 
 async def _experience(
@@ -285,25 +298,3 @@ async def _encoder(
             encoders[encoder_id] = open_encoder(encoder_id, "binance", mem.settings)
             await register_encoder(mem, encoders[encoder_id])
     return encoders[encoder_id]
-
-
-async def _score(mem: MemoryConnection, ledger: Ledger, namespace: str, experiences: Iterable[EpisodicMemory]) -> None:
-    """Score a batch: each window, encoder and source against its own past."""
-    groups: dict[tuple[Window, str, str], list[EpisodicMemory]] = {}
-    current = await mem.encoders.current() or ""
-    for experience in experiences:
-        if experience.known_at is None:
-            # Live, a reward is known when it has arrived; the store's clock is the judge of that.
-            continue
-        key = (Window.containing(experience.timestamp), experience.encoder_id or current, experience.source)
-        groups.setdefault(key, []).append(experience)
-    for (window, encoder_id, source), group in groups.items():
-        own = {experience.memory_id for experience in group}
-        before = [
-            experience
-            async for page in mem.episodic.read_window(window.start, window.end, source=source)
-            for experience in page
-            if experience.memory_id not in own
-        ]
-        history = quality_history(ledger, namespace, encoder_id, source, window) if encoder_id else []
-        score_memories(group, history, Rewards.of_memories(before) if before else None)

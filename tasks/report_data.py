@@ -53,7 +53,7 @@ def report_line(workspace: Workspace, window: Window) -> str:
     found = [
         (int(generation.generation.counts.get("states", 0)), record.line)
         for record in ledger.lines.list(workspace.namespace)
-        if (generation := ledger.windows.current_generation(record.line, window)) is not None
+        if (generation := ledger.windows.current_generation(record.line, window, kinds=())) is not None
     ]
     if not found:
         raise WindowError(
@@ -129,7 +129,7 @@ def _facts(
     run_id: str,
     source: str,
 ) -> report.RunFacts:
-    generation = ledger.windows.current_generation(line, window)
+    generation = ledger.windows.current_generation(line, window, kinds=())
     if generation is None:
         raise WindowError(f"window {window.name} has no generation.", remedy="Consolidate it first.")
     return report.RunFacts(

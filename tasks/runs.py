@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from datetime import date
 from functools import partial
 from typing import Any
 
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
@@ -88,6 +90,7 @@ def ledger_run(
             flow_run_id=str(prefect_id) if prefect_id else None,
         )
         stack.enter_context(log_context(**logged_run(flow, namespace, run_id, window)))
+        steps = Steps()
         try:
             # A Redis that is not there ends the run at once, instead of after all the retries of its first task.
             workspace.check_redis()
@@ -103,13 +106,33 @@ def ledger_run(
                 # Whom it waited for may have died meanwhile.
                 ledger.runs.reconcile(namespace)
             alive = stack.enter_context(KeepAlive(ledger.runs, ledger.fence, run_id, settings.lease_s, token))
-            run = LedgerRun(workspace, run_id, window, token, steps=Steps(check=partial(_check_lease, alive)))
+            steps.check = partial(_check_lease, alive)
+            run = LedgerRun(workspace, run_id, window, token, steps=steps)
             yield run
         except BaseException as error:
             hide_secrets(error)
-            ledger.runs.fail(run_id, mask(f"{type(error).__name__}: {error}"))
+            ledger.runs.fail(run_id, mask(why_it_ended(error, steps.under_way)))
             raise
         ledger.runs.finish(run_id, {**run.result, "seconds": run.steps.seconds}, run.report_path)
+
+
+def why_it_ended(error: BaseException, step: str = "") -> str:
+    """Why a run came to nothing, as the ledger keeps it; of one that was told to end, also how to go on.
+
+    Parameters
+    ----------
+    step
+        What it was doing; empty where that is not known.
+    """
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, TerminationSignal | KeyboardInterrupt):
+        number = error.signal if isinstance(error, TerminationSignal) else signal.SIGINT
+        during = f" during '{step}'" if step else ""
+        return (
+            f"{name}: its process was told to end ({signal.Signals(number).name}){during}. Retry in the Prefect UI, "
+            "or the same command, takes it up where it stopped."
+        )
+    return f"{name}: {text}" if text else name
 
 
 def logged_run(flow: str, namespace: str, run_id: str, window: Window | None) -> dict[str, str | None]:

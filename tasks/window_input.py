@@ -249,7 +249,9 @@ def keep_encoder(ledger: Ledger, token: FencingToken, record: EncoderRecord) -> 
 
 def _seal(ledger: Ledger, token: FencingToken, window: Window, encoder_id: str, reason: str) -> None:
     for record in ledger.lines.list(token.namespace):
-        if record.encoder_id == encoder_id and ledger.windows.current_generation(record.line, window) is not None:
+        if record.encoder_id != encoder_id:
+            continue
+        if ledger.windows.current_generation(record.line, window, kinds=()) is not None:
             ledger.windows.seal(token, record.line, window, reason)
 
 

@@ -39,5 +39,8 @@ class Parameters(NamespaceParameters, MarketParameters):
         return list(windows_between(self.first, self.last))
 
     def check(self) -> None:
-        """Raises WindowError as `windows` does."""
+        """Raises WindowError as `windows` does, and ReplayWithoutMarketError."""
         self.windows()
+        if not self.record:
+            remedy = "Add record=true (--param record=true) to replay a market first, or leave it out."
+            self.refuse_market(remedy, also=("encoder",))

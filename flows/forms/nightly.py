@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from flows.parameters import MarketParameters, Source, WindowParameters
+from flows.parameters import REPLAY, MarketParameters, Source, WindowParameters
 
 
 class Parameters(WindowParameters, MarketParameters):
@@ -14,3 +14,9 @@ class Parameters(WindowParameters, MarketParameters):
         default="inbox", description="What to record first: what waits in the inboxes, or a replay of the market."
     )
     queries: int = Field(default=300, ge=20, le=100_000, description="Queries of each kind in the benchmark.")
+
+    def check(self) -> None:
+        """Raises WindowError as `window` does, and ReplayWithoutMarketError."""
+        super().check()
+        if self.source != "market":
+            self.refuse_market(REPLAY)

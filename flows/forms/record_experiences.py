@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from flows.parameters import MarketParameters, Source, WindowParameters
+from flows.parameters import REPLAY, MarketParameters, Source, WindowParameters
 
 
 class Parameters(WindowParameters, MarketParameters):
@@ -17,3 +17,9 @@ class Parameters(WindowParameters, MarketParameters):
     min_quality: float = Field(
         default=0.0, ge=0.0, le=1.0, description="Leave out experiences whose quality is below this; they are counted."
     )
+
+    def check(self) -> None:
+        """Raises WindowError as `window` does, and ReplayWithoutMarketError."""
+        super().check()
+        if self.source != "market":
+            self.refuse_market(REPLAY)

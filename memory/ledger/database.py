@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from psycopg.pq import Format
 from sqlalchemy.orm import Session
 
 from memory.errors import CoinswarmError, InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
@@ -23,6 +24,9 @@ POOL_SIZE = 5
 POOL_OVERFLOW = 15
 """Connections beyond the pool, for partitions that are written in parallel."""
 POOL_TIMEOUT_S = 30
+
+AS_BYTES = {"coinswarm_binary_results": True}
+"""Execution options of a statement whose results shall come in Postgres' binary form: bytea is text otherwise."""
 
 _IDLE_IN_TRANSACTION = "25P03"
 _DISK_FULL = "53100"
@@ -76,6 +80,7 @@ class Database:
             hide_parameters=True,
             json_serializer=_to_json,
         )
+        sa.event.listen(engine, "before_cursor_execute", _choose_format)
         return cls(engine)
 
     @property
@@ -168,6 +173,12 @@ class Database:
         else:
             remedy = "Check that Postgres runs and that COINSWARM_DATABASE_URL is right; then run the step again."
         return StoreUnavailableError(f"the ledger at {self.display_url} is not available: {reason}.", remedy=remedy)
+
+
+def _choose_format(connection: Any, cursor: Any, *rest: Any) -> None:  # noqa: ARG001 (what SQLAlchemy calls)
+    _, _, context, _ = rest
+    if context is not None and AS_BYTES.items() <= context.execution_options.items():
+        cursor.format = Format.BINARY
 
 
 def _to_json(value: Any) -> str:

@@ -193,7 +193,9 @@ class FenceRepository:
                 _limit_lock_wait(session)
                 session.execute(insert(Fence).values(_unheld(namespace)).on_conflict_do_nothing())
                 row = session.execute(
-                    sa.select(Fence.released, Fence.expires_at).where(Fence.namespace == namespace).with_for_update()
+                    sa.select(Fence.token, Fence.released, Fence.expires_at)
+                    .where(Fence.namespace == namespace)
+                    .with_for_update()
                 ).one()
                 if not row.released and row.expires_at > session.execute(sa.select(_clock())).scalar_one():
                     return None
@@ -219,7 +221,7 @@ class FenceRepository:
             if holder is not None and (holder.expired or holder.released):
                 self._end_transactions(namespace)
             return None
-        return FencingToken(namespace, value, run_id)
+        return FencingToken(namespace, value, run_id, previous=row.token)
 
     def _end_transactions(self, namespace: str) -> None:
         """Ends the last holder's open transactions: its process is stopped, or lost, and keeps the row locked."""

@@ -74,6 +74,23 @@ def pending_revisions(connection: sa.Connection) -> list[tuple[str, str]]:
     return [(script.revision, script.doc.partition("\n")[0].rstrip(".")) for script in reversed(found)]
 
 
+def known_revisions() -> frozenset[str]:
+    """All revisions that this version of the software has migrations for."""
+    versions = Path(__file__).with_name("migrations") / "versions"
+    return frozenset(path.name.partition("_")[0].removeprefix("v") for path in versions.glob("v[0-9]*.py"))
+
+
+def upgrade_to(connection: sa.Connection, revision: str) -> None:
+    """Run the migrations up to a revision (``head`` for all) within the connection's transaction.
+
+    They make and change tables in the first schema of its search path, and nothing else.
+    """
+    from alembic import command
+
+    with _alembic:
+        command.upgrade(alembic_config(connection), revision)
+
+
 def alembic_config(connection: sa.Connection) -> Config:
     """Alembic's configuration for the ledger's migrations on an open connection."""
     from alembic.config import Config
@@ -94,9 +111,7 @@ def _upgrade(connection: sa.Connection) -> None:
 def _refuse_newer(revision: str | None) -> None:
     if revision is None:
         return
-    versions = Path(__file__).with_name("migrations") / "versions"
-    known = {path.name.partition("_")[0].removeprefix("v") for path in versions.glob("v[0-9]*.py")}
-    if revision not in known:
+    if revision not in known_revisions():
         raise LedgerTooNewError(
             f"the ledger has schema {revision}, and this version of the software knows schemas up to {HEAD}.",
             remedy="Upgrade the software (pip install -U coinswarm-memory), or point COINSWARM_DATABASE_URL at another "

@@ -12,11 +12,15 @@ from memory.window import Window
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """The right to write to a namespace; a later holder's `value` is higher."""
+    """The right to write to a namespace; a later holder's `value` is higher.
+
+    `previous` is the value of whoever held the namespace before, 0 where nobody did, or where it is not known.
+    """
 
     namespace: str
     value: int
     run_id: str
+    previous: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

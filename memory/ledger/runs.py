@@ -192,20 +192,6 @@ class RunRepository:
                 found.setdefault(flow, {})[status] = number
         return dict(sorted(found.items()))
 
-    def window_of_flow_run(self, flow_run_id: str) -> Window | None:
-        """The window that a flow run worked on when it began, or None where it is not known.
-
-        A retry of a Prefect run keeps its id and works on the window of its first attempt, whatever day it has become.
-        """
-        query = (
-            sa.select(Run.window)
-            .where(Run.flow_run_id == flow_run_id, Run.window.is_not(None))
-            .order_by(Run.started_at)
-            .limit(1)
-        )
-        with self._database.transaction() as session:
-            return session.scalars(query).one_or_none()
-
     def _update(self, run_id: str, **values: Any) -> None:
         with self._database.transaction() as session:
             updated = session.execute(

@@ -20,7 +20,7 @@ from memory.errors import StoreUnavailableError
 from memory.retrieval.admission import WaitingLine
 from memory.retrieval.turn import AbandonedError, Turn, joined
 from memory.store.link import FIRST_RETRY_DELAY_S, LONGEST_RETRY_DELAY_S, Command, RedisLink, Result
-from memory.store.readiness import look_again, unseen_indexes, wait_until_whole
+from memory.store.readiness import long_unseen_indexes, look_again, unseen_indexes, wait_until_whole
 from memory.store.refusals import no_answer, refused_connection
 from memory.store.scripts import with_scripts
 from memory.store.wire import WireConnection, retrieve
@@ -247,7 +247,7 @@ class PipelinedLink(RedisLink):
         asked: WireConnection | None = None
         while True:
             wire = await self._place(deadline)
-            unseen = unseen_indexes(wire, commands)
+            unseen = [*unseen_indexes(wire, commands), *long_unseen_indexes(wire, commands)]
             if not unseen or wire is asked:
                 return wire
             await wait_until_whole(wire, unseen, deadline, partial(self._on, wire, deadline))

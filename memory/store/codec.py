@@ -305,9 +305,9 @@ def unpack_experience(
     `next_vector` is the vector that the body's reference leads to, or that it holds, where the caller wants it.
     """
     timestamp = _time(key.timestamp_ms)
-    cumulative_return, return_known_ms = body.cumulative_return, body.return_known_ms
+    terminal, cumulative_return, return_known_ms = body.terminal, body.cumulative_return, body.return_known_ms
     if return_known_ms is not None and as_of_ms is not None and return_known_ms > as_of_ms:
-        cumulative_return = return_known_ms = None
+        terminal, cumulative_return, return_known_ms = False, None, None
     return EpisodicMemory(
         agent_id=sys.intern(key.agent_id),
         timestamp=timestamp,
@@ -322,7 +322,7 @@ def unpack_experience(
         pattern_ids=body.pattern_ids,
         confidence=body.confidence,
         other_agent_actions=unpack_others(body).copy(),
-        terminal=body.terminal,
+        terminal=terminal,
         cumulative_return=cumulative_return,
         return_known_at=None if return_known_ms is None else _time(return_known_ms),
         encoder_id=body.encoder_id,

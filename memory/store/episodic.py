@@ -23,6 +23,7 @@ from memory.store.fence import Fence
 from memory.store.indexes import Indexes, IndexSchema
 from memory.store.keys import EpisodicKey, Keys
 from memory.store.link import RedisLink
+from memory.store.overlap import count_once, not_in_any, overlaps
 from memory.store.recording import Recorder, Rejection, StoreReport
 from memory.store.removal import ForgetReport, remove_selected
 from memory.store.scan import PAGE_SIZE, Reader, Row, select
@@ -166,11 +167,14 @@ class EpisodicStore:
         as_of: datetime | None = None,
         recorded_after: datetime | None = None,
         encoder_id: str | None = None,
+        at_least: bool = False,
     ) -> int:
         """Number of experiences decided in [since, until) and known at `as_of`; all encoders unless one is named.
 
-        `recorded_after` leaves out what was recorded then or before, by the server's clock. An experience that is
-        indexed in two encoders, as while `reindex_memory` changes the encoder, counts in each.
+        `recorded_after` leaves out what was recorded then or before, by the server's clock. An experience that lies in
+        the indexes of two encoders counts once, unless one is named. Cost: 0.2 ms an encoder; only while
+        `reindex_memory` changes the encoder, 10 microseconds an experience as well. `at_least` spares those: then what
+        was recorded in the new encoder alone may be missing from the number.
 
         Raises
         ------
@@ -185,7 +189,9 @@ class EpisodicStore:
             recorded_after_ms=ms_of(recorded_after, "recorded_after"),
             tags=experience_tags_of(agent_id, product_id, regime, source, run_id),
         )
-        return sum([await self._reader.count(schema, selection) for schema in await self.schemas(encoder_id)])
+        family = self._indexes.experiences
+        schemas = await self.schemas(encoder_id)
+        return await count_once(self._link, self._reader, family, schemas, selection, at_least=at_least)
 
     async def schemas(self, encoder_id: str | None = None) -> list[IndexSchema]:
         """Indexes of the namespace's experiences, by encoder id; of one encoder where it is named."""
@@ -206,10 +212,11 @@ class EpisodicStore:
         with_next_state: bool = False,
         page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[list[EpisodicMemory]]:
-        """All experiences decided in [start, end), page by page, in no order.
+        """All experiences decided in [start, end), page by page, in no order; each once.
 
-        Searches beside it stay quick (p99 under 1 ms). About 0.1 s for 1,000 records; `read_window_data` is quicker
-        where arrays are wanted.
+        One that lies in the indexes of two encoders, as while `reindex_memory` changes the encoder, comes in the
+        namespace's current one, unless an encoder is named. Searches beside it stay quick (p99 under 1 ms). About
+        0.1 s for 1,000 records; `read_window_data` is quicker where arrays are wanted.
 
         Raises
         ------
@@ -224,8 +231,17 @@ class EpisodicStore:
             end_ms=ms_rounded_up(check_time(end, "end")),
             tags=experience_tags_of(agent_id, product_id, None, source, run_id),
         )
-        for schema in await self.schemas(encoder_id):
-            async for rows in self._reader.rows(schema, selection, page_size=page_size):
+        schemas = await self.schemas(encoder_id)
+        if len(schemas) > 1:
+            current = await self._indexes.current_encoder()
+            schemas.sort(key=lambda schema: (schema.encoder_id != current, schema.encoder_id))
+        shared = await overlaps(self._link, self._indexes.experiences, schemas)
+        for number, schema in enumerate(schemas):
+            beside = [other for pair in shared if (other := pair.beside(schema)) in schemas[:number]]
+            async for page in self._reader.rows(schema, selection, page_size=page_size):
+                rows = await not_in_any(self._link, page, beside) if beside else page
+                if not rows:
+                    continue
                 bodies = [unpack_body(row.body) for row in rows]
                 yield await self._decode(rows, bodies, schema, None, with_next_state=with_next_state)
 

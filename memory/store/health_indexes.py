@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from memory.records import SemanticType
-from memory.store.health import Check, OpenMemory, facts_of, fail, ok, warn
+from memory.store.health_check import Check, OpenMemory, facts_of, fail, ok, warn
 from memory.store.health_records import Census, Kind, experience_kinds
 from memory.store.indexes import IndexSchema, WriteRules
 from memory.store.keys import STATE_VECTOR, scope_tag
-from memory.store.layout import partition_name
+from memory.store.layout import Definition, described, main_definition, partition_definition, partition_name
 from memory.store.reindex_job import ReindexJob, read_job
 from memory.store.scan import select
 
@@ -36,6 +38,7 @@ async def check_indexes(mem: OpenMemory, census: Census) -> list[Check]:
         schemas = {encoder_id: rule.schema for encoder_id, rule in rules.items() if rule is not None}
         in_use += [rule for rule in rules.values() if rule is not None]
         found += await _coverage(mem, kind, schemas, names, census)
+        found += await _definitions(mem, kind, schemas, names)
         if kind.name == "episodic":
             found += await _encoder_mix(mem, schemas, names)
     found += await _semantic(mem, encoder_ids, names, census)
@@ -125,6 +128,46 @@ async def _completing(mem: OpenMemory, schema: IndexSchema) -> str:
         "coinswarm run reindex_memory --param layout=single, then the same with layout=partitioned: some pairs of "
         "agent and product are not listed."
     )
+
+
+async def _definitions(mem: OpenMemory, kind: Kind, schemas: dict[str, IndexSchema], names: set[str]) -> list[Check]:
+    """Whether indexes are as they were made: one that was made again by hand may lack what questions filter by."""
+    name, family = f"{kind.name} definition", kind.collection.family
+    looked_at = 0
+    for schema in schemas.values():
+        pairs = sorted(await mem.indexes.partitions.reload(schema)) if schema.partitioned else ()
+        wanted = [main_definition(family, schema), *(partition_definition(family, schema, *pair) for pair in pairs)]
+        for definition in [definition for definition in wanted if definition.name in names]:
+            looked_at += 1
+            differs = _difference(await mem.link.execute("FT.INFO", definition.name), definition)
+            if differs:
+                remedy = f"FT.DROPINDEX {definition.name} (records stay), then coinswarm run reindex_memory."
+                return [fail(name, f"{definition.name} was made by somebody else: {differs}.", remedy)]
+    if not looked_at:
+        return []
+    return [ok(name, f"{looked_at} {'index is' if looked_at == 1 else 'indexes are'} as they were made")]
+
+
+def _difference(info: Mapping[bytes, Any], wanted: Definition) -> str:
+    """What of an index is not as it should be, by its FT.INFO; empty where all is."""
+    takes = info[b"index_definition"]
+    prefixes = [prefix.decode() for prefix in takes[b"prefixes"]]
+    if prefixes != [wanted.prefix]:
+        return f"it takes keys that begin with {' or '.join(prefixes)}, not {wanted.prefix}"
+    condition = takes.get(b"filter", b"").decode()
+    if condition != wanted.condition:
+        return f"it takes {condition or 'all of them'}, not {wanted.condition}"
+    there = {attribute[b"attribute"].decode(): facts_of(attribute) for attribute in info[b"attributes"]}
+    for field in wanted.fields:
+        attribute, facts = described(field)
+        if attribute not in there:
+            return f"it lacks the field {attribute}"
+        for fact, value in facts.items():
+            found = there[attribute].get(fact)
+            found = found.decode() if isinstance(found, bytes) else found
+            if found != value:
+                return f"{fact} of its field {attribute} is {found}, not {value}"
+    return ""
 
 
 async def _encoders_of(mem: OpenMemory, keys: list[bytes]) -> Counter[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.store.health import Check, OpenMemory, ok, warn
+from memory.store.health_check import Check, OpenMemory, ok, warn
 
 BEHIND_SHARE = 0.5
 """Share of the entries that are kept of one agent; a reader with more of them before it may soon miss some."""

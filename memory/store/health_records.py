@@ -16,7 +16,7 @@ import numpy as np
 from memory.records import UNIT_TOLERANCE, SemanticType, to_ms
 from memory.store.codec import unpack_vector
 from memory.store.collection import Collection, EpisodicCollection, SharedCollection
-from memory.store.health import Check, OpenMemory, fail, ok, server_time, warn
+from memory.store.health_check import Check, OpenMemory, fail, ok, server_time, warn
 from memory.store.indexes import IndexSchema
 from memory.store.keys import TAG_SEPARATOR, source_tag
 

@@ -282,8 +282,37 @@ def create_index(
     )
 
 
-def create_main(family: Family, schema: IndexSchema) -> Command:
-    """FT.CREATE of the index that all experiences of an encoder are in.
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What an index takes in, and what it knows of it.
+
+    Attributes
+    ----------
+    name, prefix, attribute
+        Its name; prefix of the keys that belong in it; name of the vector, without which a hash stays out.
+    fields
+        As FT.CREATE takes them.
+    """
+
+    name: str
+    prefix: str
+    attribute: str
+    fields: tuple[Command, ...]
+
+    @property
+    def condition(self) -> str:
+        """What a hash must meet."""
+        return f"exists(@{self.attribute})"
+
+    def create(self, *, holds_all_from_now_on: bool = False) -> Command:
+        """FT.CREATE; see `create_index`."""
+        return create_index(
+            self.name, self.prefix, self.attribute, self.fields, holds_all_from_now_on=holds_all_from_now_on
+        )
+
+
+def main_definition(family: Family, schema: IndexSchema) -> Definition:
+    """The index that all experiences of an encoder are in.
 
     Partitioned, the vector is named but not indexed: its name is what keeps other encoders' records out.
     """
@@ -292,20 +321,46 @@ def create_main(family: Family, schema: IndexSchema) -> Command:
         vector = (schema.vector_field, "AS", schema.vector_attribute, "TAG", "NOINDEX")
         fields = _READ
     fields = (*fields, *_COUNTED, *family.further, vector)
-    return create_index(schema.name, family.prefix, schema.vector_attribute, fields)
+    return Definition(schema.name, family.prefix, schema.vector_attribute, fields)
+
+
+def partition_definition(family: Family, schema: IndexSchema, agent_id: str, product_id: str) -> Definition:
+    """The index of one agent and product."""
+    return Definition(
+        partition_name(schema, agent_id, product_id),
+        family.keys.episodic_pair_prefix(agent_id, product_id),
+        schema.vector_attribute,
+        (*_FILTERED, vector_definition(schema)),
+    )
+
+
+def create_main(family: Family, schema: IndexSchema) -> Command:
+    """FT.CREATE of the index that all experiences of an encoder are in."""
+    return main_definition(family, schema).create()
 
 
 def create_partition(
     family: Family, schema: IndexSchema, agent_id: str, product_id: str, *, holds_all_from_now_on: bool = False
 ) -> Command:
     """FT.CREATE of the index of one agent and product."""
-    return create_index(
-        partition_name(schema, agent_id, product_id),
-        family.keys.episodic_pair_prefix(agent_id, product_id),
-        schema.vector_attribute,
-        [*_FILTERED, vector_definition(schema)],
-        holds_all_from_now_on=holds_all_from_now_on,
-    )
+    definition = partition_definition(family, schema, agent_id, product_id)
+    return definition.create(holds_all_from_now_on=holds_all_from_now_on)
+
+
+def described(field: Command) -> tuple[str, dict[str, Any]]:
+    """Name of a field in queries, and what FT.INFO says of it where it is as FT.CREATE was told."""
+    identifier, attribute, (kind, *options) = (field[0], field[0], field[1:])
+    if kind == "AS":
+        attribute, (kind, *options) = options[0], options[1:]
+    facts: dict[str, Any] = {"identifier": identifier, "type": kind}
+    if kind == "VECTOR":
+        algorithm, _, *pairs = options
+        given = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        facts |= {"algorithm": algorithm, "data_type": given["TYPE"], "dim": given["DIM"]}
+        facts["distance_metric"] = given["DISTANCE_METRIC"]
+    elif "SEPARATOR" in options:
+        facts["SEPARATOR"] = options[options.index("SEPARATOR") + 1]
+    return str(attribute), facts
 
 
 # --- searching -----------------------------------------------------------------------------------------------

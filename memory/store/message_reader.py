@@ -7,7 +7,6 @@ import logging
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TypeVar
@@ -20,6 +19,9 @@ from memory.messages import LIVE_RUN, AgentMemoryMessage, pack_message
 from memory.store.dead_letters import MESSAGES, DeadLetters, Refusal
 from memory.store.message_bell import MessageBell
 from memory.store.message_mailbox import Delivery, Mailbox, MailFilter, Missed
+from memory.store.message_report import ReaderReport
+
+__all__ = ["MessageReader", "ReaderReport"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,39 +35,14 @@ REMEMBERED = 10_000
 """Ids of handled messages that a reader remembers, should their acknowledgement have been lost."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+REPLAY_PAUSE_S = 0.05
+"""Pause between two looks of a reader that waits inside a replay: nothing rings when the replay's clock moves on."""
 RETRY_DELAY = timedelta(seconds=0.5)
 """Pause before a message whose handling failed is tried again; it doubles each time."""
 
 Handler = Callable[[AgentMemoryMessage], Awaitable[object]]
 OnMissed = Callable[[Missed], None]
 Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class ReaderReport:
-    """What became of messages since a reader was made.
-
-    Attributes
-    ----------
-    received, handled
-        Handed to the caller, and acknowledged.
-    again
-        Of those received, how many had been handed out before.
-    failed, dead
-        Failed handlings that will be tried again, and messages that went to the dead letters.
-    skipped
-        Left out by type or importance.
-    missed
-        Those that this reader will never see, by sender.
-    """
-
-    received: int = 0
-    handled: int = 0
-    again: int = 0
-    failed: int = 0
-    dead: int = 0
-    skipped: int = 0
-    missed: dict[str, int] = field(default_factory=dict)
 
 
 class MessageReader:
@@ -337,6 +314,10 @@ class MessageReader:
 
     async def _wait(self) -> None:
         """Until there may be something: it arrived, or a lease ends (of another process of this agent, perhaps)."""
+        if replayed_present() is not None:
+            # The bell would ring at once for what is dated after the present, again and again.
+            await asyncio.sleep(REPLAY_PAUSE_S)
+            return
         limit_s = self._mailbox.lease.total_seconds()
         if self._next_due_s is not None:
             limit_s = min(limit_s, self._next_due_s)
@@ -354,7 +335,7 @@ class MessageReader:
         return present
 
     def _tell(self, missed: Missed) -> None:
-        self._report.missed[missed.sender_agent_id] = self._report.missed.get(missed.sender_agent_id, 0) + missed.number
+        self._report.miss(missed)
         if self._on_missed is not None:
             self._on_missed(missed)
         _log.warning(

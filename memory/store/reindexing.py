@@ -139,8 +139,7 @@ class Reindexer:
         ReindexError
             Another change is under way, of this encoder's index or of the successor's.
         """
-        job = await self._under_way(encoder_id)
-        rules = await self._indexes.rules(self._family, encoder_id)
+        job, rules = await self._under_way(encoder_id), await self._indexes.rules(self._family, encoder_id)
         if rules is None and job is None:
             return None
         target = await self._indexes.rules(self._family, successor_id)
@@ -155,8 +154,7 @@ class Reindexer:
                 remedy="Run reindex_memory without an encoder to its end first.",
             )
         if job is not None and job.target.encoder_id == successor_id:
-            # The successor's index may have been changed since, which is no matter of this job.
-            job = replace(job, target=target.schema)
+            job = replace(job, target=target.schema)  # Changed since, perhaps, which is no matter of this job.
             await self._notes.step(job, None)
             return job
         if job is not None or rules is None:
@@ -177,7 +175,9 @@ class Reindexer:
         return job
 
     async def abandon(self, encoder_id: str) -> ReindexJob | None:
-        """Give up a change that was not swapped in yet: the index in use stays, the one being built goes.
+        """Give up a change that was not swapped in yet: the index in use stays, what was built beside it goes.
+
+        A successor keeps its index, and what was recorded in that encoder itself.
 
         Raises
         ------
@@ -199,6 +199,9 @@ class Reindexer:
             await self._clean(replace(job, source=job.target, target=job.source))
             # A writer that was told late may have begun an index of it meanwhile.
             await self._building.drop(job.target)
+        elif (successor := await self._indexes.rules(self._family, job.target.encoder_id)) is not None:
+            for schema in successor.schemas:
+                await self._clean(replace(job, source=schema, target=job.source))
         await self._notes.step(given_up, None, ends=True)
         return job
 
@@ -257,9 +260,8 @@ class Reindexer:
             pairs = {(place.agent_id, place.product_id) for place in places}
             known = self._indexes.partitions.listed(job.target)
             # Vectors of its own are written after the index was made; those that are there are looked for.
-            new = sorted(pairs - known)
-            await self._indexes.partitions.create(job.target, new, holds_all_from_now_on=job.own_vectors)
-            if pairs - known:
+            if new := sorted(pairs - known):
+                await self._indexes.partitions.create(job.target, new, holds_all_from_now_on=job.own_vectors)
                 await self._indexes.partitions.reload(job.target)
 
     def _revectoring(self, job: ReindexJob, encode: Encode | None = None) -> Revectoring:

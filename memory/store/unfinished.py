@@ -23,6 +23,8 @@ DRILL = "drill"
 """Field of the mark: there where the namespace is a drill's, to be dropped."""
 DONE = "done:"
 """What the fields begin with that name the parts which are whole."""
+KNOWLEDGE = "knowledge"
+"""Field of the mark: digest that the ledger's knowledge is to have, where its rows were brought to a newer schema."""
 
 _restoring: ContextVar[frozenset[str]] = ContextVar("restoring", default=frozenset())
 
@@ -81,9 +83,13 @@ class RestoreMark:
         await self._fence.write([*forget, ("HSET", self._keys.restoring, *flat)], self._token)
         await self._link.on_disk()
 
+    async def note(self, field: str, value: str) -> None:
+        """Note something that a restore which takes this one up has to know."""
+        await self._fence.write([("HSET", self._keys.restoring, field, value)], self._token)
+
     async def done(self, part: str) -> None:
         """Note that a part is whole. The log of a server keeps the order: what was written before is there then."""
-        await self._fence.write([("HSET", self._keys.restoring, f"{DONE}{part}", "1")], self._token)
+        await self.note(f"{DONE}{part}", "1")
 
     async def end(self) -> None:
         """Remove the mark: the memory is whole. Returns once that is on the server's disk."""

@@ -68,8 +68,8 @@ class WireConnection(asyncio.BufferedProtocol):
         self._lost: asyncio.Future[None] = self.loop.create_future()
         self._closed = False
         self._failure: Exception | None = None
-        self.whole: set[Argument] = set()
-        """Indexes that were seen completely built over this connection; see `memory.store.readiness`."""
+        self.whole: dict[Argument, float] = {}
+        """Indexes that were seen completely built over this connection, and when; see `memory.store.readiness`."""
 
     # --- life ------------------------------------------------------------------------------------------------
 

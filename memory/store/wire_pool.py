@@ -9,7 +9,15 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from memory.store.readiness import SEARCHES, look_again, unseen_indexes, wait_until_whole
+from memory.store.readiness import (
+    SEARCHES,
+    look_again,
+    look_beside,
+    made_again,
+    seen_lately,
+    unseen_indexes,
+    wait_until_whole,
+)
 from memory.store.wire import Argument, WireConnection, retrieve
 
 _INDEXES = (*sorted(SEARCHES), "FT.CURSOR", "FT.INFO", "FT._LIST")
@@ -63,9 +71,15 @@ class WirePool:
             It is a search, and the index is still being built at the deadline.
         """
         connection = self._pick() or await self._connect(deadline)
-        if arguments[0] in SEARCHES and arguments[1] not in connection.whole:
-            await self._whole(connection, unseen_indexes(connection, [arguments]), deadline)
-        return await self._answer(connection, arguments, deadline)
+        if arguments[0] not in SEARCHES or seen_lately(connection, arguments[1]):
+            return await self._answer(connection, arguments, deadline)
+        while True:
+            if unseen := unseen_indexes(connection, (arguments,)):
+                await self._whole(connection, unseen, deadline)
+            looks = look_beside(connection, (arguments,))
+            answer = await self._answer(connection, arguments, deadline)
+            if not looks or not made_again(connection, looks):
+                return answer
 
     async def _answer(self, connection: WireConnection, arguments: tuple[Argument, ...], deadline: float) -> Any:
         future = connection.send(*arguments)
@@ -85,8 +99,17 @@ class WirePool:
     async def execute_all(self, commands: Sequence[tuple[Argument, ...]], deadline: float) -> list[Any]:
         """The answers to some commands that are sent together, refusals among them; as `execute`."""
         connection = self._pick() or await self._connect(deadline)
-        if unseen := unseen_indexes(connection, commands):
-            await self._whole(connection, unseen, deadline)
+        while True:
+            if unseen := unseen_indexes(connection, commands):
+                await self._whole(connection, unseen, deadline)
+            looks = look_beside(connection, commands)
+            answers = await self._answers(connection, commands, deadline)
+            if not looks or not made_again(connection, looks):
+                return answers
+
+    async def _answers(
+        self, connection: WireConnection, commands: Sequence[tuple[Argument, ...]], deadline: float
+    ) -> list[Any]:
         futures = connection.send_all(commands)
         timer = connection.loop.call_at(deadline, self._expire, connection, futures[-1])
         try:

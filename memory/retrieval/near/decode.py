@@ -82,7 +82,7 @@ class Decoder:
             memory = copy_experience(entry.original)
             memory.state_vector = vector
             if as_of is not None and memory.return_known_at is not None and memory.return_known_at > as_of:
-                memory.cumulative_return = memory.return_known_at = None
+                memory.terminal, memory.cumulative_return, memory.return_known_at = False, None, None
             found.append(memory)
         return found
 
