@@ -8,14 +8,20 @@ keeps encrypted in a block.
 no heartbeat            a run of a deployment that misses four heartbeats is marked as crashed
 no heartbeat by hand    a run of one of our flows from anywhere else, which may beat as slowly as Prefect's default
 crashed run again       a crashed run is scheduled again, as the button Retry does: the same run, so the same window;
-                        not one that the worker could not begin
-failed run              alert: a run of any deployment but the drain has failed, crashed or timed out
+                        not one that the worker could not begin. Alert
+crashed run given up    a run that crashed more often than it is scheduled again is marked as failed
+failed run              alert: a run has failed or timed out
+crashed run             alert: a run has crashed, and stays so
 knowledge old           alert: no drain has seen fresh knowledge for a while, whatever the reason
 drain at regime change  the event ``coinswarm.regime-change`` starts a drain of the inboxes
 ======================  =============================================================================================
 
-The alert of old knowledge is a dead man's switch: drains emit ``coinswarm.knowledge-fresh`` while knowledge is young
-enough, and the server misses it when nights fail, when Redis is away, and when no worker runs at all.
+How often a run has begun tells how often it was scheduled again only where its process lives until the flow begins. One
+that dies while it starts, as with a broken install, would be scheduled again without end; so crashes are counted too.
+
+Drains are neither scheduled again nor told of: another one follows within minutes, and all of them failing is old
+knowledge. That alert is a dead man's switch: drains emit ``coinswarm.knowledge-fresh`` while knowledge is young enough,
+and the server misses it when nights fail, when Redis is away, and when no worker runs at all.
 """
 
 from __future__ import annotations
@@ -23,11 +29,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from agents.regime_belief import REGIME_CHANGE_EVENT
 from deployments.registry import DRAIN, TAG, deployment, namespace_tag
+from deployments.webhook import bring_webhook, old_payload, remove_webhook, run_payload
 from flows import FLOWS
 from memory.settings import Settings
 
@@ -41,12 +48,25 @@ BY_HAND_S = 660.0
 """A run that was not started by a deployment has Prefect's own interval of 180 s, unless it was told another."""
 FRESH_WITHIN_S = 3600.0
 """Twelve drains: a restart, or one that takes longer than usual, is no alarm."""
-SETTLED_S = 30.0
-"""How long after a crash a run is scheduled again: all that was under way with it has been reported by then."""
+SETTLED_S = 60.0
+"""How long after a crash a run is scheduled again: all that was under way with it has been reported by then.
+
+A worker looks for hooks of the flow first, in a process that imports it, and takes up no run that it still holds: one
+with a limit of runs would end of that.
+"""
+STAYS_S = 120.0
+"""How long after a crash a run that nobody took up again is told: twice as long."""
+COUNTED_S = 86_400.0
+"""Crashes of a run count together for a day: starting may take long, as where an image must be fetched first."""
 _PAGE = 200
 _CRASHED = "prefect.flow-run.Crashed"
 _NOT_BEGUN = "Failed to submit flow run to infrastructure"
 """What a worker says of a run that it could not begin: no such image, no engine of containers, no such program."""
+_GIVEN_UP = (
+    "It crashed {crashes} times, at least once before its flow began, and is not scheduled again. See its log and that "
+    "of its worker, mend what they name (coinswarm doctor looks at the packages that are installed there), then Retry: "
+    "it goes on where it stopped, in the same window."
+)
 _TAKEN_UP = ("AwaitingRetry", "Scheduled", "Pending", "Running", "Completed", "Failed", "Cancelled")
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended")
 
@@ -65,22 +85,20 @@ class Watch:
         How long the server waits for word that knowledge is fresh.
     settled_s
         How long after a crash a run is scheduled again.
+    stays_s
+        How long after a crash a run that was not is told; longer than `settled_s` by what the server takes for that.
     """
 
     heartbeat_s: float
     by_hand_s: float = BY_HAND_S
     fresh_s: float = FRESH_WITHIN_S
     settled_s: float = SETTLED_S
+    stays_s: float = STAYS_S
 
     @classmethod
     def of(cls, settings: Settings) -> Watch:
         """As the settings say."""
         return cls(HEARTBEATS_MISSED * settings.heartbeat_s)
-
-
-def webhook_block_name(namespace: str) -> str:
-    """Name of the Prefect block, of type `webhook`, that holds the address of alerts."""
-    return f"{TAG}-alerts-{namespace}"
 
 
 def name_of(namespace: str, what: str) -> str:
@@ -154,35 +172,77 @@ def _declared(
         trigger=silent(watch.by_hand_s, {"prefect.resource.role": "flow", "prefect.resource.name": sorted(FLOWS)}),
         actions=[crash(watch.by_hand_s)],
     )
+    drain = deployment(namespace, "record_experiences", DRAIN)
+    watched: dict[str, str | list[str]] = {
+        "prefect.resource.role": "deployment",
+        "prefect.resource.id": [
+            f"prefect.deployment.{found}" for name, found in ids.items() if name != drain.full_name
+        ],
+    }
+
+    def told(payload: str) -> list[CallWebhook]:
+        return [] if webhook is None else [CallWebhook(block_document_id=webhook, payload=payload)]
+
+    def after_crash(match: dict[str, str | list[str]], within_s: float) -> EventTrigger:
+        return EventTrigger(
+            posture=Posture.Proactive,
+            after={_CRASHED},
+            expect={_CRASHED, *(f"prefect.flow-run.{state}" for state in _TAKEN_UP)},
+            match=match,
+            match_related=watched,
+            for_each={"prefect.resource.id"},
+            within=dt.timedelta(seconds=within_s),
+        )
+
     if settings.crash_restarts:
-        attempts = [str(number) for number in range(1, settings.crash_restarts + 1)]
+        restarts = settings.crash_restarts
+        # How often it has run: a run that never began is not tried again and again, and neither is one that no worker
+        # could begin again, which leaves the count as it was.
+        again: dict[str, str | list[str]] = {
+            **runs,
+            "prefect.run-count": [str(number) for number in range(1, restarts + 1)],
+            "prefect.state-message": f"!{_NOT_BEGUN}*",
+        }
         yield AutomationCore(
             name=name_of(namespace, "crashed run again"),
-            description=f"A crashed run is scheduled again, {settings.crash_restarts} times at most.",
+            description=f"A crashed run is scheduled again, {restarts} times at most, and told.",
             tags=tags,
             # A worker reports the end of a process twice, some seconds apart: the second report would strike down the
             # run that was scheduled again at the first. So the server waits until nothing more is heard of it.
-            trigger=EventTrigger(
-                posture=Posture.Proactive,
-                after={_CRASHED},
-                expect={_CRASHED, *(f"prefect.flow-run.{state}" for state in _TAKEN_UP)},
-                # How often it has run: a run that never began is not tried again and again, and neither is one that no
-                # worker could begin again, which leaves the count as it was.
-                match={**runs, "prefect.run-count": attempts, "prefect.state-message": f"!{_NOT_BEGUN}*"},
-                match_related=ours,
-                for_each={"prefect.resource.id"},
-                within=dt.timedelta(seconds=watch.settled_s),
-            ),
+            trigger=after_crash(again, watch.settled_s),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED,
                     name="AwaitingRetry",
                     message="It crashed, and is taken up where it stopped.",
                     force=False,
+                ),
+                *told(run_payload(namespace, again=True)),
+            ],
+        )
+        yield AutomationCore(
+            name=name_of(namespace, "crashed run given up"),
+            description=f"A run that crashed {restarts + 1} times is marked as failed, and not scheduled again.",
+            tags=tags,
+            # Counted from the first crash, which is none of the threshold. Without an event to start after, the server
+            # would not count again for the rest of the day once it has fired, and a run that is retried meanwhile would
+            # crash without end. Failed comes before the run would be scheduled again, and keeps it from being so.
+            trigger=EventTrigger(
+                posture=Posture.Reactive,
+                after={_CRASHED},
+                expect={_CRASHED},
+                match=again,
+                match_related=watched,
+                for_each={"prefect.resource.id"},
+                threshold=restarts,
+                within=dt.timedelta(seconds=COUNTED_S),
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.FAILED, name="Failed", message=_GIVEN_UP.format(crashes=restarts + 1), force=False
                 )
             ],
         )
-    drain = deployment(namespace, "record_experiences", DRAIN)
     yield AutomationCore(
         name=name_of(namespace, "drain at regime change"),
         description="What agents lived through when the market's regime changed is stored at once.",
@@ -198,24 +258,27 @@ def _declared(
     )
     if webhook is None:
         return
-    # A drain that fails is followed by another in minutes; all of them failing is old knowledge.
-    watched = [f"prefect.deployment.{found}" for name, found in ids.items() if name != drain.full_name]
-    payload = _FAILED.replace("NAMESPACE", namespace).replace("RESTARTS", str(settings.crash_restarts))
-    payload = payload.replace("NOT_BEGUN", _NOT_BEGUN)
     yield AutomationCore(
         name=name_of(namespace, "failed run"),
-        description="Tells of each run of a deployment, drains apart, that failed, crashed or timed out.",
+        description="Tells of each run of a deployment, drains apart, that failed or timed out.",
         tags=tags,
         trigger=EventTrigger(
             posture=Posture.Reactive,
-            expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")},
+            expect={f"prefect.flow-run.{state}" for state in ("Failed", "TimedOut")},
             match=runs,
-            match_related={"prefect.resource.role": "deployment", "prefect.resource.id": watched},
+            match_related=watched,
             for_each={"prefect.resource.id"},
             # One end that is reported twice is told once.
             within=dt.timedelta(seconds=watch.settled_s),
         ),
-        actions=[CallWebhook(block_document_id=webhook, payload=payload)],
+        actions=[*told(run_payload(namespace, again=False))],
+    )
+    yield AutomationCore(
+        name=name_of(namespace, "crashed run"),
+        description="Tells of each run of a deployment, drains apart, that crashed and is not scheduled again.",
+        tags=tags,
+        trigger=after_crash(runs, watch.stays_s),
+        actions=[*told(run_payload(namespace, again=False))],
     )
     yield AutomationCore(
         name=name_of(namespace, "knowledge old"),
@@ -229,46 +292,8 @@ def _declared(
             for_each={"prefect.resource.id"},
             within=dt.timedelta(seconds=watch.fresh_s),
         ),
-        actions=[CallWebhook(block_document_id=webhook, payload=_OLD.replace("NAMESPACE", namespace))],
+        actions=[*told(old_payload(namespace))],
     )
-
-
-# Jinja, rendered by the server. `text` is what chat services show; the rest is for programs.
-_FAILED = """\
-{%- set message = event.resource["prefect.state-message"] or "no reason given" -%}
-{%- set state = event.resource["prefect.state-name"] -%}
-{%- set attempt = event.resource["prefect.run-count"] | int -%}
-{%- set begun = not message.startswith("NOT_BEGUN") -%}
-{%- set again = state == "Crashed" and begun and 1 <= attempt <= RESTARTS -%}
-{%- set link = flow_run | ui_url -%}
-{
-  "text": {{ ("coinswarm NAMESPACE: " ~ flow.name ~ " (" ~ flow_run.name ~ ") " ~ state ~ ": " ~ message
-    ~ (" It is scheduled again." if again else "")) | tojson }},
-  "kind": "failed-run",
-  "namespace": "NAMESPACE",
-  "flow": {{ flow.name | tojson }},
-  "state": {{ state | tojson }},
-  "message": {{ message | tojson }},
-  "attempt": {{ attempt | tojson }},
-  "scheduled_again": {{ again | tojson }},
-  "flow_run": {{ flow_run.id | string | tojson }},
-  "scheduled": {{ flow_run.expected_start_time | string | tojson }},
-  "url": {{ (link | string if link else none) | tojson }}
-}
-"""
-_OLD = """\
-{%- set last = event.payload.window | default("none") -%}
-{
-  "text": {{ ("coinswarm NAMESPACE: knowledge is old, or nobody looks. Fresh knowledge, of " ~ last
-    ~ ", was seen last at " ~ event.occurred.strftime("%Y-%m-%d %H:%M")
-    ~ " UTC. Look at the last nightly run, and whether a worker runs.") | tojson }},
-  "kind": "knowledge-old",
-  "namespace": "NAMESPACE",
-  "window": {{ last | string | tojson }},
-  "age_h_when_seen": {{ event.payload.age_h | default(none) | tojson }},
-  "last_seen": {{ event.occurred | string | tojson }}
-}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +319,7 @@ def bring_automations(
 ) -> Brought:
     """Bring all automations of the settings' namespace to the server, and the address of alerts."""
     done = Brought({}, [], [], [])
-    webhook = _bring_webhook(settings)
+    webhook = bring_webhook(settings)
     present: dict[str, Any] = {}
     for found in list(_ours(client, settings.namespace)):
         # Names need not be unique: two that register at the same moment leave two of each.
@@ -317,7 +342,7 @@ def bring_automations(
         client.delete_automation(found.id)
         done.removed.append(name)
     if webhook is None:
-        _remove_webhook(client, settings.namespace)
+        remove_webhook(client, settings.namespace)
     return done
 
 
@@ -335,27 +360,3 @@ def _ours(client: SyncPrefectClient, namespace: str) -> Iterator[Any]:
                 yield found
         if len(page) < _PAGE:
             return
-
-
-def _bring_webhook(settings: Settings) -> UUID | None:
-    if settings.webhook_url is None:
-        return None
-    from prefect.blocks.webhook import Webhook
-
-    block = Webhook(
-        url=settings.webhook_url,
-        method="POST",
-        headers={"Content-Type": "application/json"},  # type: ignore[arg-type]
-    )
-    return cast("UUID", block.save(webhook_block_name(settings.namespace), overwrite=True))
-
-
-def _remove_webhook(client: SyncPrefectClient, namespace: str) -> None:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        found = client.read_block_document_by_name(webhook_block_name(namespace), "webhook", include_secrets=False)
-    except ObjectNotFound:
-        return
-    if found.id is not None:
-        client.delete_block_document(found.id)

@@ -26,15 +26,16 @@ def backup(namespace: str | None, to: Path | None, console: Console) -> dict[str
 
 
 def restore(namespace: str | None, snapshot: Path, dry_run: bool, console: Console) -> dict[str, Any]:
-    """Restore a snapshot into an empty namespace, or only look whether that could be done."""
+    """Restore a snapshot into an empty namespace, the snapshot's own by default, or only look whether that can be."""
     from memory.backup.manifest import read_manifest
     from memory.roots import trust
 
     folder = snapshot.expanduser().absolute()
-    read_manifest(folder)  # What cannot be read is said before any server starts.
+    manifest = read_manifest(folder)  # What cannot be read is said before any server starts.
     trust(folder)
-    values = {"snapshot": str(folder), "dry_run": dry_run}
-    return _run("restore_memory", namespace, values, console, "Looking at a snapshot" if dry_run else "Restoring")
+    into = manifest.namespace if namespace is None else namespace
+    title = f"Looking at a snapshot of {manifest.namespace}" if dry_run else f"Restoring into {into}"
+    return _run("restore_memory", into, {"snapshot": str(folder), "dry_run": dry_run}, console, title)
 
 
 def snapshots(namespace: str | None, to: Path | None) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def show_backup(result: Mapping[str, Any], out: rich.console.Console) -> None:
 
 def show_restore(result: Mapping[str, Any], out: rich.console.Console) -> None:
     """What was restored, or could be."""
+    from tasks.backup_summaries import schema_notes
+
     into, source = result["into"], result["source"]
     if result["dry_run"]:
         out.print(
@@ -87,6 +90,8 @@ def show_restore(result: Mapping[str, Any], out: rich.console.Console) -> None:
         )
     out.print(_contents(result))
     _show_missing(result, out)
+    for note in schema_notes(result["ledger_schema"]):
+        out.print(note, highlight=False)
     if result.get("expired"):
         out.print(f"{result['expired']:,} keys had expired since and were left out.", highlight=False)
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from deployments import cli_ask, cli_keep, cli_letters, cli_operate, cli_run
-from deployments.console import ExitCode
+from deployments.console import Console, ExitCode
+from deployments.options import Json
 from memory.errors import CoinswarmError
 from memory.secrets import mask, print_masked
 
 app = typer.Typer(
     name="coinswarm",
-    help="The memory of multi-agent trading systems: record, consolidate every night, ask.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,6 +22,27 @@ app = typer.Typer(
 for group in (cli_run, cli_operate, cli_ask, cli_keep):
     app.add_typer(group.app)
 app.add_typer(cli_letters.app, name="deadletters")
+
+
+@app.callback(invoke_without_command=True)
+def coinswarm(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Versions of this software and of what it stands on, and end.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The memory of multi-agent trading systems: record, consolidate every night, ask."""
+    if version:
+        from deployments.versions import show_versions, versions
+
+        Console(as_json=as_json).result(versions(), show_versions)
+        raise typer.Exit
+    if as_json:
+        raise typer.BadParameter("it comes after the command, or beside --version", param_hint="--json")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
+
 
 # Typer brings a click of its own, or uses the one that is installed: only its subclass has a name that stays.
 UsageError: Any = typer.BadParameter.__mro__[1]

@@ -19,7 +19,11 @@ def status(
     namespace: Namespace = None,
     watch: Annotated[
         float | None,
-        typer.Option(min=1, help="Look again every so many seconds, until interrupted.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Look again every so many seconds, until interrupted; with --json, one object a line.",
+            show_default=False,
+        ),
     ] = None,
     digest: Annotated[
         bool, typer.Option("--digest", help="Add the digests of all knowledge in Redis and in the ledger.")
@@ -128,9 +132,9 @@ def patterns(
 
     found = read(namespace, time, choice)
     if as_csv:
-        write_csv(found)
+        write_csv(found["patterns"])
     else:
-        console.result(found, lambda rows, out: show_patterns(rows, out, limit, choice))
+        console.result(found, lambda result, out: show_patterns(result["patterns"], out, limit, choice))
 
 
 @app.command()

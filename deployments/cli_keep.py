@@ -52,14 +52,20 @@ def backup(
 @app.command()
 def restore(
     snapshot: Annotated[Path, typer.Argument(help="Folder of a snapshot: coinswarm backup --list.", metavar="DIR")],
-    namespace: Namespace = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="Name of the memory to restore into; the snapshot's own where empty."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only verify it, and look whether it could be restored there.")
     ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Restore a snapshot into a namespace with nothing in it, on whatever servers are configured, and compare."""
+    """Restore a snapshot into the namespace that it is of, or another one, on whatever servers are configured.
+
+    Nothing may be in that namespace. All that was restored is compared with the snapshot before anybody is let in.
+    """
     from deployments import backups
 
     console = Console(as_json=as_json, verbose=verbose)
@@ -76,6 +82,11 @@ def export(
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="Whose vectors; the namespace's current encoder where empty.")
     ] = None,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Only what was known at this UTC time.")] = None,
+    archived: Annotated[
+        bool,
+        typer.Option("--archived/--no-archived", help="With what Redis has let go of, as far as the archive keeps it."),
+    ] = True,
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +95,12 @@ def export(
 
     console = Console(as_json=as_json)
     span = (parsed_time(first, "--from"), parsed_end(last, "--to"))
-    console.result(moving.export(namespace, agent, product, span, encoder, out, console), moving.show_export)
+    result = moving.export(
+        *(namespace, agent, product, span, encoder, out, console),
+        archived=archived,
+        as_of=parsed_time(as_of, "--as-of"),
+    )
+    console.result(result, moving.show_export)
 
 
 @app.command(name="import")

@@ -19,6 +19,14 @@ def up(
         int | None,
         typer.Option(min=1, max=65535, help="Port of the Prefect UI on this machine; the last one, or a free one."),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of metrics for Prometheus, 0 for a free one; COINSWARM_METRICS_PORT, or 9464, or a free one.",
+        ),
+    ] = None,
     worker: Annotated[
         bool, typer.Option("--worker/--no-worker", help="Carry out what is scheduled, or only look: servers and UI.")
     ] = True,
@@ -28,7 +36,7 @@ def up(
     """Everything on this machine until Ctrl-C: Redis, Postgres, Prefect with its UI, deployments, and their worker."""
     from deployments import up as everything
 
-    everything.up(namespace, port, Console(as_json=as_json), with_worker=worker)
+    everything.up(namespace, port, Console(as_json=as_json), metrics_port=metrics_port, with_worker=worker)
 
 
 @app.command()
@@ -79,7 +87,12 @@ def deploy(
 
 @app.command()
 def metrics(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 9464,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port to listen on, 0 for a free one; COINSWARM_METRICS_PORT, or 9464, where empty."
+        ),
+    ] = None,
     address: Annotated[
         str,
         typer.Option(help="Address to listen on. There is no password: let only a network that you trust reach it."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
-from deployments import results
 from deployments.console import Console
-from deployments.local import load_settings, local_stack
+from deployments.local import check_places, load_settings, local_stack
 from deployments.registry import deployments
+from deployments.retrying import prefect_command
 from deployments.work_pools import check_reach, checked_type, template
 
 
@@ -25,9 +26,8 @@ def deploy(
     """
     settings = load_settings(namespace)
     kind = checked_type(pool_type)
-    check_reach(settings, kind)
-    template(kind, template_path)
-    results.block_of(settings)
+    check_reach(settings, kind, template(kind, template_path))
+    check_places(settings)
     with (
         console.steps("Reaching the Prefect server"),
         local_stack(settings, verbose=console.verbose, services=("prefect",)) as stack,
@@ -44,6 +44,7 @@ def deploy(
         "embedded": settings.prefect_api_url is None,
         "pool": done.pool,
         "pool_type": done.pool_type,
+        "worker": f"{prefect_command(settings, server)} worker start --pool {shlex.quote(done.pool)} --type {kind}",
         "deployments": {name: {"id": str(found), "cron": crons[name]} for name, found in done.deployments.items()},
         "automations": {name: str(found) for name, found in done.automations.items()},
         "alerts": settings.webhook_url is not None,
@@ -87,8 +88,7 @@ def show_deployed(result: Mapping[str, Any], out: rich.console.Console) -> None:
     if result["embedded"]:
         out.print("The Prefect server of this home has them; `coinswarm up` runs it, with a worker.", highlight=False)
     else:
-        worker = f"prefect worker start --pool {result['pool']} --type {result['pool_type']}"
-        out.print(f"A worker carries them out: {worker}", highlight=False, soft_wrap=True)
+        out.print(f"A worker carries them out: {result['worker']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_written(result: Mapping[str, Any], out: rich.console.Console) -> None:

@@ -97,8 +97,8 @@ def register(
     PrefectUnavailableError
         The server does not answer, or does not let this process in.
     """
-    check_reach(settings, pool_type)
     base = template(pool_type, template_path)
+    check_reach(settings, pool_type, base)
     with _answers(), _client() as client:
         done = Registered(pool or default_pool(pool_type), pool_type, {}, {})
         _bring_pool(client, done, base)

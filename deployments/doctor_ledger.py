@@ -23,6 +23,7 @@ from memory.settings import Settings
 from memory.store.health import Check, fail, judge_clock, ok, warn
 from tasks.groups import PUBLISHED
 from tasks.leftovers import find_leftovers
+from tasks.observing import runs_regularly
 from tasks.workspace import Workspace
 
 NIGHTLY_AGE = timedelta(hours=48)
@@ -133,7 +134,7 @@ def _nightly(ledger: Ledger, namespace: str, experiences: int | None) -> Check:
         return fail("nightly", f"{seen}: {_reason(run)}", again)
     if run.status == "RUNNING" and is_gone(run.host, run.process_id):
         return fail("nightly", f"{seen}, but its process is gone.", again)
-    if age > NIGHTLY_AGE:
+    if age > NIGHTLY_AGE and runs_regularly(ledger, namespace, NIGHTLY):
         return warn("nightly", f"{seen}: a night was missed.", "coinswarm run nightly; check its schedule.")
     return ok("nightly", seen)
 

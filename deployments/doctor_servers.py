@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,10 @@ import fsspec
 from packaging.requirements import InvalidRequirement, Requirement
 
 from deployments.examination import Examination, attempt, hours
-from deployments.prefect_state import PrefectState, look
+from deployments.prefect_state import DeploymentState, PrefectState, look
 from deployments.reaching import DOWN, READY, UNUSED
+from deployments.results import check_place
+from deployments.retrying import prefect_command
 from memory.embedded.home import Home
 from memory.ledger import Archive
 from memory.settings import Settings
@@ -136,7 +139,8 @@ def check_prefect(case: Examination) -> list[Check]:
 
 def judge_prefect(settings: Settings, state: PrefectState) -> list[Check]:
     """Whether a server that says this of itself carries out what is scheduled."""
-    return [_prefect_server(state), *_deployments(state), *_worker(state), _webhook(settings, state)]
+    prefect = prefect_command(settings, state.url)
+    return [_prefect_server(state), *_deployments(state, prefect), *_worker(state, prefect), _webhook(settings, state)]
 
 
 def _prefect_server(state: PrefectState) -> Check:
@@ -150,17 +154,16 @@ def _prefect_server(state: PrefectState) -> Check:
     return ok("prefect", f"{seen}, closed with a password")
 
 
-def _deployments(state: PrefectState) -> list[Check]:
+def _deployments(state: PrefectState, prefect: str) -> list[Check]:
     if not state.deployments:
         return [
             warn("deployments", "none is registered: nothing runs by itself.", "coinswarm deploy (or coinswarm up)")
         ]
     scheduled = [deployment for deployment in state.deployments if deployment.scheduled]
-    paused = [deployment.name for deployment in scheduled if deployment.paused]
+    paused = [deployment for deployment in scheduled if deployment.paused]
     seen = f"{len(state.deployments)} registered, {len(scheduled)} with a schedule"
     if paused:
-        names = ", ".join(paused)
-        return [warn("deployments", f"{seen}; paused: {names}.", "prefect deployment schedule resume, or in the UI.")]
+        return [warn("deployments", f"{seen}; paused: {each.name}.", _resumed(each, prefect)) for each in paused]
     planless = [item.name for item in scheduled if item.next_run is None]
     if planless:
         return [
@@ -175,7 +178,15 @@ def _deployments(state: PrefectState) -> list[Check]:
     return [ok("deployments", f"{seen}{wait}")]
 
 
-def _worker(state: PrefectState) -> list[Check]:
+def _resumed(deployment: DeploymentState, prefect: str) -> str:
+    """What resumes a deployment that a person paused: the command, where all of its schedules are off."""
+    if not deployment.inactive:
+        return "Resume it on its page in the UI."
+    resume = f"{prefect} deployment schedule resume {shlex.quote(deployment.name)}"
+    return " && ".join(f"{resume} {schedule}" for schedule in deployment.inactive)
+
+
+def _worker(state: PrefectState, prefect: str) -> list[Check]:
     pools = sorted({deployment.pool for deployment in state.deployments if deployment.pool is not None})
     if not pools:
         return []
@@ -185,7 +196,7 @@ def _worker(state: PrefectState) -> list[Check]:
             fail(
                 "worker",
                 f"none is online in {', '.join(pools)}{late}: nothing that is scheduled runs.",
-                f"coinswarm up, or prefect worker start --pool {pools[0]}",
+                f"coinswarm up, or {prefect} worker start --pool {shlex.quote(pools[0])}",
             )
         ]
     seen = f"{len(state.workers)} online in {', '.join(pools)}{late}"
@@ -211,8 +222,18 @@ def _webhook(settings: Settings, state: PrefectState) -> Check:
 
 
 def check_archive(case: Examination) -> list[Check]:
-    """Whether the archive can be reached and, where that shows without writing, written to."""
-    return attempt("archive", lambda: [_archive_place(case.settings)])
+    """Whether the archive can be reached and, where that shows without writing, written to; and whether results can."""
+    return [
+        *attempt("archive", lambda: [_archive_place(case.settings)]),
+        *attempt("results", lambda: _results_place(case.settings)),
+    ]
+
+
+def _results_place(settings: Settings) -> list[Check]:
+    if settings.results_url is None:
+        return []
+    check_place(settings)
+    return [ok("results", f"kept at {settings.results_url}")]
 
 
 def _archive_place(settings: Settings) -> Check:

@@ -161,7 +161,8 @@ def _fill(world: World, encoder: StateEncoder, as_of: datetime, variant: str) ->
     from flows.forms.update_transitions import Parameters as TransitionParameters
     from flows.update_transitions import update_transitions
     from memory.learning.quality import score_memories
-    from tasks.recording import quality_history, register_encoder
+    from tasks.recording import register_encoder
+    from tasks.scoring import quality_history
     from tasks.workspace import open_workspace
 
     today = Window.containing(as_of)

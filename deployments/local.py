@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings.exceptions import SettingsError as UnreadableError
 
-from deployments.results import local_environment
+from deployments.results import check_place, local_environment
 from memory import embedded
 from memory.errors import CoinswarmError
 from memory.secrets import mask, redacted
@@ -108,10 +109,10 @@ def load_settings(namespace: str | None = None) -> Settings:
     Raises
     ------
     SettingsError
-        A value that cannot be, with the variable that holds it.
+        A value that cannot be, with the variable that holds it; a home that cannot be made.
     """
     try:
-        return Settings() if namespace is None else Settings(namespace=namespace)
+        settings = Settings() if namespace is None else Settings(namespace=namespace)
     except UnreadableError as error:
         # Raised for what is no JSON, before any value is looked at; `learning` is the one field that is written so.
         raise SettingsError(
@@ -122,11 +123,32 @@ def load_settings(namespace: str | None = None) -> Settings:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0])
         given = field == "namespace" and namespace is not None
+        declared = Settings.model_fields[field]
         place = "--namespace" if given else f"COINSWARM_{field.upper()}"
+        # A secret that is refused is not known as one yet, so that nothing would mask it.
+        value = "" if SecretStr in (declared.annotation, *get_args(declared.annotation)) else f"={first['input']}"
         raise SettingsError(
-            f"{place}={mask(str(first['input']))}: {first['msg'].removeprefix('Value error, ')}.",
-            remedy=f"It sets: {Settings.model_fields[field].description}",
+            f"{place}{mask(value)}: {first['msg'].removeprefix('Value error, ')}.",
+            remedy=f"It sets: {declared.description}",
         ) from error
+    check_home(settings.home)
+    return settings
+
+
+def check_home(home: Path) -> None:
+    """Raise SettingsError where a home is not there and cannot be made; nothing is written to find out."""
+    # Not Path.exists, which raises where a folder on the way may not be looked into.
+    nearest = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
+    if not nearest.is_dir():
+        why = f"{nearest} is no folder"
+    elif nearest != home and not os.access(nearest, os.W_OK | os.X_OK):
+        why = f"this user may not write in {nearest}"
+    else:
+        return
+    raise SettingsError(
+        f"the home {home} cannot be made: {why}.",
+        remedy="Set COINSWARM_HOME to a folder that can, or that is there.",
+    )
 
 
 @contextmanager
@@ -198,6 +220,20 @@ def local_stack(
             send_what_waits()
     finally:
         stack.close()
+
+
+def check_places(settings: Settings) -> None:
+    """Look that archive and results have places that can be, before anything is started for them.
+
+    Raises
+    ------
+    ArchiveUnavailableError, ResultsError
+        A URL of a protocol that is unknown here.
+    """
+    from memory.ledger import Archive
+
+    Archive(settings.archive_location)
+    check_place(settings)
 
 
 def check_prefect(api_url: str) -> None:

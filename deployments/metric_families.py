@@ -370,6 +370,16 @@ METRICS: tuple[Of, ...] = (
         _of_ledger(_runs),
         ("flow", "status"),
     ),
+    Of(
+        "coinswarm_flow_regular",
+        "Whether a flow ran day by day when it last succeeded (1), or by hand or on history (0).",
+        _of_ledger(
+            lambda ledger: _each(
+                {name: float(flow.regular) for name, flow in ledger.flows.items() if flow.regular is not None}
+            )
+        ),
+        ("flow",),
+    ),
     Of("coinswarm_flow_next_run_timestamp_seconds", "When the next run of a flow is due.", _next_runs, ("flow",)),
     Of(
         "coinswarm_retrieval_latency_seconds",

@@ -329,6 +329,32 @@ def start_metrics(
     return MetricsServer(server, thread, collector)
 
 
+def open_metrics(settings: Settings, say: Callable[[str], None]) -> MetricsServer:
+    """The exporter of a `coinswarm up`: where nobody chose a port and the usual one is taken, at a free one.
+
+    Parameters
+    ----------
+    say
+        Tells the person that it is at another port.
+
+    Raises
+    ------
+    MetricsPortError
+        The port that the settings name is taken.
+    """
+    chosen = settings.metrics_port
+    try:
+        return start_metrics(settings, PORT if chosen is None else chosen)
+    except MetricsPortError as error:
+        if chosen is not None:
+            raise MetricsPortError(
+                error.message, remedy="Choose another with --metrics-port; 0 takes a free one."
+            ) from error
+    server = start_metrics(settings, 0)
+    say(f"Port {PORT} is taken: metrics are at {server.url}; --metrics-port chooses one that stays.")
+    return server
+
+
 def read_once(settings: Settings, namespaces: Sequence[str] = ()) -> str:
     """All metrics as text, as a scrape would get them."""
     collector = StateCollector(settings, namespaces)
@@ -343,11 +369,13 @@ def read_once(settings: Settings, namespaces: Sequence[str] = ()) -> str:
 # --- the command -----------------------------------------------------------------------------------------------
 
 
-def metrics(namespaces: Sequence[str], port: int, address: str, console: Console) -> None:
-    """Serve metrics until interrupted or ended by SIGTERM."""
+def metrics(namespaces: Sequence[str], port: int | None, address: str, console: Console) -> None:
+    """Serve metrics until interrupted or ended by SIGTERM; `port` is that of the settings, or `PORT`, where None."""
     settings = load_settings(namespaces[0] if namespaces else None)
     for name in namespaces[1:]:
         load_settings(name)
+    if port is None:
+        port = PORT if settings.metrics_port is None else settings.metrics_port
     set_up_logging(logging.WARNING)
     ended = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: ended.set())

@@ -15,8 +15,10 @@ from deployments.console import Console, format_number
 from deployments.keeping import size_text
 from deployments.local import load_settings
 from memory import MemoryConnection
+from memory.keeping.archived_experiences import ArchivedExperiences
 from memory.keeping.export_folder import check_present, check_target
-from memory.keeping.moving import Selection, export_experiences, import_experiences
+from memory.keeping.moving import export_experiences, import_experiences
+from memory.keeping.selection import Selection
 from tasks.progress import announce, begin
 from tasks.workspace import open_workspace
 
@@ -29,23 +31,33 @@ def export(
     encoder: str | None,
     out: Path,
     console: Console,
+    *,
+    archived: bool = True,
+    as_of: datetime | None = None,
 ) -> dict[str, Any]:
-    """Write the experiences of an agent, a product or both to a folder."""
+    """Write the experiences of an agent, a product or both to a folder; `archived`: those that Redis has let go of too.
+
+    ``missing`` names windows whose archive could not be read, and ``elsewhere`` counts, by encoder, windows that are
+    archived in the vectors of another one only.
+    """
     settings = load_settings(namespace)
-    selection = Selection(agent, product, *span, encoder)
+    selection = Selection(agent, product, *span, encoder, as_of)
     check_target(out.absolute())
-
-    async def write(mem: MemoryConnection) -> Any:
-        return await export_experiences(mem, selection, out, begin)
-
     with console.steps(f"Exporting to {out}"), open_workspace(settings.namespace) as workspace:
+        kept = ArchivedExperiences(workspace.ledger, workspace.archive, settings.namespace) if archived else None
+
+        async def write(mem: MemoryConnection) -> Any:
+            return await export_experiences(mem, selection, out, begin, kept)
+
         manifest = workspace.with_memory(write)
-        announce(f"{manifest.counts['experiences']:,} experiences")
+        announce(f"{manifest.counts['experiences'] + manifest.counts['archived']:,} experiences")
     return {
         "path": str(out.absolute()),
         "namespace": manifest.namespace,
         "selection": dict(manifest.selection),
         **manifest.counts,
+        "missing": list(manifest.missing),
+        "elsewhere": {} if kept is None else kept.elsewhere,
         "files": len(manifest.files),
         "bytes": sum(file.bytes for file in manifest.files),
     }
@@ -66,8 +78,24 @@ def import_(namespace: str | None, folder: Path, as_agent: str | None, console: 
 
 
 def show_export(result: Mapping[str, Any], out: rich.console.Console) -> None:
-    """Where it lies, and how much it is."""
-    _show(result, ("experiences", "decisions", "files"), out)
+    """Where it lies, how much it is, and what is not in it."""
+    _show(result, ("experiences", "archived", "decisions", "files"), out)
+    if result["archived"]:
+        out.print("archived: Redis has let go of these; next states and what others did are not kept of them.")
+    if lost := result["missing"]:
+        out.print(
+            f"Not in it: what only the archive held of {len(lost)} windows, such as {lost[0]}, whose files are missing "
+            "or damaged (coinswarm doctor).",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for encoder_id, windows in result["elsewhere"].items():
+        out.print(
+            f"Not in it: what only the archive held of {windows} windows, which it has in vectors of {encoder_id} "
+            f"(--encoder {encoder_id}).",
+            highlight=False,
+            soft_wrap=True,
+        )
     out.print(f"{size_text(result['bytes'])} in {result['path']}", highlight=False, soft_wrap=True)
 
 

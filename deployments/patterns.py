@@ -31,8 +31,10 @@ CSV_COLUMNS = (
 )
 
 
-def patterns(namespace: str | None, as_of: datetime | None, choice: Choice) -> list[dict[str, Any]]:
-    """The patterns that are wanted, in full; `leading` is the outcome of the best trade, by which they are ranked.
+def patterns(namespace: str | None, as_of: datetime | None, choice: Choice) -> dict[str, Any]:
+    """The ``patterns`` that are wanted, in full; `leading` is the outcome of the best trade, by which they are ranked.
+
+    Beside them the ``namespace``, and the time ``as_of`` which they are; None for now.
 
     Raises
     ------
@@ -52,7 +54,11 @@ def patterns(namespace: str | None, as_of: datetime | None, choice: Choice) -> l
 
         found = [memory for memory in workspace.with_memory(read) if isinstance(memory, PatternMemory)]
     wanted = [pattern for pattern in found if choice.admits(pattern)]
-    return [in_full(pattern) for pattern in in_order(wanted, choice.sort)]
+    return {
+        "namespace": settings.namespace,
+        "as_of": None if as_of is None else as_of.isoformat(),
+        "patterns": [in_full(pattern) for pattern in in_order(wanted, choice.sort)],
+    }
 
 
 def in_order(found: Iterable[PatternMemory], sort: Sort) -> list[PatternMemory]:

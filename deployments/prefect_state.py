@@ -49,6 +49,8 @@ class DeploymentState:
         Whether a worker polls for its runs.
     next_run
         When its next run is due; None where none is scheduled.
+    inactive
+        Ids of its schedules that are paused.
     """
 
     name: str
@@ -58,6 +60,7 @@ class DeploymentState:
     scheduled: bool
     ready: bool
     next_run: datetime | None
+    inactive: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +218,8 @@ class PrefectLook:
             scheduled=bool(schedules),
             ready=item.get("status") == "READY",
             next_run=self._next_run(item["id"]) if active else None,
+            # Of a deployment that is paused as a whole they are not what keeps it from running.
+            inactive=[] if item.get("paused") else [each["id"] for each in schedules if not each.get("active")],
         )
 
     def _next_run(self, deployment_id: str) -> datetime | None:

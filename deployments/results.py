@@ -83,19 +83,26 @@ def save_block(settings: Settings) -> str | None:
     if settings.results_url.startswith(BLOCK):
         _check_block(name)
         return name
-    import fsspec
     from prefect.filesystems import RemoteFileSystem
 
-    protocol = urlsplit(settings.results_url).scheme
+    check_place(settings)
+    RemoteFileSystem(basepath=settings.results_url).save(name.split("/")[1], overwrite=True, _sync=True)  # type: ignore[call-arg]
+    return name
+
+
+def check_place(settings: Settings) -> None:
+    """Raise ResultsError where the URL's protocol is unknown here, or no block is named; no server is asked."""
+    if block_of(settings) is None or settings.results_url is None or settings.results_url.startswith(BLOCK):
+        return
+    import fsspec
+
     try:
-        fsspec.get_filesystem_class(protocol)
+        fsspec.get_filesystem_class(urlsplit(settings.results_url).scheme)
     except (ValueError, ImportError) as error:
         raise ResultsError(
             f"COINSWARM_RESULTS_URL={settings.results_url}: {' '.join(str(error).split())}.",
             remedy="Install the fsspec package of that protocol here and with the workers, or choose another place.",
         ) from error
-    RemoteFileSystem(basepath=settings.results_url).save(name.split("/")[1], overwrite=True, _sync=True)  # type: ignore[call-arg]
-    return name
 
 
 def _checked_block(url: str) -> str:

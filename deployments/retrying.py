@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -93,12 +96,20 @@ def prefect_command(settings: Settings, api_url: str | None) -> str:
     api_url
         Where the server is; None where none runs.
     """
+    program = _prefect_program()
     if api_url is None:
-        return "prefect"
+        return program
     words = [f"PREFECT_API_URL={shlex.quote(redacted(api_url))}"]
     if settings.prefect_api_url is None:
         words.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(secret_file(Home.at(settings.home))))})"')
-    return " ".join([*words, "prefect"])
+    return " ".join([*words, program])
+
+
+def _prefect_program() -> str:
+    """Prefect of this install: by name where a shell finds it so, else by its path."""
+    own = Path(sys.executable).with_name("prefect")
+    found = shutil.which("prefect")
+    return "prefect" if found is not None and own.exists() and Path(found).samefile(own) else shlex.quote(str(own))
 
 
 def failures(

@@ -22,6 +22,7 @@ from deployments.local import load_settings
 from deployments.looking import Sight, look_around
 from deployments.reaching import ServerState, reach
 from deployments.retrying import Failure, failures, prefect_command
+from deployments.up_state import read_up
 from memory.ledger import Ledger, RunRecord
 from memory.ledger.database import Database
 from memory.settings import Settings
@@ -69,6 +70,7 @@ def _as_values(settings: Settings, sight: Sight) -> dict[str, Any]:
         "namespace": settings.namespace,
         "home": str(settings.home),
         "observed_at": sight.observation.observed_at.isoformat(timespec="seconds"),
+        "up": _up(settings.home),
         "servers": [_server(server) for server in sight.servers],
         "problems": {name: str(error) for name, error in sight.problems.items()},
         "memory": None if memory is None else _memory(memory),
@@ -87,6 +89,21 @@ def _as_values(settings: Settings, sight: Sight) -> dict[str, Any]:
 
 def _server(server: ServerState) -> dict[str, Any]:
     return {**asdict(server), "log": None if server.log is None else str(server.log)}
+
+
+def _up(home: Path) -> dict[str, Any] | None:
+    """The `coinswarm up` of a home; None where none runs."""
+    found = read_up(home)
+    if found is None:
+        return None
+    return {
+        "pid": found.pid,
+        "state": found.state,
+        "namespace": found.namespace,
+        "ui": found.ui_url or None,
+        "metrics": found.metrics_url or None,
+        "since": found.started_at.isoformat(timespec="seconds"),
+    }
 
 
 def _memory(memory: MemoryFacts) -> dict[str, Any]:
@@ -255,6 +272,11 @@ def _show_servers(result: Mapping[str, Any], out: rich.console.Console) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for server in result["servers"]:
         table.add_row(server["name"], server["state"], server["version"], server["address"])
+    if result["up"] is not None:
+        up = result["up"]
+        table.add_row("coinswarm up", up["state"], f"pid {up['pid']}, {up['namespace']}", up["ui"] or "")
+        if up["metrics"]:
+            table.add_row("metrics", "", "", up["metrics"])
     print_table(out, table)
     for name, problem in result["problems"].items():
         out.print(f"{name}: {problem}", highlight=False, markup=False, soft_wrap=True)

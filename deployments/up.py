@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from deployments.console import Console
-from deployments.local import PrefectUnavailableError, Stack, load_settings, local_stack
+from deployments.local import PrefectUnavailableError, Stack, check_places, load_settings, local_stack
 from deployments.up_checks import LEAST_FREE_BYTES, UpError, check_room, check_same, first_up, full_disk_told
 from deployments.up_log import LOGGER, kept_log
 from deployments.up_prefect import (
@@ -31,6 +31,7 @@ from deployments.up_prefect import (
     runs_under_way,
     worker_is_online,
 )
+from deployments.up_servers import keep_servers_up
 from deployments.up_shown import found_up, show_up, shown
 from deployments.up_signals import Stopping
 from deployments.up_state import UpState, forget_up, up_lock, write_up
@@ -38,16 +39,12 @@ from deployments.up_worker import Worker, WorkerOrder, end_runs, run_processes
 from memory import embedded
 from memory.embedded.home import Home
 from memory.embedded.prefect_server import secret_file
-from memory.embedded.process import ProcessIdentity
 from memory.embedded.service import State
-from memory.errors import CoinswarmError
 from memory.settings import Settings
 from tasks.progress import Steps, announce
 
 logger = logging.getLogger(LOGGER)
 
-REPAIRS = 3
-"""Times that servers whose supervisor died are started again, one after the other, before `up` gives up."""
 _POLL_S = 0.1
 _SUPERVISOR_INTERVAL_S = 1.0
 _LOOK_INTERVAL_S = 60.0
@@ -61,19 +58,42 @@ _STOPPED = (
 _DIED = "The process of this run ended without a word. Retry takes it up where it stopped, in the same window."
 
 
-def up(namespace: str | None, port: int | None, console: Console, *, with_worker: bool = True) -> None:
+def up(
+    namespace: str | None,
+    port: int | None,
+    console: Console,
+    *,
+    metrics_port: int | None = None,
+    with_worker: bool = True,
+) -> None:
     """Start everything, say where it is, and keep it up until SIGINT or SIGTERM; where it is up already, say that.
+
+    Parameters
+    ----------
+    namespace
+        Name of the memory; that of the settings where None.
+    port
+        Port of the embedded Prefect server; the one that the home had last, or a free one, where None.
+    metrics_port
+        Port of the metrics, 0 for a free one; that of the settings where None.
+    with_worker
+        Whether what is scheduled is carried out.
 
     Raises
     ------
     UpError
         No room, another namespace's or port's `up` in this home, or a worker that keeps dying.
+    MetricsPortError
+        The port that was chosen for metrics is taken.
     EmbeddedServerError, PrefectUnavailableError, StoreUnavailableError, ServerUnsuitableError
         A server that does not start, or a configured one that does not answer or does not fit.
     KeyboardInterrupt
         It was asked to end before all was up, or a second time while it ended.
     """
     settings = load_settings(namespace)
+    if metrics_port is not None:
+        settings = settings.model_copy(update={"metrics_port": metrics_port})
+    check_places(settings)
     home = Home.at(settings.home)
     with full_disk_told(home):
         home.create()
@@ -138,10 +158,11 @@ class _Up:
     def _run(self) -> None:
         with ExitStack() as ends:
             try:
+                # First of all: a port that is taken is told before anything has started.
+                self._start_metrics(ends)
                 self._write("starting")
                 with self.console.steps("Starting", total=3 + self.with_worker):
                     deployments = self._start(ends)
-                self._start_metrics(ends)
                 self._write("ready")
                 self.served = True
                 self.stopping.raises = False
@@ -159,6 +180,7 @@ class _Up:
     def _start(self, ends: ExitStack) -> list[DeploymentFacts]:
         steps = Steps()
         with steps.step("servers"):
+            self._check_configured()
             self.stack = ends.enter_context(local_stack(self.settings, prefect_port=self.port))
             ends.callback(self._leave_servers)
             self._check_servers()
@@ -184,18 +206,21 @@ class _Up:
             self._until(are_well, "the deployments to be ready, and their next runs to be planned")
             return found
 
+    def _check_configured(self) -> None:
+        """Look that servers which are not embedded can be used, before others are started beside them."""
+        if self.settings.redis_url is not None:
+            embedded.check_redis(self.settings.redis_url.get_secret_value())
+        if self.settings.database_url is not None:
+            embedded.check_database(self.settings.database_url.get_secret_value())
+
     def _check_servers(self) -> None:
-        """Look that servers which are not embedded can be used, and that Prefect lets us in."""
+        """Look that Prefect is where it was asked for, and lets us in."""
         api_url = self.stack.prefect_api_url
         if "prefect" in self.stack.started and self.port not in {None, urlsplit(api_url).port}:
             raise UpError(
                 f"the Prefect server of {self.home.directory} runs on port {urlsplit(api_url).port} already.",
                 remedy="End what uses this home first, or leave --port out.",
             )
-        if self.settings.redis_url is not None:
-            embedded.check_redis(self.settings.redis_url.get_secret_value())
-        if self.settings.database_url is not None:
-            embedded.check_database(self.settings.database_url.get_secret_value())
         with prefect_client(api_url) as client:
             client.api_version()
         login = secret_file(self.home) if "prefect" in self.stack.started else ""
@@ -220,14 +245,10 @@ class _Up:
             )
 
     def _start_metrics(self, ends: ExitStack) -> None:
-        """Have figures where Prometheus finds them; all else is as well without."""
-        from deployments.metrics import MetricsPortError, start_metrics
+        """Have figures where Prometheus finds them."""
+        from deployments.metrics import open_metrics
 
-        try:
-            server = start_metrics(self.settings)
-        except MetricsPortError as error:
-            self._say(f"No metrics: {error.message}")
-            return
+        server = open_metrics(self.settings, self._say)
         ends.callback(server.close)
         self.state = replace(self.state, metrics_url=server.url)
 
@@ -256,7 +277,9 @@ class _Up:
             now = time.monotonic()
             if now - supervised > _SUPERVISOR_INTERVAL_S:
                 supervised = now
-                self._keep_servers_up(thoroughly=now - looked > _LOOK_INTERVAL_S)
+                keep_servers_up(
+                    self.stack, self.home, self.stopping, self._say, thoroughly=now - looked > _LOOK_INTERVAL_S
+                )
             if now - looked > _LOOK_INTERVAL_S:
                 looked = now
                 self._look()
@@ -270,38 +293,6 @@ class _Up:
                 f"the worker was started {self.worker.restarts_allowed + 1} times, in vain: {self.worker.why()}.",
                 remedy=f"Repair what {self.worker.log} names, then run coinswarm up again.",
             )
-
-    def _keep_servers_up(self, *, thoroughly: bool) -> None:
-        """Have embedded servers started again whose supervisor was killed, or which it has given up."""
-        if not self.stack.started:
-            return
-        identity = ProcessIdentity.read(self.home.run_file)
-        if identity is not None and identity.is_alive():
-            failed = [
-                server.name
-                for server in (embedded.home_status(self.home.directory).servers if thoroughly else ())
-                if server.state == State.FAILED.value and server.name in self.stack.started
-            ]
-            if not failed:
-                return
-            what = f"{' and '.join(failed)} ended too often"
-        else:
-            what = "the supervisor of the servers was killed"
-        for attempt in range(1, REPAIRS + 1):
-            self._say(f"{what}; starting {', '.join(self.stack.started)} again")
-            try:
-                with self.stopping.interruptible():
-                    self.stack.repair()
-            except KeyboardInterrupt:
-                return
-            except CoinswarmError as error:
-                if attempt == REPAIRS:
-                    raise
-                logger.warning("%s", error)
-                what = error.message.splitlines()[0]
-            else:
-                self._say("The servers are back.")
-                return
 
     def _look(self) -> None:
         """Tell Prefect of runs that died, and the person of a disk that is about to be full."""

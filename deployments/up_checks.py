@@ -75,12 +75,15 @@ def first_up(lock: FileLock, settings: Settings, console: Console) -> UpState | 
 
 
 def check_same(first: UpState, settings: Settings, port: int | None, *, with_worker: bool) -> None:
-    """Raise UpError where the `up` that runs serves another namespace, on another port, or carries nothing out."""
+    """Raise UpError where the `up` that runs serves another namespace, on other ports, or carries nothing out."""
     serves = urlsplit(first.ui_url).port
+    metrics = urlsplit(first.metrics_url).port
     if first.namespace != settings.namespace:
         differs = f"for the namespace {first.namespace!r}, not {settings.namespace!r}"
     elif port is not None and port != serves:
         differs = f"on port {serves}, not {port}"
+    elif settings.metrics_port and settings.metrics_port != metrics:
+        differs = f"with metrics on port {metrics}, not {settings.metrics_port}"
     elif with_worker and not first.worker:
         differs = "with --no-worker, so that nothing is carried out"
     else:

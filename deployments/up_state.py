@@ -32,7 +32,7 @@ class UpState:
     login_file
         The file that holds what the pages ask for; empty where Prefect is configured, or open.
     metrics_url
-        Where Prometheus finds figures; empty where their port was taken.
+        Where Prometheus finds figures.
     pool, worker
         Names of the work pool and of the worker; empty while it starts, or without a worker.
     logs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
@@ -103,8 +104,13 @@ def _shared_settings(settings: Settings) -> dict[str, str]:
     return found
 
 
-def check_reach(settings: Settings, pool_type: PoolType) -> None:
+def check_reach(settings: Settings, pool_type: PoolType, base: Mapping[str, Any] | None = None) -> None:
     """Refuse a pool whose runs, in containers, could not reach what is configured; a process reaches all of it.
+
+    Parameters
+    ----------
+    base
+        Base job template of the pool, whose volumes outlive a container; the project's own where None.
 
     Raises
     ------
@@ -130,6 +136,7 @@ def check_reach(settings: Settings, pool_type: PoolType) -> None:
         problems.append("COINSWARM_ARCHIVE_URL: the archive is a folder of this machine")
     elif "@" in urlsplit(settings.archive_url or "").netloc:
         problems.append("COINSWARM_ARCHIVE_URL: it holds credentials, which a deployment would show")
+    problems += _unkept(settings, base or template(pool_type), pool_type)
     if results.are_local(settings):
         problems.append("COINSWARM_RESULTS_URL: results would stay in a container that goes")
     if problems:
@@ -138,6 +145,46 @@ def check_reach(settings: Settings, pool_type: PoolType) -> None:
             remedy="Set each to a place that the containers reach, without credentials where it is no secret, or use "
             "--type process.",
         )
+
+
+def _unkept(settings: Settings, base: Mapping[str, Any], pool_type: PoolType) -> Iterator[str]:
+    """What would go with a container: snapshots, and the home with its policies, where no volume holds them."""
+    kept = _volumes(base, pool_type)
+    if settings.backup_url is None:
+        yield "COINSWARM_BACKUP_URL: not set, and the home that snapshots would lie in is this machine's"
+    elif not _lies_in(settings.backups_path, kept):
+        yield f"COINSWARM_BACKUP_URL: no volume of the template holds {settings.backups_path}"
+    home = _given(base, "env", {}).get("COINSWARM_HOME", "")
+    if not _lies_in(Path(home), kept):
+        yield f"COINSWARM_HOME: policies and reports would go with the container ({home or 'not set in the template'})"
+
+
+def _lies_in(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _volumes(base: Mapping[str, Any], pool_type: PoolType) -> list[Path]:
+    """Folders of the containers of a template that outlive them."""
+    if pool_type == "docker":
+        # What names no source is new with each container.
+        named = [mount.split(":") for mount in _given(base, "volumes", []) if ":" in mount]
+        return [Path(parts[1]) for parts in named if "ro" not in ",".join(parts[2:]).split(",")]
+    pod = base["job_configuration"].get("job_manifest", {}).get("spec", {}).get("template", {}).get("spec", {})
+    passing = {each.get("name") for each in pod.get("volumes", ()) if {"emptyDir", "secret", "configMap"} & set(each)}
+    return [
+        Path(mount["mountPath"])
+        for container in pod.get("containers", ())
+        for mount in container.get("volumeMounts", ())
+        if mount.get("name") not in passing and not mount.get("readOnly")
+    ]
+
+
+def _given(base: Mapping[str, Any], name: str, otherwise: Any) -> Any:
+    """What a template gives its runs: a value of its own, or the default of the variable."""
+    given = base["job_configuration"].get(name)
+    if isinstance(given, type(otherwise)):
+        return given
+    return base["variables"].get("properties", {}).get(name, {}).get("default", otherwise)
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Entry point of the project's image: passwords from files into the environment, then the command in its place.
 
 Prefect takes its secrets from the environment only, and a URL holds a password in its middle. So, before the command:
@@ -6,12 +7,14 @@ Prefect takes its secrets from the environment only, and a URL holds a password 
 * ``PREFECT_..._FILE`` becomes ``PREFECT_...`` with the content of the file, but for Prefect's own settings of that end;
 * ``COINSWARM_..._FILE`` is read by the program itself, and dropped here where the file is empty and may be.
 
-Nothing secret is an argument, and nothing is written anywhere.
+Called by another name, it becomes the program of that name elsewhere in PATH: so `docker exec`, which knows no entry
+point, reaches the command line with its secrets. Nothing secret is an argument, and nothing is written anywhere.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -89,9 +92,27 @@ def filled(environment: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def asked(arguments: list[str], path: str) -> list[str]:
+    """The command that arguments, this program's own name first, ask for; empty where there is none.
+
+    Parameters
+    ----------
+    arguments
+        As `sys.argv` has them.
+    path
+        Folders of programs, as PATH has them.
+    """
+    called = Path(arguments[0])
+    if called.name == Path(__file__).resolve().name:
+        return arguments[1:]
+    own = called.parent.resolve()
+    others = os.pathsep.join(folder for folder in path.split(os.pathsep) if Path(folder).resolve() != own)
+    return [shutil.which(called.name, path=others) or called.name, *arguments[1:]]
+
+
 def main() -> None:
     """Become the command."""
-    command = sys.argv[1:]
+    command = asked(sys.argv, os.environ.get("PATH", os.defpath))
     if not command:
         sys.exit("coinswarm: the container was given no command")
     try:

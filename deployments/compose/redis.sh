@@ -16,8 +16,9 @@ esac
 own=/run/coinswarm/redis.conf
 (
     umask 077
-    cat >"$own" <<END
-include /usr/local/etc/redis/redis.conf
+    # Copied, not included: Redis reads its own file as a user who may not be able to read the mounted one.
+    cp /usr/local/etc/redis/redis.conf "$own"
+    cat >>"$own" <<END
 bind * -::*
 dir /data
 maxmemory ${REDIS_MAXMEMORY:-4gb}
