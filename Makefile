@@ -23,7 +23,7 @@ run: $(VENV)/.jobs
 	$(BIN)/coinswarm demo --nights $(NIGHTS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not faults and not browser' --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not faults and not browser' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults --numprocesses 2 --dist load tests/faults

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from memory.store.acl import User
 
 
+# What helpers of the tests assert is told as fully as what tests do.
+pytest.register_assert_rewrite(*(f"tests.{room}" for room in ("agents", "deployments", "flows", "memory")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: one that is begun last would keep one process busy when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @dataclass(frozen=True)
 class Servers:
     """Where the servers of this test run listen."""

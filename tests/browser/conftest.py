@@ -80,7 +80,7 @@ def logged_in(browser: Browser, home: BrowserHome, screenshots: Path | None) -> 
 def ui(logged_in: Ui, home: BrowserHome, tmp_path: Path) -> Iterator[Ui]:
     """It, and nothing that strikes the runs; what a test that fails leaves is kept in its folder."""
     yield logged_in
-    home.spare()
+    home.strikes.spare()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from browser_home import SIZES, BrowserHome
-from browser_strikes import DEFECT, HOLD
+from browser_home import BrowserHome
 from browser_ui import HEIGHT, PHONE_WIDTH, WIDTH, Ui, save
+from planted_partitions import SIZES, THIRD
+from strikes import DEFECT, HOLD
 
 from memory.records import REGIMES
 
@@ -30,7 +31,6 @@ PICTURE_HEIGHT = 1900
 NEXT_DAY = DAY + dt.timedelta(days=1)
 NAMESPACE = "default"
 FLOW = "consolidate_memories"
-THIRD = SIZES[2]
 PARTITIONS = {regime: f"summarise-{DAY}-replay-{regime}" for regime in REGIMES}
 STEPS = (*PARTITIONS.values(), f"summarise-{DAY}-replay-sequences")
 
@@ -60,7 +60,7 @@ def clean(logged_in: Ui, home: BrowserHome) -> Clean:
     home.remember(NAMESPACE, DAY)
     run = logged_in.begin(FLOW, NAMESPACE, NAMESPACE, DAY.isoformat(), picture="prefect-custom-run")
     logged_in.until("Completed")
-    return Clean(run, home.digests(NAMESPACE), home.clustered())
+    return Clean(run, home.digests(NAMESPACE), home.strikes.clustered())
 
 
 def test_the_ui_opens_for_the_password_of_the_home_and_for_no_other(home: BrowserHome, browser: Browser) -> None:
@@ -91,16 +91,16 @@ def test_retry_takes_a_failed_run_up_in_its_partition_and_shows_the_others_as_ca
 ) -> None:
     namespace = "retried"
     home.remember(namespace, DAY)
-    home.tell(DEFECT, THIRD)
+    home.strikes.tell(DEFECT, THIRD)
     run = ui.begin(FLOW, NAMESPACE, namespace, DAY.isoformat())
     ui.until("Failed")
     struck = PARTITIONS[REGIMES[2]]
     ui.until_tasks("summarise", {name: "Failed" if name == struck else "Completed" for name in STEPS})
-    assert home.clustered() == [size for size in SIZES if size != THIRD]
-    home.tell(DEFECT, None)
+    assert home.strikes.clustered() == [size for size in SIZES if size != THIRD]
+    home.strikes.tell(DEFECT, None)
     ui.retry()
     ui.until("Completed", past=("Failed",))
-    assert home.clustered() == [THIRD]
+    assert home.strikes.clustered() == [THIRD]
     ui.until_tasks("summarise", {name: "Completed" if name == struck else "Cached" for name in STEPS})
     ui.picture("prefect-retried-run", 1400)
     assert home.runs(namespace, FLOW) == [("FAILED", run), ("SUCCEEDED", run)]
@@ -112,13 +112,13 @@ def test_a_run_whose_process_is_killed_is_marked_crashed_and_retried_by_itself(
 ) -> None:
     namespace = "killed"
     home.remember(namespace, DAY)
-    home.tell(HOLD, THIRD)
+    home.strikes.tell(HOLD, THIRD)
     run = ui.begin(FLOW, NAMESPACE, namespace, DAY.isoformat())
     home.until_held()
     ui.until("Running")
     home.kill_run(run)
     ui.until("Crashed")
-    home.tell(HOLD, None)
+    home.strikes.tell(HOLD, None)
     # Nobody presses anything: the server schedules it again.
     ui.until("Completed", past=("Crashed",))
     assert home.runs(namespace, FLOW) == [("DEAD", run), ("SUCCEEDED", run)]
@@ -127,13 +127,13 @@ def test_a_run_whose_process_is_killed_is_marked_crashed_and_retried_by_itself(
 
 def test_a_second_night_waits_for_the_first_and_then_completes(ui: Ui, home: BrowserHome, clean: Clean) -> None:
     home.send(NAMESPACE, NEXT_DAY)
-    home.tell(HOLD, THIRD)
+    home.strikes.tell(HOLD, THIRD)
     first = ui.begin("nightly", NAMESPACE, NAMESPACE, NEXT_DAY.isoformat())
     home.until_held()
     second = ui.begin("nightly", NAMESPACE, NAMESPACE, NEXT_DAY.isoformat())
     ui.until("AwaitingConcurrencySlot")
     ui.picture("prefect-waiting-night")
-    home.tell(HOLD, None)
+    home.strikes.tell(HOLD, None)
     ui.open_run(first)
     ui.until("Completed")
     known = home.digests(NAMESPACE)
@@ -142,7 +142,7 @@ def test_a_second_night_waits_for_the_first_and_then_completes(ui: Ui, home: Bro
     assert home.runs(NAMESPACE, "nightly") == [("SUCCEEDED", first), ("SUCCEEDED", second)]
     # It found all done.
     assert home.digests(NAMESPACE) == known
-    assert home.clustered() == list(SIZES)
+    assert home.strikes.clustered() == list(SIZES)
     ui.open_dashboard()
     ui.picture("prefect-dashboard")
 

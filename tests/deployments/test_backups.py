@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import rich.console
 
-from deployments.backups import show_backup
+from deployments.backups import show_backup, show_restore
 from memory.backup.manifest import FORMAT, MANIFEST, Manifest, encode_manifest, sealed
+from memory.ledger.migrations import HEAD
+from tests.deployments.command_line import coinswarm
 
 CUT_MS = 1_624_324_200_123
 
@@ -84,3 +86,31 @@ def test_a_snapshot_of_newer_software_is_refused(typed: Any, tmp_path: Path) -> 
     output = typed("restore", str(path), "-n", "copy", COINSWARM_HOME=str(tmp_path / "home"))
     assert output.code == 1
     assert "Upgrade the software" in output.stderr
+
+
+def test_a_snapshot_of_no_namespace_is_refused_before_anything_is_started(typed: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, namespace="No:Colons")
+    output = typed("restore", str(path), COINSWARM_HOME=str(tmp_path / "home"))
+    assert output.code == 1
+    assert "'No:Colons', which is no name of one" in output.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_restore_without_a_name_goes_where_the_snapshot_is_from(tmp_path: Path) -> None:
+    nowhere = {
+        "COINSWARM_REDIS_URL": "redis://127.0.0.1:1/0",
+        "COINSWARM_DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "COINSWARM_PREFECT_API_URL": "http://127.0.0.1:1/api",
+    }
+    output = coinswarm(tmp_path / "home", "restore", str(put(tmp_path)), COINSWARM_NAMESPACE="mine", **nowhere)
+    assert output.code == 1
+    first, last = output.stderr.splitlines()
+    assert first == "Restoring into demo"
+    assert "no Prefect server answers" in last
+
+
+def test_an_older_ledger_in_a_snapshot_is_told() -> None:
+    out = rich.console.Console(record=True, width=200)
+    told = {"cut": "2021-06-22T01:30:00.123000+00:00", "redis": {}, "ledger": {"runs": 2}, "bytes": 9, "missing": []}
+    show_restore({**told, "into": "copy", "source": "demo", "dry_run": True, "ledger_schema": "0001"}, out)
+    assert f"is of schema 0001: restoring brings it to schema {HEAD}." in out.export_text()

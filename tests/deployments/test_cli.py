@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,14 +20,22 @@ from agents.fitting import default_encoder
 from agents.market import Market
 from agents.snapshot import MarketSnapshot
 from memory import Action, Side, embedded
-from memory.embedded.redis_server import ping
-from memory.embedded.wheels import find_programs
 from memory.ledger import Ledger
+from tests.deployments.command_line import (
+    COINSWARM,
+    COMMAND_TIMEOUT_S,
+    NIGHT,
+    Process,
+    Used,
+    coinswarm,
+    flows_here,
+    processes_naming,
+    surroundings,
+)
+from tests.deployments.refusals import REFUSALS, Refused, candles, made_places
 
 pytestmark = pytest.mark.slow
 
-COINSWARM = Path(sys.executable).parent / "coinswarm"
-NIGHT = "2021-06-17"
 COUNTS = {
     "experiences",
     "states",
@@ -47,73 +49,6 @@ COUNTS = {
     "pruned",
 }
 STEPS = ["record", "consolidate", "update transitions", "prune", "benchmark", "report"]
-COMMAND_TIMEOUT_S = 240
-
-
-def surroundings(home: Path, **environment: str) -> dict[str, str]:
-    """The environment of a user who has set nothing but the home."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COINSWARM_", "PREFECT_"))}
-    return {**kept, "COINSWARM_HOME": str(home), **environment}
-
-
-@dataclass(frozen=True)
-class Process:
-    """What a process left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    def json(self) -> Any:
-        """The one line on stdout."""
-        assert self.code == 0, self.stderr
-        assert self.stdout.count("\n") == 1
-        return json.loads(self.stdout)
-
-
-def coinswarm(home: Path, *arguments: str, **environment: str) -> Process:
-    """A command in a process of its own."""
-    done = subprocess.run(
-        [COINSWARM, *arguments],
-        env=surroundings(home, **environment),
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    return Process(done.returncode, done.stdout, done.stderr)
-
-
-def processes_naming(home: Path) -> dict[int, str]:
-    """Processes whose command line names a home."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended since
-        if str(home) in words:
-            found[int(path.parent.name)] = words
-    return found
-
-
-@dataclass(frozen=True)
-class Used:
-    """A home after its first recording; its servers stay up, so that the commands that follow find them."""
-
-    home: Path
-    recorded: Process
-    left_running: dict[int, str]
-    endpoints: embedded.Endpoints
-    typed: Any
-
-    def run(self, *arguments: str, **environment: str) -> Process:
-        """Run a command in a process of its own, as a user does."""
-        return coinswarm(self.home, *arguments, **environment)
-
-    def type(self, *words: str, **environment: str) -> Any:
-        """Run a command in this process, which is sooner; its flows talk to the home's Prefect."""
-        return self.typed(*words, **{"COINSWARM_HOME": str(self.home), **environment})
 
 
 @pytest.fixture(scope="module")
@@ -127,32 +62,6 @@ def used(tmp_path_factory: pytest.TempPathFactory, typed: Any) -> Iterator[Used]
     ):
         yield Used(home, recorded, left_running, session.endpoints, typed)
     assert processes_naming(home) == {}
-
-
-@contextmanager
-def flows_here(home: Path, endpoints: embedded.Endpoints) -> Iterator[None]:
-    """Flows of this process talk to a home's Prefect server, whose address they would find in the environment."""
-    from prefect.logging.configuration import setup_logging
-    from prefect.settings import temporary_settings
-
-    from deployments.local import QUIET, send_what_waits
-
-    @contextmanager
-    def running_already(*_: Any, **__: Any) -> Iterator[None]:
-        yield
-
-    with pytest.MonkeyPatch.context() as patch, temporary_settings(embedded.prefect_environment(home, endpoints)):
-        for name in os.environ:
-            if name.startswith("COINSWARM_"):
-                patch.delenv(name)
-        patch.setattr("deployments.running.local_stack", running_already)
-        # Prefect sets logging up when a flow is first run, which would be while a command's stderr is looked at; a
-        # console that is there already hears of its level by the same call.
-        for name, value in QUIET.items():
-            patch.setenv(name, value)
-        setup_logging()
-        yield
-        send_what_waits()
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +100,7 @@ def test_the_night_records_from_the_inbox_and_adds_nothing_to_the_replay(nightly
 
 
 def test_patterns_prints_a_list_of_all_current_patterns_in_full(used: Used, nightly: Process) -> None:
-    patterns = used.type("patterns", "--json").json()
+    patterns = used.type("patterns", "--json").json()["patterns"]
     assert len(patterns) == nightly.json()["patterns"]
     assert len({pattern["pattern_id"] for pattern in patterns}) == len(patterns)
     for pattern in patterns:
@@ -203,8 +112,8 @@ def test_patterns_prints_a_list_of_all_current_patterns_in_full(used: Used, nigh
 
 def test_patterns_of_a_time_before_the_window_ended_are_none(used: Used, nightly: Process) -> None:
     assert nightly.code == 0
-    assert used.type("patterns", "--json", "--as-of", "2021-06-17T23:59:59").json() == []
-    assert used.type("patterns", "--json", "--as-of", "2021-06-18").json() != []
+    assert used.type("patterns", "--json", "--as-of", "2021-06-17T23:59:59").json()["patterns"] == []
+    assert used.type("patterns", "--json", "--as-of", "2021-06-18").json()["patterns"]
 
 
 def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: Process) -> None:
@@ -218,7 +127,7 @@ def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: P
 
 def test_one_pattern_is_told_whole_with_its_clusters_and_lineage(used: Used, nightly: Process) -> None:
     assert nightly.code == 0
-    first = used.type("patterns", "--sort", "support", "--json").json()[0]
+    first = used.type("patterns", "--sort", "support", "--json").json()["patterns"][0]
     whole = used.type("patterns", first["pattern_id"], "--json").json()
     assert {name: whole[name] for name in first} == first
     assert sum(whole["products"].values()) == whole["states"] == sum(item["states"] for item in whole["clusters"])
@@ -234,7 +143,7 @@ def test_one_pattern_is_told_whole_with_its_clusters_and_lineage(used: Used, nig
 
 def test_patterns_are_chosen_and_written_as_values(used: Used, nightly: Process) -> None:
     assert nightly.code == 0
-    everything = used.type("patterns", "--json").json()
+    everything = used.type("patterns", "--json").json()["patterns"]
     regime = everything[0]["regime"]
     wanted = [item["pattern_id"] for item in everything if item["regime"] == regime]
     rows = used.type("patterns", "--regime", regime.lower(), "--csv").stdout.splitlines()
@@ -295,7 +204,7 @@ def test_a_remembered_state_finds_others_than_itself(used: Used, nightly: Proces
 
 def test_a_pattern_finds_what_is_like_it(used: Used, nightly: Process) -> None:
     assert nightly.code == 0
-    pattern = used.type("patterns", "--json").json()[0]
+    pattern = used.type("patterns", "--json").json()["patterns"][0]
     found = used.type("search", pattern["pattern_id"], "--json").json()
     assert found["as_of"] == "now"
     assert found["experiences"][0]["distance"] < pattern["reach"]
@@ -418,209 +327,11 @@ def test_candles_with_holes_are_replayed_around_them(used: Used, tmp_path: Path)
 # --- what it refuses -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A command that must fail, and what its one line must say: what is wrong, and what to do."""
-
-    words: tuple[str, ...]
-    says: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...] = ()
-
-
-RECORD = ("run", "record_experiences", "--json", "--param", "source=market")
-ON_NIGHT = (*RECORD, "--date", NIGHT)
-ALL_FLOWS = ("record_experiences", "consolidate_memories", "update_transitions", "prune_memories", "nightly")
-# Names in braces stand for what the fixture `places` makes.
-REFUSALS: Mapping[str, Refusal] = {
-    "unknown flow": Refusal(("run", "nigthly", "--json"), ("'nigthly'", *ALL_FLOWS)),
-    "unknown command": Refusal(("nigthly",), ("'nigthly'", "coinswarm --help")),
-    "unknown option": Refusal(("run", "nightly", "--json", "--dat", NIGHT), ("--dat", "coinswarm run --help")),
-    "unknown parameter": Refusal(
-        ("run", "nightly", "--json", "--param", "windows=3"),
-        ("'windows'", "source", "market", "products", "queries", "namespace", "start", "end"),
-    ),
-    "parameter without a value": Refusal(
-        ("run", "nightly", "--json", "--param", "queries"), ("'queries'", "name=value")
-    ),
-    "wrong value": Refusal(
-        ("run", "nightly", "--json", "--param", "queries=many"),
-        ("queries=many", "valid integer", "Queries of each kind"),
-    ),
-    "bad date": Refusal(("run", "nightly", "--json", "--date", "2021-13-01"), ("'2021-13-01'", "like 2021-06-17")),
-    "bad date in a parameter": Refusal(
-        (*RECORD, "--param", "date=yesterday"), ("date=yesterday", "such as 2021-06-17")
-    ),
-    "bad time": Refusal(("patterns", "--json", "--as-of", "then"), ("'then'", "like 2021-06-18T12:34")),
-    "date without candles": Refusal((*RECORD, "--date", "2021-08-01"), ("2021-08-01", "2021-07-10", "Choose a date")),
-    "date without experiences": Refusal(
-        ("run", "consolidate_memories", "--json", "--date", "2021-06-25"),
-        ("2021-06-25", "coinswarm run record_experiences --date 2021-06-25"),
-    ),
-    "span off the grid": Refusal(
-        (*RECORD, "--param", "start=2021-06-17T00:30:00Z", "--param", "end=2021-06-18T00:30:00Z"),
-        ("2021-06-17T00:30:00", "Windows are UTC days, such as 2021-06-17T00:00:00"),
-    ),
-    "range backwards": Refusal(
-        (*RECORD, "--from", "2021-06-19", "--to", NIGHT), ("runs backwards", "earlier date first")
-    ),
-    "half a range": Refusal((*RECORD, "--from", "2021-06-19"), ("--from and --to",)),
-    "market path that is not there": Refusal(
-        (*ON_NIGHT, "--param", "market=/nowhere/at/all"), ("/nowhere/at/all", "history:NAME")
-    ),
-    "text among the candles": Refusal(
-        (*ON_NIGHT, "--param", "market={text}"), ("row 8", "close is 'n/a'", "column of floats")
-    ),
-    "unsorted candles": Refusal(
-        (*ON_NIGHT, "--param", "market={unsorted}"), ("row 12", "comes after", "Sort the candles")
-    ),
-    "no parquet": Refusal(
-        (*ON_NIGHT, "--param", "market={no_parquet}"), ("cannot be read as parquet", "Give the path")
-    ),
-    "namespace that keys cannot hold": Refusal((*ON_NIGHT, "--namespace", "No:Colons"), ("'No:Colons'", "a-z, 0-9")),
-    "such a namespace where nothing is run": Refusal(
-        ("patterns", "--json", "--namespace", "No:Colons"), ("'No:Colons'", "a-z, 0-9")
-    ),
-    "such a namespace in the environment": Refusal(
-        ("status", "--json"), ("COINSWARM_NAMESPACE", "a-z, 0-9"), (("COINSWARM_NAMESPACE", "No:Colons"),)
-    ),
-    "setting that cannot be": Refusal(
-        ("status", "--json"), ("COINSWARM_LEASE_S=soon", "valid number"), (("COINSWARM_LEASE_S", "soon"),)
-    ),
-    "home of a newer version": Refusal(
-        ("run", "nightly", "--json"), ("version 99", "Upgrade"), (("COINSWARM_HOME", "{newer_home}"),)
-    ),
-    "Redis where nothing listens": Refusal(
-        ("run", "nightly", "--json", "--date", NIGHT),
-        ("redis://127.0.0.1:{port}", "COINSWARM_REDIS_URL"),
-        (("COINSWARM_REDIS_URL", "redis://127.0.0.1:{port}"),),
-    ),
-    "Redis without search": Refusal(
-        ("run", "nightly", "--json", "--date", NIGHT),
-        ("has no search", "Redis 8"),
-        (("COINSWARM_REDIS_URL", "unix://{bare_redis}"),),
-    ),
-    "database that does not exist": Refusal(
-        ("run", "consolidate_memories", "--json", "--date", NIGHT),
-        ('"nowhere" does not exist', "COINSWARM_DATABASE_URL"),
-        (("COINSWARM_DATABASE_URL", "{database}"),),
-    ),
-    "database that is none of Postgres": Refusal(
-        ("patterns", "--json"),
-        ("mysql", "COINSWARM_DATABASE_URL"),
-        (("COINSWARM_DATABASE_URL", "mysql://host/coinswarm"),),
-    ),
-    "Prefect where nothing listens": Refusal(
-        ("run", "nightly", "--json", "--date", NIGHT),
-        ("http://127.0.0.1:{port}/api", "COINSWARM_PREFECT_API_URL"),
-        (("COINSWARM_PREFECT_API_URL", "http://127.0.0.1:{port}/api"),),
-    ),
-    "search without a state": Refusal(("search", "--json"), ("no state is named", "--at 2021-06-18T12:34")),
-    "search with a product that is not there": Refusal(
-        ("search", "--json", "--product", "BTC-USD", "--at", NIGHT), ("no product BTC-USD", "BTC-USDT, DOT-USDT")
-    ),
-    "search with a time without candles": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "2021-08-01"), ("2021-08-01", "2021-07-10")
-    ),
-    "search with a time just behind the last candle": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "2021-07-10T18:30"), ("in the 5 minutes", "17:57")
-    ),
-    "search with a time that is none": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "noon"), ("'noon'", "like 2021-06-18T12:34")
-    ),
-    "search before the encoder was known": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "2021-06-16T12:00"), ("fitted on data up to 2021-06-17",)
-    ),
-    "search with an id that is not there": Refusal(
-        ("search", "--json", "p-nobody"), ("'p-nobody'", "21,600 experiences", "default")
-    ),
-    "search in an empty namespace": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "2021-06-18", "-n", "empty"), ("'empty'", "default")
-    ),
-    "search in a regime that is none": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "2021-06-18", "--regime", "calm"), ("'CALM'", "QUIET")
-    ),
-    "search over a horizon that is none": Refusal(
-        ("search", "--json", "--product", "BTC-USDT", "--at", "2021-06-18", "--horizon", "7"), ("7", "1, 5, 15, 60")
-    ),
-    "pattern that is not there": Refusal(
-        ("patterns", "--json", "p-nobody"), ("'p-nobody'", "'coinswarm patterns' lists them")
-    ),
-    "patterns of a regime that is none": Refusal(("patterns", "--json", "--regime", "calm"), ("'CALM'", "MIXED")),
-    "patterns by an order that is none": Refusal(("patterns", "--json", "--sort", "luck"), ("'luck'", "'sharpe'")),
-    "patterns as values and as JSON": Refusal(("patterns", "--json", "--csv"), ("--csv", "excludes --json")),
-    "report of a memory without nights": Refusal(
-        ("report", "--json", "--namespace", "empty"), ("'empty'", "coinswarm run nightly")
-    ),
-    "report of a night that was not consolidated": Refusal(
-        ("report", "--json", "--date", "2021-06-25"), ("2021-06-25", "coinswarm run nightly --date 2021-06-25")
-    ),
-}
-
-
-IN_PROCESSES = {"unknown flow", "date without candles", "home of a newer version", "Prefect where nothing listens"}
-"""Refusals that are seen from outside, by a process's exit code and streams; the last two are those of the servers."""
-
-
-def candles(folder: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Path:
-    """A folder with the sample's Bitcoin, changed."""
-    sample = Path(__file__).parents[2] / "agents" / "data" / "sample" / "binance_BTC-USDT_1m.parquet"
-    folder.mkdir()
-    change(pl.read_parquet(sample)).write_parquet(folder / sample.name)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def places(used: Used, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What the refused commands are given: broken files, another home, servers that are not there or unfit."""
-    root = tmp_path_factory.mktemp("places")
-    as_text = pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("n/a")).otherwise(pl.col("close").cast(pl.String))
-    text = candles(root / "text", lambda frame: frame.with_columns(as_text.alias("close")))
-    unsorted = candles(root / "unsorted", lambda frame: pl.concat([frame[:10], frame[20:21], frame[10:20], frame[21:]]))
-    no_parquet = candles(root / "no-parquet", lambda frame: frame[:1])
-    next(no_parquet.iterdir()).write_text("timestamp,close\n2021-06-17,1\n")
-    newer = root / "newer"
-    newer.mkdir()
-    (newer / "home.json").write_text('{"version": 99}')
-    assert used.endpoints.database_url is not None
-    bare = root / "bare.sock"
-    program = [find_programs().redis_server, "--port", "0", "--unixsocket", bare, "--save", "", "--dir", root]
-    # Bound, but not listening: nobody answers on this port, and nobody else can take it.
-    with socket.socket() as taken, (root / "bare.log").open("wb") as log:
-        taken.bind(("127.0.0.1", 0))
-        redis_without_search = subprocess.Popen(program, stdout=log, stderr=log)
-        try:
-            while ping(bare) != b"+PONG":
-                assert redis_without_search.poll() is None, (root / "bare.log").read_text()
-                time.sleep(0.02)
-            yield {
-                "text": str(text),
-                "unsorted": str(unsorted),
-                "no_parquet": str(no_parquet),
-                "newer_home": str(newer),
-                "port": str(taken.getsockname()[1]),
-                "bare_redis": str(bare),
-                "database": used.endpoints.database_url.replace("/coinswarm?", "/nowhere?"),
-            }
-        finally:
-            redis_without_search.terminate()
-            redis_without_search.wait(timeout=20)
-
-
-class Refused:
-    """What refused commands said; each is run once, when it is first asked for."""
-
-    def __init__(self, used: Used, places: Mapping[str, str]) -> None:
-        self._used, self._places = used, places
-        self._said: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._said:
-            refusal = REFUSALS[name]
-            words = [word.format_map(self._places) for word in refusal.words]
-            environment = {key: value.format_map(self._places) for key, value in refusal.environment}
-            run = self._used.run if name in IN_PROCESSES else self._used.type
-            self._said[name] = run(*words, **environment)
-        return self._said[name]
+    """What the names in braces stand for."""
+    with made_places(used, tmp_path_factory.mktemp("places")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,28 @@ def test_our_containers_have_no_rights_beyond_their_own(compose: dict[str, Any])
     assert "\nUSER 10001:10001\n" in (FOLDER / "Dockerfile").read_text(encoding="utf-8")
 
 
+def test_the_build_is_given_what_the_image_holds_and_no_secrets() -> None:
+    lines = (FOLDER.parent / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    copied = {
+        source
+        for line in (FOLDER / "Dockerfile").read_text(encoding="utf-8").splitlines()
+        if line.startswith("COPY ")
+        for source in line.split()[1:-1]
+    }
+    assert patterns[0] == "*"
+    assert {pattern[1:] for pattern in patterns if pattern.startswith("!")} == copied
+    assert patterns.index("deployments/compose/secrets") > patterns.index("!deployments")
+    assert all((FOLDER.parent / source).exists() for source in copied)
+
+
+def test_extras_that_the_image_installs_exist() -> None:
+    extras = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"EXTRAS=([a-z,]+)", (FOLDER / "Dockerfile").read_text(encoding="utf-8"))
+    assert named
+    assert {extra for each in named for extra in each.split(",")} <= set(extras["optional-dependencies"])
+
+
 def test_the_prefect_server_is_closed(compose: dict[str, Any]) -> None:
     environment = compose["services"]["prefect"]["environment"]
     assert environment["PREFECT_SERVER_API_AUTH_STRING_FILE"] == "/run/secrets/prefect_auth"
@@ -215,6 +239,37 @@ def test_a_secret_that_is_not_there_is_named_with_the_remedy(content: str | None
     assert str(file) in answer.stderr
     assert "make-secrets" in answer.stderr
     assert "lines" not in answer.stdout
+
+
+def test_a_program_called_by_its_name_is_given_its_secrets_too(tmp_path: Path) -> None:
+    file = tmp_path / "auth"
+    file.write_text("of:file", encoding="utf-8")
+    own, programs = tmp_path / "own", tmp_path / "programs"
+    for folder in (own, programs):
+        folder.mkdir()
+    (own / "prefect").symlink_to(ENTRYPOINT)
+    (programs / "prefect").write_text('#!/bin/sh\necho "$PREFECT_API_AUTH_STRING" "$@"\n', encoding="utf-8")
+    (programs / "prefect").chmod(0o755)
+    answer = subprocess.run(
+        ["prefect", "version", "--json"],
+        executable=own / "prefect",
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": os.pathsep.join([str(own), str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PREFECT_API_AUTH_STRING_FILE": str(file),
+        },
+    )
+    assert answer.stdout == "of:file version --json\n", answer.stderr
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "nothing-of-this-name").symlink_to(ENTRYPOINT)
+    answer = subprocess.run(
+        [sys.executable, tmp_path / "nothing-of-this-name"], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert answer.returncode != 0
+    assert answer.stderr == "coinswarm: there is no program nothing-of-this-name in this image\n"
 
 
 def test_no_address_of_alerts_is_no_error(tmp_path: Path) -> None:

@@ -118,7 +118,11 @@ def test_a_registry_that_changed_is_brought_up_to_date_with_the_same_ids(
     declare(changed, monkeypatch)
     again = register(settings, pool=pool)
     names = {each.flow: each.full_name for each in few}
-    assert set(again.changed) == {each.full_name for each in changed}
+    # Which runs are watched changes with the deployments that there are.
+    watching = {
+        f"automation 'coinswarm {settings.namespace}: {what}'" for what in ("crashed run again", "crashed run given up")
+    }
+    assert set(again.changed) == {each.full_name for each in changed} | watching
     assert again.removed == [names["verify_memory"]]
     night = client.read_deployment_by_name(names["nightly"])
     assert night.id == registered.deployments[names["nightly"]]
@@ -130,13 +134,13 @@ def test_alerts_come_and_go_with_the_address_that_is_kept_secret(
     registered: Registered, settings: Settings, pool: str, client: Any
 ) -> None:
     told = Settings(namespace=settings.namespace, webhook_url=WEBHOOK)
-    alerts = {f"coinswarm {settings.namespace}: {what}" for what in ("failed run", "knowledge old")}
+    alerts = {f"coinswarm {settings.namespace}: {what}" for what in ("failed run", "crashed run", "knowledge old")}
     assert {name for name in register(told, pool=pool).automations if name in alerts} == alerts
     block = f"coinswarm-alerts-{settings.namespace}"
     shown = client.read_block_document_by_name(block, "webhook", include_secrets=False)
     assert WEBHOOK not in shown.model_dump_json()
     assert client.read_block_document_by_name(block, "webhook").data["url"] == WEBHOOK
-    assert register(settings, pool=pool).removed == [f"automation {name!r}" for name in sorted(alerts)]
+    assert set(register(settings, pool=pool).removed) == {f"automation {name!r}" for name in alerts}
 
 
 def test_an_automation_that_two_made_at_once_is_left_but_one(
@@ -176,6 +180,7 @@ def test_a_pool_keeps_its_type(registered: Registered, settings: Settings, pool:
         "prefect_api_url": "http://prefect.example/api",
         "archive_url": "memory://archive",
         "results_url": "memory://results",
+        "backup_url": "/var/lib/coinswarm/backups",
     }
     with pytest.raises(WorkPoolError, match="exists with the type process"):
         register(Settings(namespace=settings.namespace, **shared), pool=pool, pool_type="docker")

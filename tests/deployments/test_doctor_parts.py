@@ -112,6 +112,34 @@ def test_what_keeps_runs_from_happening_is_named(changes: dict[str, Any], name: 
     assert (check.status.value, word in check.seen) == (status, True), check
 
 
+@pytest.mark.parametrize("configured", [True, False])
+def test_commands_of_prefect_name_the_server_and_where_its_password_is(configured: bool, tmp_path: Path) -> None:
+    url = "http://127.0.0.1:4200/api"
+    settings = Settings(home=tmp_path / "a home", prefect_api_url=url if configured else None)
+    two = deployment(paused=True, inactive=["s-1", "s-2"])
+    found = by_name(judge_prefect(settings, state(deployments=[two, deployment("janitor/default")], workers=[])))
+    for name, command in (
+        ("deployments", "deployment schedule resume nightly/default s-1"),
+        ("worker", "worker start --pool coinswarm"),
+    ):
+        remedy = found[name].remedy
+        assert f"PREFECT_API_URL={url}" in remedy
+        assert (f"PREFECT_API_AUTH_STRING=\"$(cat '{tmp_path}/a home" in remedy) is not configured
+        assert command in remedy
+    assert found["deployments"].remedy.count(" && ") == 1
+
+
+def test_a_deployment_that_is_paused_as_a_whole_is_resumed_in_the_ui() -> None:
+    found = by_name(judge_prefect(Settings(), state(deployments=[deployment(paused=True)])))
+    assert "in the UI" in found["deployments"].remedy
+
+
+def test_each_paused_deployment_is_a_finding_of_its_own() -> None:
+    several = [deployment(f"nightly/{name}", paused=True, inactive=[name]) for name in ("a", "b")]
+    found = [check for check in judge_prefect(Settings(), state(deployments=several)) if check.name == "deployments"]
+    assert [f"paused: nightly/{name}." in check.seen for name, check in zip("ab", found, strict=True)] == [True, True]
+
+
 def test_a_server_that_does_not_answer_is_a_finding() -> None:
     check = by_name(check_prefect(case(api_url="http://127.0.0.1:9/api", prefect=READY)))["prefect"]
     assert (check.status.value, "COINSWARM_PREFECT_API_URL" in check.remedy) == ("fail", True)

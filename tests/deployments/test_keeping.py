@@ -12,6 +12,7 @@ import pytest
 import rich.console
 
 from deployments.keeping import show_janitor, size_text
+from deployments.moving import show_export
 from deployments.upgrading import is_left, show_upgrade
 
 
@@ -29,6 +30,7 @@ def shown(show: Callable[[Mapping[str, Any], rich.console.Console], None], resul
         (("export", "--agent", "a", "--from", "soon", "--out", "{tmp}/out"), "'soon' is not a time"),
         (("export", "--agent", "a", "--from", "2021-06-18", "--to", "2021-06-17", "--out", "{tmp}/out"), "Swap them"),
         (("export", "--agent", "a", "--out", "{tmp}"), "exists already and is not empty"),
+        (("export", "--agent", "a", "--as-of", "then", "--out", "{tmp}/out"), "'then' is not a time"),
         (("import", "{tmp}"), "holds no manifest.json"),
         (("import", "{tmp}/nowhere"), "holds no manifest.json"),
     ],
@@ -80,3 +82,15 @@ def test_what_is_to_be_upgraded_is_told_with_what_comes_first() -> None:
     assert is_left(by_hand, check=True)
     assert not is_left(by_hand, check=False)
     assert "Everything is as this version wants it." in shown(show_upgrade, {**by_hand, "status": "current"})
+
+
+def test_what_an_export_lacks_is_told_with_how_to_get_it() -> None:
+    counts = {"experiences": 7, "archived": 1234, "decisions": 0, "files": 3, "bytes": 9, "path": "/out"}
+    text = shown(show_export, {**counts, "missing": [], "elsewhere": {}})
+    assert all(part in text for part in ("1,234", "archived: Redis has let go of these", "9 B in /out"))
+    assert "Not in it" not in text
+    lacking = {**counts, "archived": 0, "missing": ["2021-06-17 (live)"], "elsewhere": {"enc-1": 3}}
+    text = shown(show_export, lacking)
+    assert "1 windows, such as 2021-06-17 (live)" in text
+    assert "3 windows, which it has in vectors of enc-1 (--encoder enc-1)" in text
+    assert "let go" not in text

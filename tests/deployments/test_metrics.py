@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import time
 import urllib.request
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import sqlalchemy as sa
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -33,9 +36,10 @@ NAMES = {f"{metric.name}_total" if metric.counter else metric.name for metric in
 WORDS = {"and", "on", "or", "unless", "by", "without", "ignoring", "bool", "offset"}
 FUNCTIONS = {"absent", "delta", "increase", "rate", "time", "max", "min", "sum"}
 SERVERS = ("redis", "postgres", "prefect")
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def read(text: str) -> Samples:
     """Samples by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -218,6 +222,80 @@ def test_a_server_that_hangs_costs_the_patience_and_is_down_and_is_not_asked_aga
             silent.accept()
 
 
+# --- alerts ----------------------------------------------------------------------------------------------------
+
+
+def fires(alert: str, samples: Samples, now: float, namespace: str) -> bool:
+    """Whether an alert's expression holds of some samples, at a time, for a namespace.
+
+    For comparisons of arithmetic joined by ``and on (namespace)``, which is what those of missed runs are. As in
+    Prometheus, nothing compares with a series that is not there.
+    """
+    (rule,) = [rule for rule in rules() if rule["alert"] == alert]
+
+    def valued(found: re.Match[str]) -> str:
+        wanted = dict(re.findall(r'(\w+)="([^"]*)"', found[2] or "")) | {"namespace": namespace}
+        return repr(samples.get((found[1], frozenset(wanted.items())), math.nan))
+
+    told = re.sub(r"(coinswarm_\w+)(?:\{([^}]*)\})?", valued, rule["expr"])
+    told = told.replace("and on (namespace)", "and").replace("time()", repr(now))
+    return bool(eval(told, {"__builtins__": {}, "nan": math.nan}))  # of this project's own file
+
+
+def ran(ledger: Ledger, namespace: str, flow: str, began: datetime, window: date | None) -> None:
+    """A run that began at a time, and succeeded a minute later."""
+    run = ledger.runs.start(flow, namespace, {}, window=Window.of_date(window) if window else None, lease_s=60)
+    ledger.runs.finish(run, {})
+    with ledger.transaction() as session:
+        session.execute(
+            sa.text("UPDATE runs SET started_at = :began, finished_at = :ended WHERE run_id = :run"),
+            {"began": began, "ended": began + timedelta(minutes=1), "run": run},
+        )
+
+
+HISTORY = date(2021, 6, 17)
+
+
+@pytest.mark.parametrize(
+    ("ago_h", "history", "missed"),
+    [
+        pytest.param((30, 54), False, True, id="nights by day"),
+        pytest.param((20, 44), False, False, id="the last one of today"),
+        pytest.param((30, 90), False, True, id="nights after a weekend"),
+        pytest.param((30,), False, False, id="one night by hand"),
+        pytest.param((30, 30.5, 31), False, False, id="one night, repeated"),
+        pytest.param((30, 54, 78), True, False, id="history, day after day"),
+        pytest.param((30, 240), False, False, id="two nights, far apart"),
+    ],
+)
+def test_a_night_is_missed_where_nights_were_regular(
+    ledger: Ledger, configured: str, ago_h: tuple[float, ...], history: bool, missed: bool
+) -> None:
+    # At noon, so that hours ago are the days that they seem to be.
+    now = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    for hours in ago_h:
+        began = now - timedelta(hours=hours)
+        ran(ledger, configured, "nightly", began, HISTORY if history else began.date() - timedelta(days=1))
+    samples = read(read_once(Settings()))
+    assert fires("CoinswarmNightMissed", samples, now.timestamp(), configured) is missed
+
+
+@pytest.mark.parametrize(("ago_h", "missed"), [((52, 76), True), ((52,), False), ((40, 64), False)])
+def test_a_backup_is_missed_where_backups_were_regular(
+    ledger: Ledger, configured: str, ago_h: tuple[float, ...], missed: bool
+) -> None:
+    now = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    for hours in ago_h:
+        ran(ledger, configured, "backup_memory", now - timedelta(hours=hours), None)
+    samples = read(read_once(Settings()))
+    assert fires("CoinswarmBackupMissed", samples, now.timestamp(), configured) is missed
+
+
+def test_a_namespace_that_never_ran_misses_nothing(configured: str) -> None:
+    samples = read(read_once(Settings()))
+    assert not fires("CoinswarmNightMissed", samples, time.time(), configured)
+
+
 # --- serving ---------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +309,31 @@ def test_it_is_served_on_the_loopback_until_closed(configured: str) -> None:
         with pytest.raises(MetricsPortError, match=f"{port}.*--port"):
             start_metrics(Settings(), port=port)
     start_metrics(Settings(), port=port).close()
+
+
+def test_a_second_home_has_metrics_at_a_free_port_and_says_so(configured: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        monkeypatch.setattr(exporter, "PORT", first.getsockname()[1])
+        with exporter.open_metrics(Settings(), said.append) as server:
+            port = urlsplit(server.url).port
+            assert port not in (None, 0, exporter.PORT)
+            with urllib.request.urlopen(server.url, timeout=30) as answer:
+                assert answer.status == 200
+    (told,) = said
+    assert f"Port {exporter.PORT} is taken" in told
+    assert server.url in told
+
+
+def test_a_port_that_was_chosen_and_is_taken_is_an_error(configured: str) -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(MetricsPortError, match=f"{port}.*taken.*--metrics-port"):
+            exporter.open_metrics(Settings(metrics_port=port), said.append)
+    with exporter.open_metrics(Settings(metrics_port=0), said.append) as server:
+        assert urlsplit(server.url).port
+    assert said == []
 
 
 def test_an_address_of_another_machine_is_refused(configured: str) -> None:

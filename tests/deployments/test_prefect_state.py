@@ -63,6 +63,7 @@ def test_deployments_are_told_with_their_next_runs(
     assert nightly.next_run is not None
     assert nightly.next_run <= SOON
     assert (janitor.paused, janitor.next_run) == (True, None)
+    assert (len(janitor.inactive), nightly.inactive) == (1, [])
     assert state.next_runs() == {f"nightly-{namespace}": nightly.next_run}
     assert (state.workers, state.late_runs) == ([], 0)
     assert found.from_deployments == {deployed["waiting"]: True, deployed["alone"]: False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,26 @@ def test_the_command_finds_the_server_and_shows_no_password(tmp_path: Path) -> N
     command = prefect_command(Settings(home=home.directory, prefect_api_url=None), "http://127.0.0.1:4200/api")
     secret = read_secret(home)
     assert secret.partition(":")[2] not in command
-    told = command.removesuffix("prefect") + "env"
+    told = command.removesuffix(prefect_command(Settings(), None)) + "env"
     found = subprocess.run(["/bin/sh", "-c", told], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {"PREFECT_API_URL=http://127.0.0.1:4200/api", f"PREFECT_API_AUTH_STRING={secret}"} <= set(found)
     configured = Settings(home=home.directory, prefect_api_url="http://prefect:4200/api")
-    assert prefect_command(configured, "http://prefect:4200/api") == "PREFECT_API_URL=http://prefect:4200/api prefect"
-    assert prefect_command(configured, None) == "prefect"
+    told = prefect_command(configured, "http://prefect:4200/api")
+    assert told == f"PREFECT_API_URL=http://prefect:4200/api {prefect_command(configured, None)}"
+
+
+def test_prefect_is_named_as_a_shell_finds_that_of_this_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = Path(sys.executable).with_name("prefect")
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert prefect_command(Settings(), None) == "prefect"
+    another = tmp_path / "prefect"
+    another.write_text("#!/bin/sh\n")
+    another.chmod(0o755)
+    for path in (str(tmp_path), ""):
+        monkeypatch.setenv("PATH", path)
+        assert prefect_command(Settings(), None) == shlex.quote(str(own))
 
 
 def test_a_part_of_a_failed_run_follows_it_and_is_done_again_by_it() -> None:

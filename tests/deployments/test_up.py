@@ -59,7 +59,7 @@ def state(home: Home) -> UpState:
         ui_url="http://127.0.0.1:4200",
         api_url="http://127.0.0.1:4200/api",
         login_file=str(home.prefect_data / "auth-string"),
-        metrics_url="",
+        metrics_url="http://127.0.0.1:9464/metrics",
         pool="coinswarm",
         worker="up-here",
         logs=str(home.logs),
@@ -128,12 +128,20 @@ def test_an_up_that_neither_gets_ready_nor_ends_is_waited_for_and_named(
 
 @pytest.mark.parametrize(
     ("change", "port", "said"),
-    [({"namespace": "other"}, None, "'other'"), ({}, 4300, "4200"), ({"worker": ""}, None, "with --no-worker")],
+    [
+        ({"namespace": "other"}, None, "'other'"),
+        ({}, 4300, "4200"),
+        ({"metrics_url": "http://127.0.0.1:9465/metrics"}, None, "with metrics on port 9465, not 9464"),
+        ({"worker": ""}, None, "with --no-worker"),
+    ],
 )
 def test_an_up_that_serves_something_else_is_not_taken_for_the_one_asked_for(
     change: dict[str, str], port: int | None, said: str, settings: Settings, state: UpState
 ) -> None:
     check_same(state, settings, None, with_worker=True)
+    settings = settings.model_copy(update={"metrics_port": 9464})
+    check_same(state, settings, None, with_worker=True)
+    check_same(replace(state, worker=""), settings.model_copy(update={"metrics_port": 0}), 4200, with_worker=False)
     check_same(replace(state, worker=""), settings, 4200, with_worker=False)
     with pytest.raises(UpError, match=said) as caught:
         check_same(replace(state, **change), settings, port, with_worker=True)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ EVERYWHERE = {
     "prefect_api_url": "https://prefect.example/api",
     "archive_url": "s3://bucket/archive",
     "results_url": "s3://bucket/results",
+    "backup_url": "/var/lib/coinswarm/backups",
 }
 OFF_MACHINE: tuple[PoolType, ...] = ("docker", "kubernetes")
 
@@ -56,6 +57,16 @@ def test_containers_of_kubernetes_are_not_root() -> None:
     manifest = template("kubernetes")["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
     assert manifest["securityContext"]["runAsNonRoot"] is True
     assert manifest["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_containers_of_docker_have_no_rights_and_write_to_the_home_alone() -> None:
+    found = template("docker")
+    given = found["variables"]["properties"]["container_create_kwargs"]["default"]
+    assert (given["read_only"], given["cap_drop"], set(given["tmpfs"])) == (True, ["ALL"], {"/tmp"})
+    assert given["security_opt"] == ["no-new-privileges:true"]
+    assert found["variables"]["properties"]["privileged"]["default"] is False
+    writable = [each for each in found["variables"]["properties"]["volumes"]["default"] if not each.endswith(":ro")]
+    assert [each.partition(":")[2] for each in writable] == ["/var/lib/coinswarm"]
 
 
 @pytest.mark.parametrize("pool_type", OFF_MACHINE)
@@ -98,7 +109,7 @@ def test_what_serves_one_machine_is_refused_with_the_reason(
 def test_all_reasons_are_named_at_once() -> None:
     with pytest.raises(WorkPoolError) as refused:
         check_reach(Settings(), "docker")
-    assert str(refused.value).count("COINSWARM_") == 5
+    assert str(refused.value).count("COINSWARM_") == 6
 
 
 def test_processes_of_this_machine_work_with_whatever_it_has() -> None:

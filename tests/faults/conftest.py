@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-RIG = Path(__file__).parent / "rig"
-sys.path.insert(0, str(RIG))
+RIGS = (Path(__file__).parent / "rig", Path(__file__).parents[1] / "rig")
+sys.path.insert(0, str(RIGS[0]))
 # The server that runs are forked from imports them by name.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RIG), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, RIGS), os.environ.get("PYTHONPATH")]))
 
 from fault_night import planted  # noqa: E402
 from fault_rig import AGENTS, WORK, Calm, Night, Rig  # noqa: E402

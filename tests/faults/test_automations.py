@@ -8,33 +8,43 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import fault_loop
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from prefect.states import Crashed, Failed, Pending, Running, Scheduled
+from prefect.states import AwaitingRetry, Crashed, Failed, Pending, Running, Scheduled
 
 from agents.regime_belief import REGIME_CHANGE_EVENT
 from deployments.automations import Watch, bring_automations
 from deployments.deploying import register
 from deployments.registry import DRAIN, deployment
+from deployments.work_pools import template
+from memory import embedded
 from memory.settings import Settings
 from tasks.freshness_events import FRESH_EVENT
 
 pytestmark = pytest.mark.faults
 
-IMPATIENT = Watch(heartbeat_s=10.0, by_hand_s=600.0, fresh_s=10.0, settled_s=10.0)
+IMPATIENT = Watch(heartbeat_s=10.0, by_hand_s=600.0, fresh_s=10.0, settled_s=10.0, stays_s=30.0)
 """Ten seconds are the least that Prefect waits for what does not come."""
+SETTLING = replace(IMPATIENT, settled_s=30.0, stays_s=45.0)
 TIMEOUT_S = 90.0
+PAUSE_S = 2.0
 NIGHT = dt.datetime(2021, 6, 18, 0, 10, tzinfo=dt.UTC)
 
 
@@ -56,8 +66,8 @@ class Scene:
 
     Attributes
     ----------
-    namespace, settings, client
-        The namespace, its settings, and what the UI does.
+    namespace, settings, deployments, client
+        The namespace, its settings, ids of its deployments, and what the UI does.
     receiver
         Where its alerts arrive.
     log
@@ -66,6 +76,7 @@ class Scene:
 
     namespace: str
     settings: Settings
+    deployments: Mapping[str, UUID]
     client: SyncPrefectClient
     receiver: Receiver
     log: Callable[[], str]
@@ -83,9 +94,14 @@ class Scene:
         for state in (Pending(), Running()):
             self.client.set_flow_run_state(run, state)
 
-    def report(self, run: UUID, state: Any) -> None:
-        """A worker reports how a run ended."""
-        self.client.set_flow_run_state(run, state)
+    def report(self, run: UUID, *states: Any) -> None:
+        """A worker reports how a run ended, or several of its states, with the time between them that a process takes.
+
+        Events that come closer lock Prefect's SQLite against each other, and one that is lost holds up those after it.
+        """
+        for number, state in enumerate(states):
+            time.sleep(PAUSE_S if number else 0)
+            self.client.set_flow_run_state(run, state)
 
     def heartbeat(self, run: UUID) -> None:
         """The sign of life of a run, as Prefect's engine gives it."""
@@ -103,15 +119,15 @@ class Scene:
         return str(self.client.read_flow_run(run).state.name)
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
     """Wait until something is so; what it is then."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.2)
-    raise AssertionError(f"waited {TIMEOUT_S:g} s for {what}")
+    raise AssertionError(f"waited {timeout_s:g} s for {what}")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +162,7 @@ def scene(prefect_server: str, servers: Any, receiver: tuple[Receiver, str]) -> 
     log = servers.home / "logs" / "prefect.log"
     with get_client(sync_client=True) as client:
         bring_automations(client, settings, registered.deployments, IMPATIENT)
-        yield Scene(namespace, settings, client, taken, lambda: log.read_text(encoding="utf-8"))
+        yield Scene(namespace, settings, registered.deployments, client, taken, lambda: log.read_text(encoding="utf-8"))
 
 
 def test_a_silent_run_is_crashed_and_scheduled_again_for_the_same_night_but_not_for_ever(scene: Scene) -> None:
@@ -156,6 +172,7 @@ def test_a_silent_run_is_crashed_and_scheduled_again_for_the_same_night_but_not_
     until(lambda: scene.state(run) == "AwaitingRetry", "the crashed run to be scheduled again")
     assert scene.client.read_flow_run(run).expected_start_time == NIGHT
     (first,) = until(lambda: scene.receiver.about("failed-run", flow_run=str(run)), "the alert")
+    assert first["text"].endswith("It is scheduled again.")
     assert (first["state"], first["scheduled_again"], first["flow"]) == ("Crashed", True, "nightly")
     scene.go_on(run)
     scene.report(run, Crashed(message="Process exited with status code: -9."))
@@ -177,6 +194,90 @@ def test_a_run_that_no_worker_can_begin_again_is_left_crashed(scene: Scene) -> N
     # It began once, which by itself would entitle it to another start.
     assert (second["attempt"], second["scheduled_again"]) == (1, False)
     time.sleep(IMPATIENT.settled_s + 10)
+    assert scene.state(run) == "Crashed"
+
+
+def test_a_run_that_dies_whenever_it_starts_is_given_up_and_told_once_more_also_after_a_retry(scene: Scene) -> None:
+    run = scene.begin("nightly")
+    for attempt in range(2):
+        # It ran once, and never since: how often it ran alone would entitle it to another start for ever.
+        scene.report(run, Crashed(message="Process exited with status code: -9."))
+        until(lambda: scene.state(run) == "AwaitingRetry", "the crashed run to be scheduled again")
+        scene.report(run, Pending(), Crashed(message="Process exited with status code: 1."))
+        until(lambda: scene.state(run) == "Failed", "the run to be given up")
+        told = 2 * (attempt + 1)
+        until(lambda told=told: len(scene.receiver.about("failed-run", flow_run=str(run))) == told, "the alerts")
+        if attempt == 0:
+            scene.report(run, AwaitingRetry(), Pending())
+            time.sleep(PAUSE_S)
+    time.sleep(IMPATIENT.stays_s + 10)
+    assert scene.state(run) == "Failed"
+    alerts = scene.receiver.about("failed-run", flow_run=str(run))
+    assert [(each["state"], each["scheduled_again"]) for each in alerts] == [("Crashed", True), ("Failed", False)] * 2
+    assert "It crashed 2 times" in alerts[-1]["message"]
+    assert "then Retry" in alerts[-1]["text"]
+
+
+@pytest.fixture
+def broken(scene: Scene, prefect_server: str, servers: Any, tmp_path: Path) -> Iterator[UUID]:
+    """A deployment in a pool of its own, whose worker's install breaks, as `fault_loop` says.
+
+    The server waits longer with it than with the others: once a worker has looked for hooks, it reports a crash again.
+    """
+    bring_automations(scene.client, scene.settings, scene.deployments, SETTLING)
+    pool = f"{scene.namespace}-broken"
+    scene.client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template("process")))
+    found = scene.client.read_deployment_by_name(deployment(scene.namespace, "verify_memory").full_name)
+    changed = DeploymentUpdate(work_pool_name=pool, entrypoint="fault_loop.verify_memory")
+    scene.client.update_deployment(found.id, changed)
+    environment = {
+        **os.environ,
+        **embedded.prefect_environment(servers.home, embedded.Endpoints(None, None, prefect_server)),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        fault_loop.VARIABLE: str(tmp_path / "broken"),
+    }
+    words = ["worker", "start", "--type", "process", "--pool", pool, "--install-policy", "never"]
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield found.id
+        finally:
+            worker.terminate()
+            worker.wait(TIMEOUT_S)
+            bring_automations(scene.client, scene.settings, scene.deployments, IMPATIENT)
+
+
+def test_a_deployment_whose_install_breaks_is_begun_as_often_as_allowed_and_then_left(
+    scene: Scene, broken: UUID
+) -> None:
+    run = scene.client.create_flow_run_from_deployment(broken, state=Scheduled()).id
+    until(lambda: scene.state(run) == "Failed", "the run to be given up", 3 * TIMEOUT_S)
+    time.sleep(SETTLING.stays_s + 10)
+    states = sorted(scene.client.read_flow_run_states(run), key=lambda state: state.timestamp)
+    names = [state.name for state in states]
+    assert [names.count(name) for name in ("Pending", "Running", "Crashed", "AwaitingRetry", "Failed")] == [
+        2,
+        1,
+        2,
+        1,
+        1,
+    ]
+    assert names[-1] == "Failed"
+    assert "then Retry" in str(states[-1].message)
+    alerts = scene.receiver.about("failed-run", flow_run=str(run))
+    assert [(each["state"], each["scheduled_again"]) for each in alerts] == [("Crashed", True), ("Failed", False)]
+
+
+def test_a_run_that_never_began_is_not_scheduled_again_and_told_with_what_to_do(scene: Scene) -> None:
+    name = deployment(scene.namespace, "verify_memory").full_name
+    found = scene.client.read_deployment_by_name(name)
+    run = scene.client.create_flow_run_from_deployment(found.id, state=Scheduled(scheduled_time=NIGHT)).id
+    scene.report(run, Pending(), Crashed(message="Process exited with status code: 1."))
+    (alert,) = until(lambda: scene.receiver.about("failed-run", flow_run=str(run)), "the alert")
+    assert (alert["attempt"], alert["scheduled_again"]) == (0, False)
+    assert "It never began" in alert["text"]
     assert scene.state(run) == "Crashed"
 
 
@@ -260,7 +361,7 @@ def test_the_address_of_alerts_is_in_no_log_and_no_event(scene: Scene, receiver:
     registered = register(settings)
     with get_client(sync_client=True) as client:
         bring_automations(client, settings, registered.deployments, IMPATIENT)
-    deaf = Scene(settings.namespace, settings, scene.client, scene.receiver, scene.log)
+    deaf = Scene(settings.namespace, settings, registered.deployments, scene.client, scene.receiver, scene.log)
     run = deaf.begin("verify_memory")
     deaf.report(run, Failed(message="no reason"))
 

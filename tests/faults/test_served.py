@@ -10,27 +10,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import fault_served
-import numpy as np
 import pytest
 from fault_rig import Rig, proof, wait_for
+from planted_partitions import SIZES, THIRD, lived
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import temporary_settings
 from prefect.states import AwaitingRetry, Scheduled
+from strikes import DEFECT, Strikes
 
-from memory.records import REGIMES, Action, EpisodicMemory, Regime, Side
 from memory.window import Window
 
 pytestmark = pytest.mark.faults
 
-SIZES = tuple(300 + number for number in range(5))
-"""States of the five partitions of the night: each just enough for a partition of its own."""
-THIRD = SIZES[2]
 POLL_S = 1
 SERVED_TIMEOUT_S = 240.0
 
@@ -43,12 +39,12 @@ class Served:
     ----------
     client
         What the UI does, it can do.
-    folder
-        What runs are told, and note; see `fault_served`.
+    strikes
+        What runs are told, and note.
     """
 
     client: SyncPrefectClient
-    folder: Path
+    strikes: Strikes
 
     def begin(self, flow: str, namespace: str, scheduled: dt.datetime, **parameters: Any) -> UUID:
         """Ask for a run of a deployment, as its schedule does."""
@@ -73,20 +69,9 @@ class Served:
         wait_for(is_final, f"run {run} to end", SERVED_TIMEOUT_S)
         return str(states[-1].name)
 
-    def tell(self, what: str, text: str | None) -> None:
-        """Tell the next runs something, or nothing of it any more."""
-        path = self.folder / what
-        if text is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_text(text, encoding="utf-8")
-
-    def clustered(self) -> list[int]:
-        """States of the partitions that were clustered since this was asked last, sorted."""
-        noted = self.folder / fault_served.CLUSTERED
-        found = sorted(map(int, noted.read_text(encoding="utf-8").split())) if noted.exists() else []
-        noted.unlink(missing_ok=True)
-        return found
+    def remove(self, safeguards: tuple[str, ...]) -> None:
+        """Take these safeguards, and no others, from the next runs."""
+        (self.strikes.folder / fault_served.REMOVED).write_text("\n".join(safeguards), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +103,7 @@ def serving(shared_rig: Rig) -> Iterator[Served]:
 
         try:
             wait_for(are_there, "the flows to be served", SERVED_TIMEOUT_S)
-            yield Served(client, folder)
+            yield Served(client, Strikes(folder))
         finally:
             server.terminate()
             try:
@@ -142,43 +127,12 @@ def _is_there(client: SyncPrefectClient, flow: str) -> bool:
 def served(serving: Served) -> Iterator[Served]:
     """The served deployments, told nothing yet."""
     yield serving
-    for what in (fault_served.REMOVED, fault_served.DEFECT, fault_served.CLUSTERED):
-        serving.tell(what, None)
-
-
-def lived(day: dt.date) -> list[EpisodicMemory]:
-    """One agent's minutes of a day in five regimes, in each around two places."""
-    rng = np.random.default_rng(day.toordinal())
-    start = dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC)
-    found = []
-    for number, size in enumerate(SIZES):
-        centres = rng.standard_normal((2, 256))
-        prices = 100 * np.exp(np.cumsum(rng.standard_normal(size) * 5e-4))
-        for minute, price in enumerate(prices):
-            vector = centres[minute // 10 % 2] + 0.3 * rng.standard_normal(256)
-            at = start + dt.timedelta(minutes=minute)
-            found.append(
-                EpisodicMemory(
-                    agent_id="scout",
-                    timestamp=at,
-                    state_vector=(vector / np.linalg.norm(vector)).astype(np.float32),
-                    action=Action(Side.BUY, 0.5),
-                    reward=float(rng.standard_normal() * 1e-4),
-                    product_id=f"P{number}",
-                    regime=Regime(REGIMES[number]),
-                    encoder_id="enc",
-                    source="replay",
-                    run_id="r",
-                    known_at=at + dt.timedelta(minutes=1),
-                    price=float(price),
-                )
-            )
-    return found
+    serving.strikes.spare()
+    serving.remove(())
 
 
 def append(rig: Rig, namespace: str) -> None:
     """What was lived through comes into the agent's inbox."""
-
     entries = lived(rig.night.days[0])
     assert len(rig.ask(namespace, lambda mem: mem.inbox.append_many(entries))) == len(entries)
 
@@ -193,17 +147,17 @@ def test_retry_takes_up_the_partition_in_which_a_served_run_failed(
     removed: tuple[str, ...], served: Served, rig: Rig, namespace: str
 ) -> None:
     rig.fill(namespace, lived(rig.night.days[0]))
-    served.tell(fault_served.REMOVED, "\n".join(removed))
-    served.tell(fault_served.DEFECT, str(THIRD))
+    served.remove(removed)
+    served.strikes.tell(DEFECT, THIRD)
     # No date: the window follows from when the run was scheduled for, and stays what it was.
     run = served.begin("consolidate_memories", namespace, morning_after(rig))
     assert served.ended(run) == "Failed"
-    assert served.clustered() == [size for size in SIZES if size != THIRD]
-    served.tell(fault_served.DEFECT, None)
+    assert served.strikes.clustered() == [size for size in SIZES if size != THIRD]
+    served.strikes.tell(DEFECT, None)
     served.retry(run)
     assert served.ended(run) == "Completed"
     with proof(removed):
-        assert served.clustered() == [THIRD]
+        assert served.strikes.clustered() == [THIRD]
     with rig.ledger() as ledger:
         runs = ledger.runs.list(namespace)
     assert sorted(item.status for item in runs) == ["FAILED", "SUCCEEDED"]
@@ -223,14 +177,14 @@ def test_retry_of_a_night_whose_consolidation_failed_ends_as_if_nothing_had(
     for own in (namespace, undisturbed):
         append(rig, own)
     assert rig.run("nightly", undisturbed, 0, queries=20).how == "done"
-    served.tell(fault_served.DEFECT, str(THIRD))
+    served.strikes.tell(DEFECT, THIRD)
     run = served.begin("nightly", namespace, morning_after(rig), queries=20)
     assert served.ended(run) == "Failed"
-    assert served.clustered() == [size for size in SIZES if size != THIRD]
-    served.tell(fault_served.DEFECT, None)
+    assert served.strikes.clustered() == [size for size in SIZES if size != THIRD]
+    served.strikes.tell(DEFECT, None)
     served.retry(run)
     assert served.ended(run) == "Completed"
-    assert served.clustered() == [THIRD]
+    assert served.strikes.clustered() == [THIRD]
     assert rig.digests(namespace) == rig.digests(undisturbed)
     assert rig.ask(namespace, lambda mem: mem.episodic.count()) == sum(SIZES)
     with rig.ledger() as ledger:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,50 +95,75 @@ def test_the_vector_of_an_entry_is_that_of_the_replayed_state(configured: str, s
         assert item.quality is not None
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"regime": "SIDEWAYS"}, "regime"),
-        ({"reward": float("nan")}, "reward"),
-        ({"state_vector": np.full(256, np.nan, np.float32)}, "state_vector"),
-        ({"state_vector": np.ones(3, np.float32) / np.sqrt(3, dtype=np.float32)}, "state_vector"),
-        ({"features": {"price": 1.0}}, "features"),
-        ({"agent_id": "scout", "timestamp": None}, "timestamp"),
-        ({"features": [1.0, 2.0]}, "features"),
-        ({"features": {"momentum": "up"}}, "features[momentum]"),
-        ({"state_vector": 5}, "state_vector"),
-        ({"encoder_id": ["a"]}, "encoder_id"),
-        ({"encoder_id": "/etc/hostname"}, "encoder_id"),
-        ({"encoder_id": "nobody-fitted-this"}, "encoder_id"),
-        ({"timestamp": dt.datetime(2018, 4, 4, tzinfo=dt.UTC)}, "timestamp"),
-        ({"timestamp": dt.datetime(9999, 12, 31, tzinfo=dt.UTC), "known_at": None}, "timestamp"),
-    ],
-    ids=[
-        "unknown regime",
-        "NaN reward",
-        "NaN vector",
-        "wrong dimension",
-        "missing features",
-        "no timestamp",
-        "features without names",
-        "a feature that is text",
-        "a vector that is a number",
-        "an encoder id that is a list",
-        "an encoder id that is a path",
-        "an encoder that nobody fitted",
-        "before the encoder was fitted",
-        "after the last window",
-    ],
-)
-def test_a_bad_entry_goes_to_the_dead_letters_and_the_good_one_beside_it_is_stored(
-    change: dict[str, Any], reason: str, configured: str, servers: Any
-) -> None:
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown regime": ({"regime": "SIDEWAYS"}, "regime"),
+    "NaN reward": ({"reward": float("nan")}, "reward"),
+    "NaN vector": ({"state_vector": np.full(256, np.nan, np.float32)}, "state_vector"),
+    "wrong dimension": ({"state_vector": np.ones(3, np.float32) / np.sqrt(3, dtype=np.float32)}, "state_vector"),
+    "missing features": ({"features": {"price": 1.0}}, "features"),
+    "no timestamp": ({"timestamp": None}, "timestamp"),
+    "features without names": ({"features": [1.0, 2.0]}, "features"),
+    "a feature that is text": ({"features": {"momentum": "up"}}, "features[momentum]"),
+    "a vector that is a number": ({"state_vector": 5}, "state_vector"),
+    "an encoder id that is a list": ({"encoder_id": ["a"]}, "encoder_id"),
+    "an encoder id that is a path": ({"encoder_id": "/etc/hostname"}, "encoder_id"),
+    "an encoder that nobody fitted": ({"encoder_id": "nobody-fitted-this"}, "encoder_id"),
+    "before the encoder was fitted": ({"timestamp": dt.datetime(2018, 4, 4, tzinfo=dt.UTC)}, "timestamp"),
+    "after the last window": (
+        {"timestamp": dt.datetime(9999, 12, 31, tzinfo=dt.UTC), "known_at": None},
+        "timestamp",
+    ),
+}
+"""What is changed of an entry, and the field that is found bad."""
+AGENT_OF = {name: f"scout-{number}" for number, name in enumerate(BAD)}
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A namespace whose agents had each appended a good entry and a bad one, and what the drain returned."""
+
+    namespace: str
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def drained(
+    servers: Any, prefect_server: str, as_jobs: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Drained:
+    assert prefect_server
+    namespace = f"t-bad-{uuid.uuid4().hex[:8]}"
     good, bad = raw_experiences(2)
-    append(servers, configured, [good, {**bad, **change}])
-    result = record_experiences(Parameters(namespace=configured))
-    assert (result["stored"], result["dead_letters"]) == (1, 1)
-    assert list(result["dead_letter_reasons"]) == [reason]
-    assert held(servers, configured) == (1, 0, 1)
+    entries = [
+        {**entry, "agent_id": AGENT_OF[name]}
+        for name, (change, _) in BAD.items()
+        for entry in (good, {**bad, **change})
+    ]
+    append(servers, namespace, entries)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COINSWARM_HOME", str(tmp_path_factory.mktemp("drained")))
+        patch.setenv("COINSWARM_REDIS_URL", as_jobs(namespace))
+        patch.setenv("COINSWARM_DATABASE_URL", servers.database_url)
+        return Drained(namespace, record_experiences(Parameters(namespace=namespace)))
+
+
+def test_every_bad_entry_is_counted_by_its_reason_and_nothing_waits(drained: Drained, servers: Any) -> None:
+    assert (drained.result["stored"], drained.result["dead_letters"]) == (len(BAD), len(BAD))
+    assert drained.result["dead_letter_reasons"] == Counter(reason for _, reason in BAD.values())
+    assert held(servers, drained.namespace) == (len(BAD), 0, len(BAD))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_entry_goes_to_the_dead_letters_and_the_good_one_beside_it_is_stored(
+    name: str, drained: Drained, servers: Any
+) -> None:
+    agent, (_, reason) = AGENT_OF[name], BAD[name]
+
+    async def of_the_agent() -> tuple[int, list[str]]:
+        async with memory.connect(redis_url=servers.redis_url, namespace=drained.namespace) as mem:
+            letters = await mem.dead_letters.read(agent_id=agent)
+            return await mem.episodic.count(agent_id=agent), [letter.field for letter in letters]
+
+    assert asyncio.run(of_the_agent()) == (1, [reason])
 
 
 def test_other_content_under_the_same_id_is_kept_as_a_dead_letter(configured: str, servers: Any) -> None:

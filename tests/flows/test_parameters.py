@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from pydantic import ValidationError
 
 from flows import FLOWS, load, parameters_of
-from flows.parameters import WindowParameters
+from flows.parameters import ReplayWithoutMarketError, WindowParameters
 from memory.errors import WindowError
 
 DAY = dt.datetime(2021, 6, 17, tzinfo=dt.UTC)
@@ -76,6 +76,29 @@ def test_a_range_that_runs_backwards_is_refused() -> None:
         parameters.check()
 
 
+@pytest.mark.parametrize("flow", ["record_experiences", "nightly"])
+@pytest.mark.parametrize("given", [{"market": "binance"}, {"market": "coinbase"}, {"products": ["BTC-USDT"]}])
+def test_a_market_that_would_not_be_replayed_is_refused_with_how_to_replay_it(flow: str, given: dict[str, Any]) -> None:
+    form = parameters_of(flow)
+    with pytest.raises(ReplayWithoutMarketError, match=f"^{next(iter(given))}=") as caught:
+        form.model_validate(given).check()
+    assert "source=market" in caught.value.remedy
+    form.model_validate({**given, "source": "market"}).check()
+
+
+@pytest.mark.parametrize("given", [{"market": "coinbase"}, {"products": ["BTC-USDT"]}, {"encoder": "mine"}])
+def test_a_back_fill_that_records_nothing_takes_no_market(given: dict[str, Any]) -> None:
+    days = {"first": "2021-06-17", "last": "2021-06-17"}
+    form = parameters_of("backfill")
+    with pytest.raises(ReplayWithoutMarketError, match="record=true"):
+        form.model_validate({**days, **given}).check()
+    form.model_validate({**days, **given, "record": True}).check()
+
+
+def test_an_encoder_is_for_inboxes_too() -> None:
+    parameters_of("record_experiences").model_validate({"encoder": "mine"}).check()
+
+
 #: What is wrong with each run of a flow, then whether anything heavy was imported or made on the way.
 REFUSED = """
 import json, sys
@@ -93,6 +116,7 @@ for flow, dates, parameters in (
     ("update_transitions", (None, day, before), []),
     ("backfill", (None, day, before), []),
     ("backfill", (None, None, None), []),
+    ("nightly", (day, None, None), ["market=coinbase"]),
     ("rebuild_memory", (None, None, None), ["into=No:Colons"]),
 ):
     try:
@@ -121,6 +145,7 @@ def test_a_wrong_parameter_is_refused_before_prefect_is_imported_or_a_home_is_ma
         "the range 2021-06-17 to 2021-06-16 runs backwards.",
         "the range 2021-06-17 to 2021-06-16 runs backwards.",
         "backfill needs the parameter 'first'. first: First UTC date",
+        "market='coinbase' is given, and no market is replayed. Add source=market",
         "rebuild_memory: into=No:Colons: String should match pattern",
     ]
     assert [found.startswith(start) for found, start in zip(said, expected, strict=True)] == [True] * len(expected), (

@@ -7,6 +7,7 @@ import datetime as dt
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from flows.reindex_memory import Parameters, reindex_memory
 from memory.ledger import Ledger
 from memory.records import EpisodicMemory
 from tasks.recording import register_encoder
+from tests.flows.conftest import FIRST, OBSERVERS, small_experiences
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
 PROCESS_TIMEOUT_S = 120
 LIVED = 600
-"""Experiences of each of two agents: half a day of one product."""
+"""Experiences of each of two agents, in one product."""
 
 #: Runs the flow and kills itself, as the kernel would, when it announces what it was told.
 DRIVER = """
@@ -78,12 +80,11 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.fixture
-def filled(configured: str, servers: Any, nights: Any) -> tuple[str, list[EpisodicMemory]]:
-    """A namespace that holds half a day of two agents, and what it holds."""
+def filled(configured: str, servers: Any) -> tuple[str, list[EpisodicMemory]]:
+    """A namespace that holds some hours of two agents, and what it holds."""
+    lived = small_experiences(FIRST)
     records = [
-        record
-        for agent in ("breakout", "random")
-        for record in [item for item in nights.lived if item.agent_id == agent][:LIVED]
+        replace(record) for agent in OBSERVERS for record in [item for item in lived if item.agent_id == agent][:LIVED]
     ]
 
     async def fill() -> None:

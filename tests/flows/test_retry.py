@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
+from planted_partitions import SIZES, THIRD, lived
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry, Scheduled
@@ -19,47 +19,12 @@ from flows.consolidate_memories import Parameters, consolidate_memories
 from memory.errors import StoreUnavailableError
 from memory.learning.clustering import MarketStateClusterer
 from memory.ledger import Ledger
-from memory.records import REGIMES, Action, EpisodicMemory, Regime, Side
 from memory.window import Window
 from tasks import consolidation
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-SMALLEST = 300
-"""States of the smallest of five partitions; each has one more than the one before, which tells them apart."""
-SIZES = [SMALLEST + number for number in range(5)]
-THIRD = SIZES[2]
 DAYS = [dt.date(2021, 6, 17) + dt.timedelta(days=number) for number in range(4)]
-
-
-def experiences(day: dt.date) -> list[EpisodicMemory]:
-    """One agent's minutes of a day in five regimes: each around two places, so that there is something to cluster."""
-    rng = np.random.default_rng(day.toordinal())
-    start = dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC)
-    lived = []
-    for number, size in enumerate(SIZES):
-        centres = rng.standard_normal((2, 256))
-        prices = 100 * np.exp(np.cumsum(rng.standard_normal(size) * 5e-4))
-        for minute in range(size):
-            vector = centres[minute // 10 % 2] + 0.3 * rng.standard_normal(256)
-            at = start + dt.timedelta(minutes=minute)
-            lived.append(
-                EpisodicMemory(
-                    agent_id="scout",
-                    timestamp=at,
-                    state_vector=(vector / np.linalg.norm(vector)).astype(np.float32),
-                    action=Action(Side.BUY, 0.5),
-                    reward=float(rng.standard_normal() * 1e-4),
-                    product_id=f"P{number}",
-                    regime=Regime(REGIMES[number]),
-                    encoder_id="enc",
-                    source="replay",
-                    run_id="r",
-                    known_at=at + dt.timedelta(minutes=1),
-                    price=float(prices[minute]),
-                )
-            )
-    return lived
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +35,7 @@ def recorded(servers: Any) -> str:
     async def store() -> None:
         async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
             for day in DAYS:
-                report = await mem.episodic.add_many(experiences(day))
+                report = await mem.episodic.add_many(lived(day))
                 assert len(report.stored) == sum(SIZES)
 
     asyncio.run(store())
@@ -122,7 +87,7 @@ def test_a_task_that_is_tried_again_takes_up_the_partition_that_failed(
     tried = fail_third(monkeypatch, lambda: StoreUnavailableError("Redis was away.", remedy="Wait."))
     result = consolidate_memories(Parameters(namespace=recorded, date=DAYS[0]))
     assert result["states"] == sum(SIZES)
-    assert (len(tried), sorted(clustered)) == (2, SIZES)
+    assert (len(tried), sorted(clustered)) == (2, list(SIZES))
 
 
 def test_a_flow_that_is_tried_again_takes_up_the_partition_that_failed(
@@ -131,7 +96,7 @@ def test_a_flow_that_is_tried_again_takes_up_the_partition_that_failed(
     tried = fail_third(monkeypatch, defect)
     patient = consolidate_memories.with_options(retries=1)
     result = patient(Parameters(namespace=recorded, date=DAYS[1]))
-    assert (len(tried), sorted(clustered)) == (2, SIZES)
+    assert (len(tried), sorted(clustered)) == (2, list(SIZES))
     with Ledger.open(servers.database_url) as ledger:
         runs = ledger.runs.list(recorded, flow="consolidate_memories", window=Window.of_date(DAYS[1]))
     assert sorted(run.status for run in runs) == ["FAILED", "SUCCEEDED"]
@@ -160,7 +125,7 @@ def test_a_run_retried_through_the_api_keeps_its_window_and_takes_up_the_partiti
         result = run_flow(consolidate_memories, flow_run=client.read_flow_run(created.id), parameters=parameters)
         assert client.read_flow_run(created.id).state.is_completed()
     assert result["window"] == DAYS[2].isoformat()
-    assert (len(tried), sorted(clustered)) == (2, SIZES)
+    assert (len(tried), sorted(clustered)) == (2, list(SIZES))
 
 
 def test_a_new_run_of_the_window_takes_up_the_partition_that_failed(
@@ -171,4 +136,4 @@ def test_a_new_run_of_the_window_takes_up_the_partition_that_failed(
         consolidate_memories(Parameters(namespace=recorded, date=DAYS[3]))
     assert sorted(clustered) == [size for size in SIZES if size != THIRD]
     consolidate_memories(Parameters(namespace=recorded, date=DAYS[3]))
-    assert (len(tried), sorted(clustered)) == (2, SIZES)
+    assert (len(tried), sorted(clustered)) == (2, list(SIZES))

@@ -17,8 +17,6 @@ from agents.fitting import default_encoder
 from agents.policy import extra
 from agents.policy.checkpoint import PolicyCheckpoint
 from agents.policy.layout import PATTERN_COLUMNS, REGIME_COLUMNS, InputLayout
-from agents.policy.retrieval import inputs_of, retrieve
-from agents.replay import State
 from agents.trainer import CentralizedTrainer, TrainingSettings
 from flows.consolidate_memories import Parameters as ConsolidateParameters
 from flows.consolidate_memories import consolidate_memories
@@ -29,6 +27,7 @@ from memory.ledger import Ledger
 from memory.ledger.training import PolicyRecord, TrainingFigures
 from memory.records import SemanticType, StrategyMemory, from_ms
 from memory.window import Window
+from tests.agents.acting import inputs_of_acting, state_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -60,30 +59,11 @@ async def test_knowledge_is_that_of_the_policy_that_acts(small_world: Any) -> No
         matched = np.flatnonzero(data.inputs.knowledge_mask[:, PATTERN_COLUMNS].any(axis=1))
         for row in sorted({*range(0, len(data.states), 90), *matched[:8].tolist()}):
             item = lived[from_ms(int(data.states.timestamp_ms[row]))]
-            state = State(
-                product_id=item.product_id,
-                timestamp=item.timestamp,
-                features=dict(item.features),
-                vector=item.state_vector,
-                price=item.price or 0.0,
-                spread=item.spread,
-                regime=item.regime,
-                regime_confidence=1.0,
-            )
-            found = await retrieve(
-                mem,
-                layout,
-                state,
-                agent_id="random",
-                product_id=state.product_id,
-                regime=state.regime,
-                as_of=state.timestamp,
-            )
-            acting = inputs_of(layout, [state], [state.regime], [state.product_id], [0.0], [found], [state.timestamp])
+            acting, found = await inputs_of_acting(mem, layout, state_of(item), "random")
             learning = data.inputs.take(slice(row, row + 1))
             assert (acting.knowledge_mask == learning.knowledge_mask).all()
             assert abs(acting.knowledge - learning.knowledge).max() < 1e-5
-            assert found.regime is None or found.regime.valid_from <= state.timestamp
+            assert found.regime is None or found.regime.valid_from <= item.timestamp
             if item.timestamp.date() == FIRST:
                 assert not learning.knowledge_mask.any()
         assert data.inputs.knowledge_mask[:, REGIME_COLUMNS].any()

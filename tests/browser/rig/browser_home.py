@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import browser_strikes
-import numpy as np
+from planted_partitions import SIZES, lived
+from strikes import REACHED, Strikes
 
 import memory
 from agents.fitting import default_encoder
@@ -27,13 +28,11 @@ from memory import embedded
 from memory.embedded.home import Home
 from memory.embedded.process import processes_with
 from memory.ledger import Ledger
-from memory.records import REGIMES, Action, EpisodicMemory, Regime, Side
 from tasks.recording import register_encoder
 
 COINSWARM = Path(sys.executable).parent / "coinswarm"
-SIZES = tuple(300 + number for number in range(len(REGIMES)))
-"""States of a day's partitions, one a regime: just enough for a partition of its own, each number telling which."""
-PRODUCTS = ("BTC-USDT", "ETH-USDT", "SOL-USDT", "LTC-USDT", "XRP-USDT")
+RIG = Path(__file__).parent
+SHARED_RIG = RIG.parents[1] / "rig"
 TIMEOUT_S = 120.0
 _TAIL = 30
 _POLL_S = 0.05
@@ -51,8 +50,8 @@ class BrowserHome:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = Home.at(folder / "home")
-        self.strikes = folder / "strikes"
-        self.strikes.mkdir()
+        self.strikes = Strikes(folder / "strikes")
+        self.strikes.folder.mkdir()
         self.process: subprocess.Popen[str] | None = None
         self.printed: dict[str, Any] = {}
 
@@ -65,8 +64,8 @@ class BrowserHome:
             **kept,
             "COINSWARM_HOME": str(self.home.directory),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
-            browser_strikes.VARIABLE: str(self.strikes),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(RIG), str(SHARED_RIG), os.environ.get("PYTHONPATH")])),
+            browser_strikes.VARIABLE: str(self.strikes.folder),
         }
         errors = self.folder / "stderr"
         with errors.open("w") as said:
@@ -124,30 +123,10 @@ class BrowserHome:
 
     # --- runs --------------------------------------------------------------------------------------------------
 
-    def tell(self, what: str, states: int | None) -> None:
-        """Strike the partition of so many states from the next run on, or no longer."""
-        path = self.strikes / what
-        if states is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_text(str(states), encoding="utf-8")
-
-    def spare(self) -> None:
-        """Strike nothing any more, and forget what was noted."""
-        for file in self.strikes.iterdir():
-            file.unlink()
-
-    def clustered(self) -> list[int]:
-        """States of the partitions that were clustered since this was asked last, sorted."""
-        noted = self.strikes / browser_strikes.CLUSTERED
-        found = sorted(map(int, noted.read_text(encoding="utf-8").split())) if noted.exists() else []
-        noted.unlink(missing_ok=True)
-        return found
-
     def until_held(self) -> None:
         """Wait until a run stands in the partition that was told to wait."""
-        wait_for((self.strikes / browser_strikes.REACHED).exists, "a run to reach the partition that holds it")
-        (self.strikes / browser_strikes.REACHED).unlink()
+        wait_for((self.strikes.folder / REACHED).exists, "a run to reach the partition that holds it")
+        self.strikes.tell(REACHED, None)
 
     def kill_run(self, run: str) -> None:
         """SIGKILL to all processes that carry out a run."""
@@ -172,7 +151,7 @@ class BrowserHome:
 
         async def add(mem: memory.MemoryConnection) -> None:
             await register_encoder(mem, default_encoder())
-            report = await mem.episodic.add_many(lived(day))
+            report = await mem.episodic.add_many(lived(day, default_encoder().id_))
             assert len(report.stored) == sum(SIZES)
 
         self._ask(namespace, add)
@@ -182,7 +161,7 @@ class BrowserHome:
 
         async def append(mem: memory.MemoryConnection) -> None:
             await register_encoder(mem, default_encoder())
-            assert len(await mem.inbox.append_many(lived(day))) == sum(SIZES)
+            assert len(await mem.inbox.append_many(lived(day, default_encoder().id_))) == sum(SIZES)
 
         self._ask(namespace, append)
 
@@ -209,36 +188,6 @@ class BrowserHome:
         # A loop of Playwright's runs in the thread of the tests.
         with self.servers() as (redis_url, _), ThreadPoolExecutor(1) as elsewhere:
             return elsewhere.submit(asyncio.run, call(redis_url)).result()
-
-
-def lived(day: dt.date) -> list[EpisodicMemory]:
-    """One agent's minutes of a day, a product a regime, in each around two places: something to cluster in each."""
-    draw = np.random.default_rng(day.toordinal())
-    start = dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC)
-    found = []
-    for regime, product, size in zip(REGIMES, PRODUCTS, SIZES, strict=True):
-        centres = draw.standard_normal((2, 256))
-        prices = 100 * np.exp(np.cumsum(draw.standard_normal(size) * 5e-4))
-        for minute, price in enumerate(prices):
-            vector = centres[minute // 10 % 2] + 0.3 * draw.standard_normal(256)
-            at = start + dt.timedelta(minutes=minute)
-            found.append(
-                EpisodicMemory(
-                    agent_id="scout",
-                    timestamp=at,
-                    state_vector=(vector / np.linalg.norm(vector)).astype(np.float32),
-                    action=Action(Side.BUY, 0.5),
-                    reward=float(draw.standard_normal() * 1e-4),
-                    product_id=product,
-                    regime=Regime(regime),
-                    encoder_id=default_encoder().id_,
-                    source="replay",
-                    run_id="planted",
-                    known_at=at + dt.timedelta(minutes=1),
-                    price=float(price),
-                )
-            )
-    return found
 
 
 def wait_for(holds: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:

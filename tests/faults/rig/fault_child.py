@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -57,21 +58,25 @@ NAMES = {
 }
 WINDOWLESS = ("line", "janitor", "backup", "restore", "drill")
 """Flows that are given no date."""
-TASK_MODULES = (
-    "consolidation",
-    "folding",
-    "janitor",
-    "publishing",
-    "lateness",
-    "lines",
-    "pruning",
-    "recording",
-    "reporting",
-    "taking_over",
-    "backing_up",
-    "restoring",
-    "training",
+TASK_MODULES = tuple(
+    import_module(f"tasks.{name}")
+    for name in (
+        "consolidation",
+        "folding",
+        "janitor",
+        "publishing",
+        "lateness",
+        "lines",
+        "pruning",
+        "recording",
+        "reporting",
+        "taking_over",
+        "backing_up",
+        "restoring",
+        "training",
+    )
 )
+"""Imported here, since a flow may import its tasks late, and a run that is forked should find them."""
 RETRY_DELAYS_S = [0.5, 2.0, 5.0]
 """Between attempts of a task: servers of a test are back within a second or two."""
 LOADED_BY = os.getpid()
@@ -158,7 +163,7 @@ def _action(name: str, line: Connection) -> Callable[[], None]:
 
 
 def _retry_soon() -> None:
-    for name in TASK_MODULES:
-        for each in vars(sys.modules[f"tasks.{name}"]).values():
+    for module in TASK_MODULES:
+        for each in vars(module).values():
             if isinstance(each, Task):
                 each.retry_delay_seconds = RETRY_DELAYS_S

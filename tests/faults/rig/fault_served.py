@@ -8,40 +8,28 @@ partition fails, and where to note what was clustered.
 from __future__ import annotations
 
 import os
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import fault_removals
+from strikes import Strikes
 
 from flows.consolidate_memories import consolidate_memories
 from flows.nightly import nightly
-from memory.learning.clustering import MarketStateClusterer
+from memory.learning import clustering
 
 FLOWS = (consolidate_memories, nightly)
 NAME = "fault"
 """Name of their deployments."""
 VARIABLE = "FAULT_SERVED"
-REMOVED, DEFECT, CLUSTERED = "removed", "defect", "clustered"
-"""Files of the folder: safeguards that are removed, states of the partition that fails, states of those that do not."""
+REMOVED = "removed"
+"""File of the folder: safeguards that are removed, a line each. The others are those of `tests/rig/strikes.py`."""
 
 
 def prepare(folder: Path) -> None:
     """Have this process do what the folder says."""
     if (folder / REMOVED).exists():
         fault_removals.remove(tuple((folder / REMOVED).read_text(encoding="utf-8").splitlines()))
-    fit = MarketStateClusterer.fit
-
-    @wraps(fit)
-    def noted(self: Any, vectors: Any, **options: Any) -> Any:
-        if (folder / DEFECT).exists() and len(vectors) == int((folder / DEFECT).read_text(encoding="utf-8")):
-            raise RuntimeError("a defect in one partition")
-        fitted = fit(self, vectors, **options)
-        with (folder / CLUSTERED).open("a", encoding="utf-8") as file:
-            file.write(f"{len(vectors)}\n")
-        return fitted
-
-    MarketStateClusterer.fit = noted  # type: ignore[method-assign]
+    Strikes(folder).strike(clustering)
 
 
 def main() -> None:

@@ -16,8 +16,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 
-_CHUNK = 1 << 18
-
 
 class LatencyProxy:
     """Leads to a server by a link with latency.

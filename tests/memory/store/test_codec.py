@@ -157,12 +157,14 @@ def test_a_reference_leads_to_the_next_record_and_saves_its_vector(make: Any) ->
     assert len(inline.body) - len(packed.body) > 1000
 
 
-def test_a_return_that_was_not_known_yet_is_hidden(make: Any) -> None:
-    memory = validate_experience(make(1))
+def test_an_end_and_a_return_that_were_not_known_yet_are_hidden(make: Any) -> None:
+    memory = validate_experience(make(1, terminal=True))
     known_ms = to_ms(memory.return_known_at)
     assert round_trip(memory, known_ms - 1).cumulative_return is None
     assert round_trip(memory, known_ms - 1).return_known_at is None
+    assert not round_trip(memory, known_ms - 1).terminal
     assert round_trip(memory, known_ms).cumulative_return == 0.25
+    assert round_trip(memory, known_ms).terminal
 
 
 def test_times_before_which_nothing_is_seen_are_rounded_up() -> None:

@@ -96,6 +96,43 @@ async def test_what_is_looked_at_is_announced(own: MemoryConnection) -> None:
     assert "indexes and records" in announced
 
 
+# --- indexes that somebody made --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "fields", "seen"),
+    [
+        ("own:episodic:", ("TAG", "SEPARATOR", ","), "it lacks the field known_at"),
+        ("own:episodic:", ("TAG", "SEPARATOR", "|"), "SEPARATOR of its field scope is |, not ,"),
+        ("own:episodic:", ("NUMERIC",), "type of its field scope is NUMERIC, not TAG"),
+        ("own:", ("TAG", "SEPARATOR", ","), "begin with own:, not own:episodic:"),
+    ],
+)
+async def test_an_index_that_was_made_again_by_hand_is_told_from_ours(
+    own: MemoryConnection, make: Any, prefix: str, fields: tuple[str, ...], seen: str
+) -> None:
+    await fill(own, make)
+    (schema,) = await own.episodic.schemas()
+    await own.link.execute("FT.DROPINDEX", schema.name)
+    condition = f"exists(@{schema.vector_attribute})"
+    vector = ("VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", 256, "DISTANCE_METRIC", "COSINE")
+    await own.link.execute(
+        *("FT.CREATE", schema.name, "ON", "HASH", "PREFIX", 1, prefix, "FILTER", condition, "SCHEMA"),
+        *("scope", *fields, "timestamp", "NUMERIC", schema.vector_field, "AS", schema.vector_attribute, *vector),
+    )
+    await own.indexes.wait_until_built([schema.name])
+    check = (await checked(own))["episodic definition"]
+    assert (check.status, seen in check.seen) == (CheckStatus.FAIL, True)
+    assert f"FT.DROPINDEX {schema.name}" in check.remedy
+
+
+async def test_partitions_are_compared_as_well(own_redis: Any, make: Any) -> None:
+    settings = memory.Settings(index_layout="partitioned")
+    async with memory.connect(redis_url=own_redis.url, namespace="own", settings=settings) as own:
+        await fill(own, make)
+        assert (await checked(own))["episodic definition"].seen == "2 indexes are as they were made"
+
+
 # --- the server ------------------------------------------------------------------------------------------------
 
 

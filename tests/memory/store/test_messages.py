@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,8 +15,8 @@ import memory
 from memory import AgentMemoryMessage, MemoryConnection, ReplayClock, Settings, replaying
 from memory.errors import InvalidQueryError, InvalidRecordError
 from memory.records import to_ms
-from memory.store.message_mailbox import Missed
-from memory.store.message_reader import MAX_DELIVERIES
+from memory.store.message_mailbox import Mailbox, Missed, Taken
+from memory.store.message_reader import MAX_DELIVERIES, REPLAY_PAUSE_S
 
 NOON = datetime(2021, 6, 17, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -431,6 +432,32 @@ async def test_a_replay_hears_what_was_known_at_its_present_and_waits_for_nothin
         assert [message.insight async for message in reader] == []
         clock.now = NOON + 9 * MINUTE
         assert [message.insight async for message in reader] == ["m3"]
+
+
+async def test_a_reader_that_waits_in_a_replay_looks_now_and_then_until_the_clock_has_moved(
+    mem: MemoryConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[datetime | None] = []
+    take = Mailbox.take
+
+    async def counted(self: Mailbox, *arguments: Any, bound: datetime | None = None, **options: Any) -> Taken:
+        looks.append(bound)
+        return await take(self, *arguments, bound=bound, **options)
+
+    monkeypatch.setattr(Mailbox, "take", counted)
+    await mem.messages.send(replayed("later", 2))
+    clock = ReplayClock(NOON + MINUTE)
+    with replaying(clock):
+        reader = mem.messages.read("hold", run_id="night-1", wait=True)
+        begun = time.monotonic()
+        waiting = asyncio.create_task(anext(reader))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        assert len(looks) <= (time.monotonic() - begun) / REPLAY_PAUSE_S + 2
+        clock.now = NOON + 2 * MINUTE
+        async with asyncio.timeout(10):
+            assert (await waiting).insight == "later"
+        await reader.close()
 
 
 async def test_a_replay_hears_in_the_order_of_its_own_time(mem: MemoryConnection) -> None:

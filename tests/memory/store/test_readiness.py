@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import memory
 from memory.errors import StoreUnavailableError
 from memory.retrieval.pipelined import PipelinedLink
+from memory.store.link import RedisLink
+from memory.store.readiness import LOOK_AGAIN_S
 from memory.store.wire import WireConnection
 
 RECORDS = 4000
@@ -95,6 +98,30 @@ async def test_an_index_that_went_missing_is_waited_for_when_it_is_made_again(
     finally:
         await shared.close()
     assert [answer[b"total_results"] for answer in answers] == [RECORDS, RECORDS]
+
+
+async def test_clients_that_asked_nothing_meanwhile_notice_that_an_index_was_made_again(
+    mem: memory.MemoryConnection, building: str, servers: Any
+) -> None:
+    links = [RedisLink(servers.redis_url), RedisLink(servers.redis_url), PipelinedLink(servers.redis_url, timeout_s=60)]
+    single, piped, shared = links
+    for link in links:
+        await link.open()
+    try:
+        for link in links:
+            await link.execute("FT.SEARCH", building, *COUNT, timeout_s=60)
+        await asyncio.sleep(LOOK_AGAIN_S * 1.1)
+        await mem.link.execute("FT.DROPINDEX", building)
+        await begin(mem)
+        alone, (_, among_others), batched = await asyncio.gather(
+            single.execute("FT.SEARCH", building, *COUNT, timeout_s=60),
+            piped.pipeline([("PING",), ("FT.SEARCH", building, *COUNT)], timeout_s=60),
+            shared.execute("FT.SEARCH", building, *COUNT, timeout_s=60),
+        )
+    finally:
+        for link in links:
+            await link.close()
+    assert [answer[b"total_results"] for answer in (alone, among_others, batched)] == [RECORDS] * 3
 
 
 @pytest.mark.parametrize("shared", [False, True])

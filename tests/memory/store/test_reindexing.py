@@ -15,6 +15,7 @@ import memory
 from memory import EpisodicMemory, MemoryConnection
 from memory.errors import ConflictingRecordError, EncoderError, FencedOutError, ReindexError
 from memory.records import VECTOR_DIMENSION, Vector, to_ms
+from memory.store.layout import Family
 from memory.store.reindex_job import ReindexJob
 from memory.store.reindexing import Reindexer
 from memory.store.revectoring import Encode
@@ -31,8 +32,8 @@ CHANGES = [
 ]
 
 
-def reindexer(mem: MemoryConnection, token: int | None = None) -> Reindexer:
-    return Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, mem.indexes.experiences, token=token)
+def reindexer(mem: MemoryConnection, token: int | None = None, family: Family | None = None) -> Reindexer:
+    return Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, family or mem.indexes.experiences, token=token)
 
 
 async def change(

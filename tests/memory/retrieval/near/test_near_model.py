@@ -46,6 +46,7 @@ def records(draw: st.DrawFn) -> EpisodicMemory:
         source="replay",
         step=step,
         known_at=known_at,
+        terminal=draw(st.booleans()),
         cumulative_return=1.0,
         return_known_at=known_at + timedelta(hours=1),
         encoder_id=draw(st.sampled_from(["rff-1", "rff-1", "rff-1", "rff-2"])),

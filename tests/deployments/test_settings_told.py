@@ -1,0 +1,116 @@
+"""Settings that cannot be are told before anything is started, in one line, and without the secret that they hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deployments.doctor_servers import check_archive
+from deployments.examination import Examination
+from deployments.local import SettingsError, check_home
+from deployments.reaching import Reached
+from memory.settings import Settings
+from tests.deployments.conftest import Typed
+
+COMMANDS = (("status",), ("doctor",), ("up",), ("deploy",), ("patterns",), ("run", "nightly"), ("metrics", "--once"))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("below", ["x", "x/y"])
+def test_a_home_that_cannot_be_is_one_line_for_every_command(
+    typed: Typed, tmp_path: Path, words: tuple[str, ...], below: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    told = typed(*words, COINSWARM_HOME=str(tmp_path / "file" / below))
+    assert (told.code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert f"the home {tmp_path}/file/{below} cannot be made: {tmp_path}/file is no folder." in told.stderr
+    assert "COINSWARM_HOME" in told.stderr
+
+
+def test_a_home_that_is_not_there_yet_may_be_looked_at_and_is_not_made(typed: Typed, tmp_path: Path) -> None:
+    told = typed(
+        "status",
+        "--json",
+        COINSWARM_HOME=str(tmp_path / "a" / "home"),
+        COINSWARM_REDIS_URL="",
+        COINSWARM_DATABASE_URL="",
+    )
+    assert {server["state"] for server in told.json()["servers"]} == {"unused"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_others_own_is_none_to_make_a_home_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write anywhere: what the kernel would tell another user.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    with pytest.raises(SettingsError, match=f"may not write in {tmp_path}"):
+        check_home(tmp_path / "home")
+    check_home(tmp_path)
+
+
+@pytest.mark.parametrize("words", [("up",), ("deploy",), ("doctor",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hooks.example/c4nary",
+        "ftp://hooks.example/c4nary",
+        "https:///c4nary",
+        "http://hooks.example:x/c4nary",
+        "https://a b/c4nary",
+    ],
+)
+def test_an_address_of_alerts_that_is_none_is_told_without_it(
+    typed: Typed, words: tuple[str, ...], address: str
+) -> None:
+    told = typed(*words, COINSWARM_WEBHOOK_URL=address)
+    assert (told.code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert "COINSWARM_WEBHOOK_URL: must be an address that begins with https:// or http://" in told.stderr
+    assert "c4nary" not in told.stderr
+
+
+def test_a_flow_that_meets_such_an_address_does_not_show_it_either() -> None:
+    with pytest.raises(ValueError, match="webhook_url") as refused:
+        Settings(webhook_url="hooks.example/c4nary")
+    assert "c4nary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["https://hooks.example/T/B?x=1", "http://[::1]:8080/x", "http://127.0.0.1/x"])
+def test_an_address_of_alerts_is_taken_as_it_is(address: str) -> None:
+    found = Settings(webhook_url=address).webhook_url
+    assert found is not None
+    assert found.get_secret_value() == address
+
+
+@pytest.mark.parametrize("words", [("up",), ("deploy",), ("doctor",), ("backup",)], ids=" ".join)
+@pytest.mark.parametrize("url", ["foo://bar", "s3://bucket/backups", "file://relative", "file://user@host/backups"])
+def test_a_place_of_snapshots_that_is_no_folder_is_told(typed: Typed, words: tuple[str, ...], url: str) -> None:
+    told = typed(*words, COINSWARM_BACKUP_URL=url)
+    assert (told.code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert f"COINSWARM_BACKUP_URL={url}: must be a folder" in told.stderr
+
+
+@pytest.mark.parametrize("url", ["/srv/backups", "file:///srv/backups"])
+def test_a_folder_of_snapshots_is_a_path_or_a_file_url(url: str) -> None:
+    assert Settings(backup_url=url).backups_path == Path("/srv/backups")
+
+
+@pytest.mark.parametrize("words", [("up",), ("deploy",)], ids=" ".join)
+@pytest.mark.parametrize("name", ["ARCHIVE_URL", "RESULTS_URL"])
+def test_a_place_of_an_unknown_protocol_is_told_before_anything_starts(
+    typed: Typed, tmp_path: Path, words: tuple[str, ...], name: str
+) -> None:
+    told = typed(*words, COINSWARM_HOME=str(tmp_path / "home"), **{f"COINSWARM_{name}": "foo://bar"})
+    assert (told.code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert f"COINSWARM_{name}" in told.stderr
+    assert "Protocol not known: foo" in told.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_looks_at_the_place_of_results() -> None:
+    def seen(url: str | None) -> list[str]:
+        reached = Reached.nowhere(Settings(), SettingsError("nobody looked.", remedy="Look."))
+        checks = check_archive(Examination(Settings(results_url=url), reached))
+        return [check.status.value for check in checks if check.name == "results"]
+
+    assert [seen(url) for url in (None, "/srv/results", "foo://bar")] == [[], ["ok"], ["fail"]]
