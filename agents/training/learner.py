@@ -176,7 +176,7 @@ class DoubleDQN:
     def learn(self, batch: Batch) -> Losses:
         """One step of the optimiser.
 
-        Cost: for 512 transitions of ten memories some 8 ms on one thread of a processor.
+        Cost: for 512 transitions of ten memories some 9 ms on one thread of a processor.
 
         Raises
         ------

@@ -52,8 +52,8 @@ class ActionValueMemory:
         """Remembered values (B, ...) of contexts (B, width); None while there are fewer entries than neighbours."""
         if self._count < self.neighbours:
             return None
-        # |a - b|^2 by the product: a matrix of differences would be as large as all entries times the batch. The product
-        # is some megabytes itself, so that it becomes the squares in its own place.
+        # |a - b|^2 by the product: a matrix of differences would be as large as all entries times the batch. The
+        # product takes megabytes itself, so it becomes the squares in its own place.
         squared = 2.0 * contexts @ self._keys[: self._count].T
         torch.sub((contexts**2).sum(1, keepdim=True), squared, out=squared)
         squared += self._squares[: self._count]

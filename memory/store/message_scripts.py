@@ -1,7 +1,7 @@
 """What the server does with messages, each in one step: append, take, acknowledge, hand back, renew.
 
 A sender writes to its own stream only, a reader to its own mailbox only: who may do no more than that
-(docs/operations.md, Rights) can neither speak in another's name nor take another's messages. So `TAKE` is given the
+(docs/deployments.md, Rights) can neither speak in another's name nor take another's messages. So `TAKE` is given the
 streams' names as arguments: named as keys, the server would ask for the right to write to them.
 
 An entry of a stream holds ``n`` (its number among the sender's, without gaps), ``m`` (message id), ``t`` (timestamp,
