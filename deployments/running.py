@@ -13,7 +13,7 @@ import rich.console
 from pydantic import ValidationError
 from rich.table import Table
 
-from deployments.console import Console, format_number
+from deployments.console import Console, format_number, print_table
 from deployments.local import load_settings, local_stack
 from flows import FLOWS, parameters_of
 from flows.parameters import NamespaceParameters
@@ -179,10 +179,13 @@ def show_flow_result(result: Mapping[str, Any], out: rich.console.Console) -> No
     """Figures of one run, or of each of a range."""
     for run in result.get("runs", [result]):
         table = Table(show_header=False, box=None)
+        table.add_column()
+        # Digests are there to be compared, so that nothing may be cut.
+        table.add_column(overflow="fold")
         for name, value in run.items():
             if isinstance(value, int | float | str) and name != "report":
                 table.add_row(name.replace("_", " "), format_number(value))
-        out.print(table)
+        print_table(out, table)
         apart = ("part", "what", "seen", "means")
         for difference in run.get("listed", ()):
             where = " ".join(str(value) for name, value in difference.items() if name not in apart)

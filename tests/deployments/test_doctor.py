@@ -164,17 +164,22 @@ def test_a_night_that_failed_is_named_with_the_command_that_repeats_it(ledger: L
     assert nightly["remedy"] == f"coinswarm run nightly --namespace {configured} --date 2021-06-17"
 
 
-def test_a_night_that_is_long_ago_means_that_one_was_missed(ledger: Ledger, servers: Any, configured: str) -> None:
-    run_id = ledger.runs.start("nightly", configured, {}, window=WINDOW, lease_s=60)
-    ledger.runs.finish(run_id, {})
-    assert examined(configured)["nightly"]["status"] == "ok"
-    with ledger.transaction() as session:
-        session.execute(
-            sa.text("UPDATE runs SET started_at = :then WHERE run_id = :run"),
-            {"then": datetime.now(UTC) - timedelta(hours=49), "run": run_id},
-        )
+@pytest.mark.parametrize(("nights_ago_h", "status"), [((49, 73), "warn"), ((49,), "ok"), ((20, 44), "ok")])
+def test_a_night_that_is_long_ago_was_missed_where_nights_were_regular(
+    ledger: Ledger, servers: Any, configured: str, nights_ago_h: tuple[int, ...], status: str
+) -> None:
+    for hours in nights_ago_h:
+        began = datetime.now(UTC) - timedelta(hours=hours)
+        window = Window.of_date(began.date() - timedelta(days=1))
+        run_id = ledger.runs.start("nightly", configured, {}, window=window, lease_s=60)
+        ledger.runs.finish(run_id, {})
+        with ledger.transaction() as session:
+            session.execute(
+                sa.text("UPDATE runs SET started_at = :began WHERE run_id = :run"), {"began": began, "run": run_id}
+            )
     nightly = examined(configured)["nightly"]
-    assert (nightly["status"], "49.0 h ago" in nightly["seen"]) == ("warn", True)
+    assert (nightly["status"], f"{nights_ago_h[0]}.0 h ago" in nightly["seen"]) == (status, True)
+    assert ("a night was missed" in nightly["seen"]) is (status == "warn")
 
 
 def test_who_holds_the_namespace_is_said(ledger: Ledger, configured: str, token: FencingToken) -> None:

@@ -71,7 +71,7 @@ def deployment(name: str = "nightly/default", **changes: Any) -> DeploymentState
         "paused": False,
         "scheduled": True,
         "ready": True,
-        "next_run": NOW + timedelta(hours=2),
+        "next_run": datetime.now(UTC) + timedelta(hours=2, minutes=1),
     }
     return DeploymentState(**{**values, **changes})
 
