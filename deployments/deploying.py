@@ -7,7 +7,7 @@ switched off, schedules of their own, the pool's limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -69,6 +69,7 @@ def register(
     pool: str | None = None,
     pool_type: PoolType = "process",
     template_path: Path | None = None,
+    lacking: Collection[str] = (),
 ) -> Registered:
     """Bring the deployments of the settings' namespace to the Prefect server of this process's environment.
 
@@ -85,6 +86,8 @@ def register(
         What its workers are.
     template_path
         Base job template other than the project's own.
+    lacking
+        Extras of this package that the workers do not have: what needs one is registered without its schedule.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def register(
         done = Registered(pool or default_pool(pool_type), pool_type, {}, {})
         _bring_pool(client, done, base)
         results.save_block(settings)
-        declared = deployments(settings.namespace)
+        declared = deployments(settings.namespace, lacking=lacking)
         variables = job_variables(settings, pool_type)
         for deployment in declared:
             _bring_deployment(client, done, deployment, variables)

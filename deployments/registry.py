@@ -7,7 +7,7 @@ brings them to a Prefect server; `prefect.yaml` is written from the same list. N
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,9 @@ TAG = "coinswarm"
 """On every deployment of this project, and so on every run of one."""
 DRAIN = "drain"
 """The purpose of the deployment that empties the inboxes."""
+
+POLICY = "policy"
+"""The extra that brings torch."""
 
 Collision = Literal["ENQUEUE", "CANCEL_NEW"]
 """What becomes of a run that finds all slots of its deployment taken: it waits, or it is cancelled."""
@@ -101,6 +104,8 @@ class _Plan:
     cron: str | None = None
     tags: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    extra: str = ""
+    """Extra of this package that its runs import, where they need one."""
 
 
 # All in UTC, where no hour is left out or comes twice. Windows end at midnight, so the nightly run comes first; what is
@@ -110,24 +115,33 @@ _PLANS: dict[str, _Plan] = {
     "backup_memory": _Plan("30 1 * * *", ("keeping", "scheduled")),
     "janitor": _Plan("30 3 * * 0", ("keeping", "scheduled")),
     "restore_drill": _Plan("0 4 1 * *", ("keeping", "scheduled")),
-    "train_agents": _Plan("0 5 * * 0", ("policy", "scheduled")),
-    "evaluate_agents": _Plan("0 8 * * 0", ("policy", "scheduled")),
+    "train_agents": _Plan("0 5 * * 0", ("policy", "scheduled"), extra=POLICY),
+    "evaluate_agents": _Plan("0 8 * * 0", ("policy", "scheduled"), extra=POLICY),
     "record_experiences": _Plan(tags=("recording",)),
     "benchmark_memory": _Plan(tags=("checking",)),
     "verify_memory": _Plan(tags=("checking",)),
 }
 
 
-def deployments(namespace: str) -> tuple[Deployment, ...]:
-    """All deployments of a namespace, in the order of `FLOWS`."""
-    return tuple(_of(namespace))
+def deployments(namespace: str, *, lacking: Collection[str] = ()) -> tuple[Deployment, ...]:
+    """All deployments of a namespace, in the order of `FLOWS`.
+
+    What needs one of the extras that the workers lack has no schedule: each of its runs would fail.
+    """
+    return tuple(_of(namespace, lacking))
 
 
-def _of(namespace: str) -> Iterator[Deployment]:
+def unscheduled(lacking: Collection[str]) -> list[str]:
+    """Flows that run by themselves, but not where these extras are not installed."""
+    return [flow for flow, plan in _PLANS.items() if plan.cron is not None and plan.extra in lacking]
+
+
+def _of(namespace: str, lacking: Collection[str]) -> Iterator[Deployment]:
     for flow, description in FLOWS.items():
         plan = _PLANS.get(flow, _Plan())
+        cron = None if plan.extra in lacking else plan.cron
         yield Deployment(
-            namespace, flow, description, cron=plan.cron, settings=plan.settings, tags=plan.tags or ("by-hand",)
+            namespace, flow, description, cron=cron, settings=plan.settings, tags=plan.tags or ("by-hand",)
         )
         if flow == "record_experiences":
             yield Deployment(

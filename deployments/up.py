@@ -16,8 +16,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from agents.policy.extra import INSTALL, has_policy_extra
 from deployments.console import Console
 from deployments.local import PrefectUnavailableError, Stack, check_places, load_settings, local_stack
+from deployments.registry import POLICY, unscheduled
 from deployments.up_checks import LEAST_FREE_BYTES, UpError, check_room, check_same, first_up, full_disk_told
 from deployments.up_log import LOGGER, kept_log
 from deployments.up_prefect import (
@@ -187,9 +189,15 @@ class _Up:
         with steps.step("deployments") as told:
             from deployments.deploying import register
 
-            registered = register(self.settings)
+            lacking = frozenset() if has_policy_extra() else frozenset({POLICY})
+            registered = register(self.settings, lacking=lacking)
             self.pool = registered.pool
             told["registered"] = len(registered.deployments)
+            if left_out := unscheduled(lacking):
+                self._say(
+                    f"Not scheduled: {' and '.join(left_out)}, which need torch. {INSTALL} "
+                    "Then start coinswarm up again."
+                )
         if self.with_worker:
             with steps.step("worker"):
                 self._start_worker(ends)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from memory.records import EpisodicMemory, Vector, to_ms
 from memory.store.codec import (
     DIGEST_BYTES,
@@ -119,11 +121,20 @@ def _same(claim: Claim, row: Sequence[bytes | None], body: Body, next_vector: Ve
         # It has a next state that cannot be had in this encoding: the rest decides.
         memory = replace(memory, next_state_vector=None)
     schemas = SchemaCache()
-    return _digest(stored, schema, schemas) == _digest(memory, schema, schemas)
+    # What was read back from an index of half precision is rounded, and may be shared in one of full precision again.
+    vector_type = "FLOAT16" if _is_rounded(memory) else schema.vector_type
+    return _digest(stored, vector_type, schemas) == _digest(memory, vector_type, schemas)
 
 
-def _digest(memory: EpisodicMemory, schema: IndexSchema, schemas: SchemaCache) -> bytes:
-    return pack_experience(memory, schema.vector_type, schemas).body[:DIGEST_BYTES]
+def _is_rounded(memory: EpisodicMemory) -> bool:
+    """Whether half precision loses nothing of its vectors."""
+    vectors = [vector for vector in (memory.state_vector, memory.next_state_vector) if vector is not None]
+    with np.errstate(over="ignore"):
+        return all(np.array_equal(vector.astype(np.float16).astype(np.float32), vector) for vector in vectors)
+
+
+def _digest(memory: EpisodicMemory, vector_type: str, schemas: SchemaCache) -> bytes:
+    return pack_experience(memory, vector_type, schemas).body[:DIGEST_BYTES]
 
 
 def _place(memory: EpisodicMemory) -> EpisodicKey:

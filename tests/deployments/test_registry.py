@@ -33,6 +33,15 @@ def test_what_runs_by_itself_needs_nothing_but_its_parameters() -> None:
             parameters_of(each.flow).model_validate(each.parameters["parameters"])
 
 
+def test_what_needs_an_extra_that_is_lacking_is_there_but_does_not_run_by_itself() -> None:
+    left_out = registry.unscheduled({registry.POLICY})
+    assert left_out == ["train_agents", "evaluate_agents"]
+    found = {each.full_name: each for each in deployments("mine", lacking={registry.POLICY})}
+    assert set(found) == {each.full_name for each in ALL}
+    for each in ALL:
+        assert found[each.full_name].cron == (None if each.flow in left_out else each.cron)
+
+
 def test_settings_of_a_deployment_are_parameters_of_its_flow() -> None:
     for each in ALL:
         assert set(each.parameters["parameters"]) <= set(parameters_of(each.flow).model_fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ import memory
 from memory import EpisodicMemory, MemoryConnection
 from memory.errors import ConflictingRecordError, EncoderError, FencedOutError, ReindexError
 from memory.records import VECTOR_DIMENSION, Vector, to_ms
+from memory.retrieval.shared import ShareStatus
 from memory.store.layout import Family
 from memory.store.reindex_job import ReindexJob
 from memory.store.reindexing import Reindexer
@@ -150,6 +152,21 @@ async def test_recording_again_after_a_change_stores_nothing(
     again = await mem.episodic.add_many(lived(make))
     assert len(again.duplicates) == len(records)
     assert (again.stored, again.rejections) == ((), ())
+
+
+async def test_sharing_again_after_a_change_to_half_precision_shares_nothing(mem: MemoryConnection, make: Any) -> None:
+    records = [dataclasses.replace(each, quality=0.9) for each in lived(make)]
+    await mem.episodic.add_many(records)
+    first = await mem.shared.add_shared_experiences(records)
+    assert len(first.stored) == len(records)
+    await change(mem, "single", "FLAT", "FLOAT16")
+    read = await mem.episodic.get(records[3].memory_id)
+    assert read is not None
+    assert not np.array_equal(read.state_vector, records[3].state_vector)
+    outcome = await mem.shared.add_shared_experience(read)
+    assert outcome.status is ShareStatus.DUPLICATE
+    with pytest.raises(ConflictingRecordError):
+        await mem.shared.add_shared_experience(dataclasses.replace(read, reward=99.0))
 
 
 async def test_other_content_under_an_id_is_refused_after_a_change(mem: MemoryConnection, make: Any) -> None:
