@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import random
 import secrets
 import signal
 import socket
@@ -24,6 +25,11 @@ _HOST = "127.0.0.1"
 _PROBE_TIMEOUT_S = 0.5
 _USER = "coinswarm"
 _SECRET_BYTES = 32
+_LEAST_PORT = 20_000
+"""Above those that well-known programs have, and that browsers refuse."""
+_MOST_PORT = 65_536
+_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_USUALLY_GIVEN_FROM = 32_768
 
 
 class PrefectServer(Service):
@@ -80,10 +86,7 @@ class PrefectServer(Service):
         last = (read_json(self._port_file) or {}).get("port")
         if isinstance(last, int) and is_free(last):
             return last
-        with contextlib.closing(socket.socket(socket.AF_INET)) as listener:
-            listener.bind((_HOST, 0))
-            port: int = listener.getsockname()[1]
-            return port
+        return free_port()
 
     def command(self) -> Sequence[str | Path]:
         return [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(self._port)]
@@ -123,6 +126,28 @@ class PrefectServer(Service):
                 return connection.recv(64).split(b"\r\n")[0].endswith(b"200 OK")
             except OSError:
                 return False
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens, and that the system gives to nobody who asks for any.
+
+    Between this look and the moment when the server listens lie seconds, in which each connection that anybody opens
+    takes one of those.
+
+    Raises
+    ------
+    EmbeddedServerError
+        All are taken.
+    """
+    first_given = int(_GIVEN_PORTS.read_text().split()[0]) if _GIVEN_PORTS.exists() else _USUALLY_GIVEN_FROM
+    # Where the system gives all of them there is no better choice.
+    ports = range(_LEAST_PORT, first_given if first_given > _LEAST_PORT else _MOST_PORT)
+    for port in random.sample(ports, len(ports)):
+        if is_free(port):
+            return port
+    raise EmbeddedServerError(
+        f"no port of {_HOST} from {ports.start} to {ports.stop - 1} is free.", remedy="End what listens there."
+    )
 
 
 def is_free(port: int) -> bool:

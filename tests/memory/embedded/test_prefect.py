@@ -19,7 +19,7 @@ import pytest
 from memory.embedded import Session, home_status, open_session, prefect_environment
 from memory.embedded.home import Home
 from memory.embedded.options import EmbeddedOptions
-from memory.embedded.prefect_server import PrefectServer, is_free
+from memory.embedded.prefect_server import PrefectServer, free_port
 from memory.errors import EmbeddedServerError
 
 FLOW = """
@@ -122,7 +122,7 @@ def test_a_port_that_is_taken_is_reported_before_anything_is_started_and_another
         for _ in range(2):
             with pytest.raises(EmbeddedServerError, match=rf"port {port} of 127.0.0.1 is taken by another program"):
                 open_session(home, ("prefect",), options=EmbeddedOptions(prefect_port=port))
-        other = next(candidate for candidate in range(port + 1, 65_000) if is_free(candidate))
+        other = free_port()
         options = EmbeddedOptions(prefect_port=other)
         with open_session(home, ("prefect",), timeout_s=120, options=options) as session:
             assert session.endpoints.prefect_api_url == f"http://127.0.0.1:{other}/api"

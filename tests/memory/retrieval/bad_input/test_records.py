@@ -86,7 +86,7 @@ KEPT: dict[str, dict[str, list[Any]]] = {
         **{"before": TIMES, "source": BAD["source"]},
     },
 }
-FREE = {"token", "dry_run", "self"}
+FREE = {"token", "dry_run", "at_least", "self"}
 """A run's own: where they come from they are checked already."""
 
 
