@@ -2,6 +2,7 @@
 #   make run    replay five sample nights through the agents, run each nightly job, print where the report is
 #   make test   the test suite, on embedded Redis and Postgres
 #   make faults kill runs and servers, fill disks, cut connections: the night must end the same (some 15 minutes)
+#   make thorough  the files with property tests alone, on three to six times as many examples as in `make test`
 #   make browser  the Prefect UI in a real browser: runs begun, retried and killed (Debian's package chromium)
 #   make check  ruff, mypy --strict, import-linter
 #   make clean  remove what the targets above made
@@ -17,13 +18,17 @@ NIGHTS ?= 5
 WORKERS ?= 3
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test faults browser check format clean
+.PHONY: run test thorough faults browser check format clean
 
 run: $(VENV)/.jobs
 	$(BIN)/coinswarm demo --nights $(NIGHTS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'not faults and not browser' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+thorough: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'not faults and not browser' --hypothesis-profile thorough --numprocesses $(WORKERS) \
+		$$(grep -rlE 'from (hypothesis|tests.thoroughness) import' tests --include='test_*.py')
 
 faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults --numprocesses 2 --dist load tests/faults

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -60,10 +62,17 @@ def run_cli() -> None:
         print(mask(f"coinswarm: {error}"), file=sys.stderr)
         sys.exit(ExitCode.FAILED)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
+        if error.filename is None:
+            # What is left in the buffer would be refused again when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno == errno.ENOSPC:
+                print(f"coinswarm: {error.strerror}. Make room where it writes to, then run again.", file=sys.stderr)
+            sys.exit(ExitCode.FAILED)
         print(
-            f"coinswarm: {error.filename}: {error.strerror}. Check the rights on it, or choose another COINSWARM_HOME.",
+            f"coinswarm: {error.filename}: {error.strerror}. Check the rights on it, or choose another place: "
+            "the option that names it, or COINSWARM_HOME.",
             file=sys.stderr,
         )
         sys.exit(ExitCode.FAILED)

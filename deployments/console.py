@@ -61,7 +61,7 @@ class Console:
     def say(self, text: str) -> None:
         """A line for the person who waits; a program that reads JSON waits in silence."""
         if not self.silent:
-            self.err.print(text, highlight=False, soft_wrap=True)
+            self.err.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @property
     def silent(self) -> bool:
@@ -98,7 +98,7 @@ class _TerminalSteps(logging.Handler):
         super().__init__()
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -110,7 +110,7 @@ class _TerminalSteps(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "finished", False):
-            self.progress.console.print(f"  {record.getMessage()}", highlight=False)
+            self.progress.console.print(f"  {record.getMessage()}", highlight=False, markup=False)
             self.progress.advance(self.task)
         else:
             self.progress.update(self.task, description=f"{self.title}: {record.getMessage()}")

@@ -138,8 +138,10 @@ def show_patterns(found: Sequence[Mapping[str, Any]], out: rich.console.Console,
         out.print(
             "No pattern is like that: leave out a filter, or look at them all with 'coinswarm patterns'."
             if narrowed
-            else "No patterns yet: run 'coinswarm demo', or 'coinswarm run nightly' after recording.",
+            else "No patterns in this memory yet: name another with --namespace (of 'coinswarm demo': demo), or run "
+            "'coinswarm run nightly' after recording.",
             highlight=False,
+            soft_wrap=True,
         )
         return
     out.print(f"{wording.plural(len(found), 'pattern')}, {_ORDERS[choice.sort]}", style="bold", highlight=False)

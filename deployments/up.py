@@ -126,6 +126,7 @@ class _Up:
         self.with_worker = with_worker
         self.stack: Stack
         self.worker: Worker | None = None
+        self.worker_heard = True
         self.pool = ""
         self.served = False
         self.state = UpState(
@@ -315,10 +316,12 @@ class _Up:
                 self._say(str(error))
 
     def _look_at_worker(self, worker: Worker) -> None:
-        """Say where Prefect has not heard of a worker that lives: runs would wait, and nobody would know why."""
+        """Say once where Prefect has not heard of a worker that lives: runs would wait, and nobody would know why."""
         with prefect_client(self.stack.prefect_api_url) as client:
-            if not worker_is_online(client, self.pool, worker.worker_name, datetime.now(UTC) - _SILENCE):
-                self._say(f"Prefect has heard nothing of the worker for five minutes: see {worker.log}.")
+            heard = worker_is_online(client, self.pool, worker.worker_name, datetime.now(UTC) - _SILENCE)
+        if not heard and self.worker_heard:
+            self._say(f"Prefect has heard nothing of the worker for five minutes: see {worker.log}.")
+        self.worker_heard = heard
 
     def _mark_lost(self, before: datetime) -> None:
         """Tell Prefect of runs whose process is gone: those of a worker, or of a machine, that was killed."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import settings
 
 from memory import embedded
+from tests.thoroughness import PROFILE
 
 if TYPE_CHECKING:
     from memory import MemoryConnection
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 # What helpers of the tests assert is told as fully as what tests do.
 pytest.register_assert_rewrite(*(f"tests.{room}" for room in ("agents", "deployments", "flows", "memory")))
+
+# Properties that name no number of examples of their own are tried on three times as many as by default.
+settings.register_profile(PROFILE, max_examples=300)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

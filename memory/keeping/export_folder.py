@@ -216,7 +216,10 @@ def read_manifest(folder: Path) -> Manifest:
         if strange := named - {file.name for file in manifest.files}:
             raise ValueError(f"it does not list {', '.join(sorted(map(str, strange)))}")
     except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
-        raise KeepingError(f"{path} cannot be read: {error}.", remedy="Export again.") from error
+        raise KeepingError(
+            f"{path} cannot be read: {error}.",
+            remedy="Export again; what `coinswarm backup` wrote goes back with `coinswarm restore`.",
+        ) from error
     for file in manifest.files:
         _check(folder, file)
     return manifest

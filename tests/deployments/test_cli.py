@@ -67,7 +67,7 @@ def used(tmp_path_factory: pytest.TempPathFactory, typed: Any) -> Iterator[Used]
 @pytest.fixture(scope="module")
 def nightly(used: Used) -> Process:
     assert used.recorded.code == 0, used.recorded.stderr
-    return used.run("run", "nightly", "--date", NIGHT, "--json")
+    return used.run("run", "nightly", "--date", NIGHT, "--json", "--param", "queries=50")
 
 
 # --- what it is for --------------------------------------------------------------------------------------------

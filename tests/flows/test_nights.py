@@ -59,7 +59,7 @@ def digests(namespace: str, servers: Any) -> tuple[str, str]:
 
 
 def run_night(namespace: str, day: dt.date) -> dict[str, Any]:
-    given = NightlyParameters(namespace=namespace, date=day, source="market", products=list(PRODUCTS), queries=50)
+    given = NightlyParameters(namespace=namespace, date=day, source="market", products=list(PRODUCTS), queries=20)
     return nightly(given)
 
 
@@ -127,7 +127,7 @@ def test_windows_consolidated_out_of_order_end_in_the_same_knowledge(
 ) -> None:
     other = f"{configured}-b"
     for namespace, order in ((configured, (FIRST, SECOND)), (other, (SECOND, FIRST))):
-        record(namespace, (FIRST, SECOND), PRODUCTS)
+        record(namespace, (FIRST, SECOND), PRODUCTS, hours=8)
         for day in order:
             consolidate_memories(ConsolidateParameters(namespace=namespace, date=day))
             update_transitions(TransitionParameters(namespace=namespace, date=day))
@@ -168,7 +168,7 @@ def test_the_coinbase_day_with_its_gap_runs_through(configured: str) -> None:
             source="market",
             market="coinbase",
             products=["BTC-USD", "ETH-USD"],
-            queries=50,
+            queries=20,
         )
     )
     assert 0 < result["states"] < STATES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,12 +21,20 @@ from memory.window import Window
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
+HOURS = 8
+"""Of each day: 480 states, still enough for patterns."""
 Record = Callable[[str, Sequence[dt.date]], None]
 
 DAYS = [dt.date(2021, 6, 17) + dt.timedelta(days=night) for night in range(3)]
-RECORDED = 2 * 720
+RECORDED = 2 * 60 * HOURS
 """Experiences of a short day."""
 LATE = 50
+
+
+@pytest.fixture
+def record(record: Callable[..., None]) -> Record:
+    """Records short days."""
+    return partial(record, hours=HOURS)
 
 
 def consolidate(namespace: str, day: dt.date) -> dict[str, Any]:

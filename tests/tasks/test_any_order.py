@@ -12,6 +12,7 @@ import pytest
 
 from memory.records import EpisodicMemory, Regime
 from tasks.backfill_plan import CONSOLIDATED, EMPTY, LATE, NEW, plan_backfill
+from tests.thoroughness import examples
 
 DaysIn = Callable[[str], AbstractContextManager[Any]]
 
@@ -20,7 +21,7 @@ ROUNDS = 2
 """How often the back-fill is run, on what has arrived by then."""
 HALF = 6
 """Pieces that arrive before the first of them."""
-SEEDS = 2
+SEEDS = examples(1, 6)
 
 
 class Scrambled:

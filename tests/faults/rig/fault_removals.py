@@ -74,13 +74,15 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 REMOVALS: dict[str, tuple[Cut, ...]] = {
-    # Every statement is a transaction of its own.
+    # Every statement is a transaction of its own. Cursors of the server live in one, so results come whole then.
     "transactions": (
         Cut(
             "memory.ledger.database",
             "Database.connect",
             (("pool_pre_ping=True,", 'pool_pre_ping=True, isolation_level="AUTOCOMMIT",'),),
         ),
+        Cut("memory.ledger.payloads", "with_payloads", (('{"yield_per": ROWS_AT_ONCE}', "{}"),)),
+        Cut("memory.ledger.payloads", "_in_slices", (('{"yield_per": 1, **AS_BYTES}', "AS_BYTES"),)),
     ),
     # The ledger takes what a run writes after it was overtaken.
     "fence of the ledger": (

@@ -12,6 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,38 @@ print("answer:", answer())
 """
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A server that was asked for on a port that is taken, and then on another one."""
+
+    session: Session
+    taken: int
+    refusals: tuple[EmbeddedServerError, ...]
+    port: int
+
+
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with open_session(tmp_path_factory.mktemp("home"), ("prefect",), timeout_s=120) as session:
-        yield session
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    home, refusals = tmp_path_factory.mktemp("home"), []
+    with (
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener,
+        # Servers that others have started, without a port in mind.
+        open_session(home, ("redis",)),
+    ):
+        taken = listener.getsockname()[1]
+        for _ in range(2):
+            with pytest.raises(EmbeddedServerError) as refused:
+                open_session(home, ("prefect",), options=EmbeddedOptions(prefect_port=taken))
+            refusals.append(refused.value)
+        port = free_port()
+        options = EmbeddedOptions(prefect_port=port)
+        with open_session(home, ("prefect",), timeout_s=120, options=options) as session:
+            yield Asked(session, taken, tuple(refusals), port)
+
+
+@pytest.fixture(scope="module")
+def session(asked: Asked) -> Session:
+    return asked.session
 
 
 def api(session: Session) -> str:
@@ -111,21 +140,12 @@ def test_without_a_prefect_server_there_is_no_environment_for_it(home: Path) -> 
 
 
 def test_a_port_that_is_taken_is_reported_before_anything_is_started_and_another_one_may_be_asked_for(
-    home: Path,
+    asked: Asked,
 ) -> None:
-    with (
-        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener,
-        # Servers that others have started, without a port in mind.
-        open_session(home, ("redis",)),
-    ):
-        port = listener.getsockname()[1]
-        for _ in range(2):
-            with pytest.raises(EmbeddedServerError, match=rf"port {port} of 127.0.0.1 is taken by another program"):
-                open_session(home, ("prefect",), options=EmbeddedOptions(prefect_port=port))
-        other = free_port()
-        options = EmbeddedOptions(prefect_port=other)
-        with open_session(home, ("prefect",), timeout_s=120, options=options) as session:
-            assert session.endpoints.prefect_api_url == f"http://127.0.0.1:{other}/api"
+    assert len(asked.refusals) == 2
+    for refused in asked.refusals:
+        assert f"port {asked.taken} of 127.0.0.1 is taken by another program" in str(refused)
+    assert asked.session.endpoints.prefect_api_url == f"http://127.0.0.1:{asked.port}/api"
 
 
 def test_a_server_that_died_comes_back_on_the_port_that_its_users_know(tmp_path: Path) -> None:

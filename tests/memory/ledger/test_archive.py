@@ -18,6 +18,7 @@ from memory.errors import ArchiveError, ArchiveUnavailableError, InvalidRecordEr
 from memory.ledger import Archive, content_digest
 from memory.tables import ExperienceTable, StateTable, WindowData
 from memory.window import Window
+from tests.thoroughness import examples
 
 MakeWindowData = Callable[..., WindowData]
 
@@ -78,7 +79,7 @@ def test_an_empty_window_comes_back(archive: Archive, window: Window, make_windo
     assert_identical(archive.read(archive.write("default", window, empty)), empty)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15, 90), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bits=npst.arrays(np.uint64, 40, elements=st.integers(0, 2**64 - 1)), ints=npst.arrays(np.int64, 10))
 def test_any_bits_of_a_float_survive(
     archive: Archive, window: Window, make_window_data: MakeWindowData, bits: np.ndarray, ints: np.ndarray

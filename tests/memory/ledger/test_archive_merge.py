@@ -19,6 +19,7 @@ from memory.errors import ArchiveError
 from memory.ledger import Archive, WindowJoin, content_digest, merge
 from memory.tables import ORIGIN_DTYPE, ExperienceTable, StateTable, WindowData
 from memory.window import Window
+from tests.thoroughness import examples
 
 MakeWindowData = Callable[..., WindowData]
 START = 1_623_888_000_000
@@ -138,7 +139,7 @@ record = st.builds(
 records = st.lists(record, min_size=1, max_size=16, unique_by=lambda row: row.memory_id)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(60, 360), deadline=None)
 @given(records=records, shares=st.lists(st.integers(1, 7), min_size=16, max_size=16))
 def test_any_split_into_reads_in_any_order_gives_what_one_read_of_all_gives(
     records: list[Record], shares: list[int]
@@ -151,7 +152,7 @@ def test_any_split_into_reads_in_any_order_gives_what_one_read_of_all_gives(
         assert whole(functools.reduce(merge, order)) == at_once
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20, 120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(archived=records, late=records, cut=st.integers(0, 4))
 def test_joining_part_by_part_gives_the_files_of_merging_at_once(
     tmp_path: Path, window: Window, archived: list[Record], late: list[Record], cut: int
@@ -215,7 +216,7 @@ def test_parts_that_are_joined_out_of_order_are_refused(tmp_path: Path, window: 
             join.append(read(rows[:1]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30, 180), deadline=None)
 @given(first=records, second=records, third=records)
 def test_records_that_came_back_with_other_content_are_settled_in_any_order(
     first: list[Record], second: list[Record], third: list[Record]

@@ -27,6 +27,7 @@ from memory.ledger import (
 )
 from memory.ledger.models import PatternVersion
 from memory.window import Window
+from tests.thoroughness import examples
 
 SEEN = datetime(2021, 6, 17, 12, 30, tzinfo=UTC)
 
@@ -179,7 +180,7 @@ def test_a_kind_that_is_not_named_is_left_alone(ledger: Ledger, token: FencingTo
 states = st.lists(st.dictionaries(st.sampled_from(["p-1", "p-2", "p-3"]), st.binary(max_size=2)), max_size=6)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nights=states, again=st.integers(0, 5))
 def test_any_history_of_saving_ends_as_one_clean_run_would(
     ledger: Ledger, token: FencingToken, line: str, nights: list[dict[str, bytes]], again: int

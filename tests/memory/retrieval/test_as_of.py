@@ -18,6 +18,7 @@ from memory import Action, EpisodicMemory, MemoryConnection, Side
 from memory.errors import EncoderError
 from memory.retrieval.depth import AS_OF_BUCKET_MS, KINDS, MOST_PER_RESULT, TRIED_AGAIN_AFTER, Depth, Depths, most_rows
 from memory.retrieval.query import check_bounds
+from tests.thoroughness import examples
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -125,7 +126,7 @@ class Fixed(Depths):
 
 
 @given(questions=st.lists(LIMITS, min_size=5, max_size=10), seed=st.integers(1000, 1100))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_answers_are_the_same_however_deep_is_looked_and_whoever_filters(
     past: tuple[str, list[EpisodicMemory], memory.Settings], questions: list[dict[str, Any]], seed: int
 ) -> None:

@@ -19,6 +19,7 @@ from memory.records import Action, EpisodicMemory, Side
 from memory.retrieval.hits import Hit
 from memory.retrieval.ranking import Relevance, RelevanceWeights, Selection
 from memory.retrieval.service import MemoryRetrievalService
+from tests.thoroughness import examples
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 NOW = DAY + timedelta(days=40)
@@ -103,7 +104,7 @@ def score(found: Hit, weights: RelevanceWeights) -> float:
 
 
 @given(drawn=POOLS, weights=WEIGHTS, top_k=st.integers(1, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100, 600), deadline=None)
 def test_relevance_finds_what_scoring_every_memory_finds(
     drawn: list[tuple[float, float, float, float]], weights: RelevanceWeights, top_k: int
 ) -> None:

@@ -32,6 +32,7 @@ from tests.memory.retrieval.conftest import (
     strategy_memory,
     unit_vector,
 )
+from tests.thoroughness import examples
 
 # No strategy here uses `random`. Hypothesis looks whether its state changed while values were drawn, and other threads
 # of the run (Prefect's, once flows were tested) change it at any time.
@@ -469,7 +470,7 @@ async def drop(mem: MemoryConnection, name: str) -> None:
 
 
 @given(steps=st.lists(st.tuples(CHANGES, QUESTIONS), min_size=3, max_size=9))
-@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(9, 54), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_question_knows_what_was_published_until_then_and_no_more(servers: Any, steps: list[Any]) -> None:
     async def run() -> None:
         name = f"v-{uuid.uuid4().hex[:10]}"
@@ -503,7 +504,7 @@ def test_every_question_knows_what_was_published_until_then_and_no_more(servers:
     changes=st.lists(CHANGES, min_size=1, max_size=4),
     question=QUESTIONS,
 )  # fmt: skip
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(12, 36), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_while_something_is_published_answers_are_those_before_or_after_it(
     servers: Any, first: Any, changes: list[Any], question: dict[str, Any]
 ) -> None:

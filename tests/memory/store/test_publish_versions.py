@@ -20,6 +20,7 @@ from memory.records import to_ms
 from memory.store.publishing import Publisher
 from memory.store.semantic import SemanticVersion, expected_contents
 from memory.store.staging import document_key
+from tests.thoroughness import examples
 
 DAY = datetime(2021, 6, 18, tzinfo=UTC)
 NIGHT = timedelta(days=1)
@@ -84,7 +85,7 @@ async def everything(mem: MemoryConnection) -> tuple[Any, ...]:
 
 
 @given(before=HISTORIES, other=HISTORIES, back_to=st.integers(0, 9), dynamics_first=st.booleans())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8, 45), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nights_in_order_a_back_fill_and_all_at_once_end_in_the_same_versions(
     servers: Any, build: Any, before: History, other: History, back_to: int, dynamics_first: bool
 ) -> None:

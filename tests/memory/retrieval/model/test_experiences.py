@@ -18,6 +18,7 @@ from memory import EpisodicMemory, Hit, MemoryConnection
 from tests.memory.retrieval.model.doors import Doors
 from tests.memory.retrieval.model.drawn_questions import ANCHORS, QUESTIONS, RECORDS, STANDING, STEPS, anchored, related
 from tests.memory.retrieval.model.experience_model import ASKED, COSINES, DAY, MINUTE, NEXT, Model, Record
+from tests.thoroughness import examples
 
 
 def check(model: Model, asked: dict[str, Any], hits: Sequence[Hit]) -> None:
@@ -52,7 +53,7 @@ def test_distances_of_the_pool_are_far_enough_apart_to_be_told_apart() -> None:
 
 
 @given(steps=STEPS)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_way_to_an_answer_gives_that_of_the_model(servers: Any, steps: list[Any]) -> None:
     async def run() -> None:
         model = Model()
@@ -86,7 +87,7 @@ def test_every_way_to_an_answer_gives_that_of_the_model(servers: Any, steps: lis
     moment=ANCHORS,
     questions=st.lists(QUESTIONS, min_size=2, max_size=6),
 )
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(4, 24), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_was_not_known_yet_might_as_well_not_exist(
     servers: Any, batch: list[Record], moment: Any, questions: list[dict[str, Any]]
 ) -> None:

@@ -28,6 +28,7 @@ from memory.retrieval.near.search import FUTILE_FROM_BY_ANCHORS, Question
 from memory.retrieval.ranking import Relevance, RelevanceWeights
 from tests.memory.retrieval.near.brute_force import HOUR_MS, PRODUCTS, check, clustered, row, settled, unit
 from tests.memory.retrieval.near.test_near_relevance import NOW, held, hits_of
+from tests.thoroughness import examples
 
 WIDE = 64
 
@@ -57,7 +58,7 @@ def in_scopes(vectors: Any, dtype: str = "<f4") -> list[StoredRow]:
 
 
 @given(seed=st.integers(0, 10_000), kind=KINDS, count=st.sampled_from([1, 2, 7, 200]), fitted=st.integers(1, 200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100, 600), deadline=None)
 def test_no_cosine_exceeds_the_bound_by_its_anchor_by_more_than_the_margin(
     seed: int, kind: str, count: int, fitted: int
 ) -> None:
@@ -73,7 +74,7 @@ def test_no_cosine_exceeds_the_bound_by_its_anchor_by_more_than_the_margin(
 
 
 @given(seed=st.integers(0, 10_000), kind=KINDS, count=st.sampled_from([1, 2, 7, 40, 300]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50, 300), deadline=None)
 def test_anchors_are_few_unit_vectors_and_the_same_every_time(seed: int, kind: str, count: int) -> None:
     vectors = generated(kind, count, np.random.default_rng(seed))
     anchors = fit_anchors(vectors, np.random.default_rng(1))

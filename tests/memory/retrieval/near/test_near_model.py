@@ -16,6 +16,7 @@ from memory import Action, EpisodicMemory, Side
 from memory.records import MarketPhase, to_ms
 from memory.retrieval.near.cache import NearCache
 from memory.retrieval.query import check_bounds
+from tests.thoroughness import examples
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 AGENTS = ("a", "a.b", "A")
@@ -114,7 +115,7 @@ async def change(mem: memory.MemoryConnection, what: tuple[Any, ...], keys: set[
 
 
 @given(steps=st.lists(st.tuples(CHANGES, st.booleans(), st.lists(QUESTIONS, max_size=3)), min_size=2, max_size=8))
-@settings(max_examples=18, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(9, 54), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_give_the_same_answers_after_every_change(servers: Any, steps: list[Any]) -> None:
     async def run() -> None:
         name = f"n-{uuid.uuid4().hex[:10]}"

@@ -17,6 +17,7 @@ from memory.retrieval.near.rows import AgentRows, StoredRow
 from memory.retrieval.near.search import Question
 from memory.retrieval.ranking import Relevance, RelevanceWeights
 from memory.tables import TRAILING_VOLATILITY
+from tests.thoroughness import examples
 
 DIMENSION = 16
 MINUTE_MS = 60_000
@@ -81,7 +82,7 @@ def hits_of(rows: AgentRows, found: Any, by_key: dict[bytes, StoredRow]) -> list
     late=st.sampled_from([timedelta(), timedelta(microseconds=1), timedelta(days=40), timedelta(minutes=-20)]),
     asked=st.sampled_from([{}, {"product_id": "BTC"}, {"product_id": "ETH", "regime": 1}, {"regime": 2}]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100, 600), deadline=None)
 def test_the_most_relevant_of_all_rows_are_among_those_found(
     seed: int, count: int, colours: int, weights: RelevanceWeights, top_k: int, late: timedelta, asked: dict[str, Any]
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memory.retrieval.near.rows import AgentRows
 from memory.retrieval.near.search import Question
 from tests.memory.retrieval.near.brute_force import DIMENSION, HOUR_MS, PRODUCTS, check, row, settled, stored, unit
+from tests.thoroughness import examples
 
 QUESTIONS = st.fixed_dictionaries(
     {"top_k": st.integers(1, 40)},
@@ -40,7 +41,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(["put", "replace", "remove"]), st.i
     futile=st.booleans(),
     anchored=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(75, 450), deadline=None)
 def test_changing_rows_are_found_as_brute_force_finds_them(
     seed: int,
     colours: int,
