@@ -14,8 +14,8 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.13; do 
 	if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$candidate; break; fi; done)
 NIGHTS ?= 5
-# Processes of the test suite; each has servers of its own. They wait often enough for one more than there are cores.
-WORKERS ?= 3
+# Processes of the test suite; each has servers of its own. They wait often enough for two to a core.
+WORKERS ?= 4
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: run test thorough faults browser check format clean
