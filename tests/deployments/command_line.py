@@ -29,8 +29,8 @@ def surroundings(home: Path, **environment: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Process:
-    """What a process left behind."""
+class Ended:
+    """What a command left behind."""
 
     code: int
     stdout: str
@@ -43,7 +43,7 @@ class Process:
         return json.loads(self.stdout)
 
 
-def coinswarm(home: Path, *arguments: str, **environment: str) -> Process:
+def coinswarm(home: Path, *arguments: str, **environment: str) -> Ended:
     """A command in a process of its own."""
     done = subprocess.run(
         [COINSWARM, *arguments],
@@ -53,7 +53,7 @@ def coinswarm(home: Path, *arguments: str, **environment: str) -> Process:
         timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
-    return Process(done.returncode, done.stdout, done.stderr)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def processes_naming(home: Path) -> dict[int, str]:
@@ -74,12 +74,12 @@ class Used:
     """A home after its first recording; its servers stay up, so that the commands that follow find them."""
 
     home: Path
-    recorded: Process
+    recorded: Ended
     left_running: dict[int, str]
     endpoints: embedded.Endpoints
     typed: Any
 
-    def run(self, *arguments: str, **environment: str) -> Process:
+    def run(self, *arguments: str, **environment: str) -> Ended:
         """Run a command in a process of its own, as a user does."""
         return coinswarm(self.home, *arguments, **environment)
 

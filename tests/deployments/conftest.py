@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from deployments.cli import run_cli
+from tests.deployments.command_line import Ended
 
-
-@dataclass(frozen=True)
-class Output:
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    def json(self) -> Any:
-        """The one line on stdout."""
-        assert self.code == 0, self.stderr
-        assert self.stdout.count("\n") == 1
-        return json.loads(self.stdout)
-
-
-Typed = Callable[..., Output]
+Typed = Callable[..., Ended]
 
 
 @pytest.fixture(scope="session")
 def typed() -> Typed:
     """Runs a command line in this process; a Python of its own would take longer to start than the command takes."""
 
-    def run(*words: str, **environment: str) -> Output:
+    def run(*words: str, **environment: str) -> Ended:
         stdout, stderr = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
             # Commands trust the paths that they are given, by this variable: it is put back when they end.
@@ -50,6 +32,6 @@ def typed() -> Typed:
                 pytest.raises(SystemExit) as ended,
             ):
                 run_cli()
-        return Output(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
+        return Ended(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
     return run

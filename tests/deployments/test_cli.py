@@ -25,7 +25,7 @@ from tests.deployments.command_line import (
     COINSWARM,
     COMMAND_TIMEOUT_S,
     NIGHT,
-    Process,
+    Ended,
     Used,
     coinswarm,
     flows_here,
@@ -65,7 +65,7 @@ def used(tmp_path_factory: pytest.TempPathFactory, typed: Any) -> Iterator[Used]
 
 
 @pytest.fixture(scope="module")
-def nightly(used: Used) -> Process:
+def nightly(used: Used) -> Ended:
     assert used.recorded.code == 0, used.recorded.stderr
     return used.run("run", "nightly", "--date", NIGHT, "--json", "--param", "queries=50")
 
@@ -81,7 +81,7 @@ def test_a_sample_day_is_recorded_into_an_empty_home_and_nothing_is_left_running
     assert used.left_running == {}
 
 
-def test_the_nightly_job_prints_one_object_with_all_counts_and_nothing_else(nightly: Process) -> None:
+def test_the_nightly_job_prints_one_object_with_all_counts_and_nothing_else(nightly: Ended) -> None:
     result = nightly.json()
     assert result["window"] == NIGHT
     assert set(result) >= COUNTS
@@ -94,12 +94,12 @@ def test_the_nightly_job_prints_one_object_with_all_counts_and_nothing_else(nigh
     assert nightly.stderr == ""
 
 
-def test_the_night_records_from_the_inbox_and_adds_nothing_to_the_replay(nightly: Process) -> None:
+def test_the_night_records_from_the_inbox_and_adds_nothing_to_the_replay(nightly: Ended) -> None:
     recording = nightly.json()["recording"]
     assert (recording["source"], recording["stored"]) == ("inbox", 0)
 
 
-def test_patterns_prints_a_list_of_all_current_patterns_in_full(used: Used, nightly: Process) -> None:
+def test_patterns_prints_a_list_of_all_current_patterns_in_full(used: Used, nightly: Ended) -> None:
     patterns = used.type("patterns", "--json").json()["patterns"]
     assert len(patterns) == nightly.json()["patterns"]
     assert len({pattern["pattern_id"] for pattern in patterns}) == len(patterns)
@@ -110,13 +110,13 @@ def test_patterns_prints_a_list_of_all_current_patterns_in_full(used: Used, nigh
         assert {outcome["action"] for outcome in pattern["outcomes"]} == {"LONG", "SHORT", "FLAT"}
 
 
-def test_patterns_of_a_time_before_the_window_ended_are_none(used: Used, nightly: Process) -> None:
+def test_patterns_of_a_time_before_the_window_ended_are_none(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     assert used.type("patterns", "--json", "--as-of", "2021-06-17T23:59:59").json()["patterns"] == []
     assert used.type("patterns", "--json", "--as-of", "2021-06-18").json()["patterns"]
 
 
-def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: Process) -> None:
+def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: Ended) -> None:
     shown = used.type("patterns", "--limit", "2")
     assert shown.code == 0
     total = nightly.json()["patterns"]
@@ -125,7 +125,7 @@ def test_the_table_of_patterns_shows_as_many_as_asked_for(used: Used, nightly: P
     assert f"--limit {total}" in shown.stdout
 
 
-def test_one_pattern_is_told_whole_with_its_clusters_and_lineage(used: Used, nightly: Process) -> None:
+def test_one_pattern_is_told_whole_with_its_clusters_and_lineage(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     first = used.type("patterns", "--sort", "support", "--json").json()["patterns"][0]
     whole = used.type("patterns", first["pattern_id"], "--json").json()
@@ -141,7 +141,7 @@ def test_one_pattern_is_told_whole_with_its_clusters_and_lineage(used: Used, nig
     assert "FOUNDED" in shown.stdout
 
 
-def test_patterns_are_chosen_and_written_as_values(used: Used, nightly: Process) -> None:
+def test_patterns_are_chosen_and_written_as_values(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     everything = used.type("patterns", "--json").json()["patterns"]
     regime = everything[0]["regime"]
@@ -156,7 +156,7 @@ AT_NOON = ("search", "--product", "BTC-USDT", "--at", f"{NIGHT}T12:00")
 NOON = f"{NIGHT}T12:00:00+00:00"
 
 
-def test_a_state_of_history_is_searched_with_as_of_its_time(used: Used, nightly: Process) -> None:
+def test_a_state_of_history_is_searched_with_as_of_its_time(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     found = used.type(*AT_NOON, "--top", "20", "--json").json()
     assert (found["as_of"], found["state"]["product_id"]) == (NOON, "BTC-USDT")
@@ -170,7 +170,7 @@ def test_a_state_of_history_is_searched_with_as_of_its_time(used: Used, nightly:
     assert all(item["age_s"] >= 60 and item["reward_bp"] == 1e4 * item["reward"] for item in found["experiences"])
 
 
-def test_what_came_later_is_shown_where_it_is_asked_for(used: Used, nightly: Process) -> None:
+def test_what_came_later_is_shown_where_it_is_asked_for(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     found = used.type(*AT_NOON, "--as-of", "now", "--agent", "momentum", "--json").json()
     assert found["as_of"] == "now"
@@ -180,7 +180,7 @@ def test_what_came_later_is_shown_where_it_is_asked_for(used: Used, nightly: Pro
     assert all(item["known"] for item in found["estimates"])
 
 
-def test_the_first_line_says_as_of_when_the_answer_is(used: Used, nightly: Process) -> None:
+def test_the_first_line_says_as_of_when_the_answer_is(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     lines = used.type(*AT_NOON).stdout.splitlines()
     assert lines[0].startswith(f"As of {NIGHT} 12:00 UTC, the time of the state: nothing that became known later")
@@ -192,7 +192,7 @@ def test_the_first_line_says_as_of_when_the_answer_is(used: Used, nightly: Proce
     assert lines[-1].startswith("Over 15 min")
 
 
-def test_a_remembered_state_finds_others_than_itself(used: Used, nightly: Process) -> None:
+def test_a_remembered_state_finds_others_than_itself(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     own = used.type(*AT_NOON, "--as-of", "now", "--top", "1", "--json").json()["experiences"][0]
     by_id = used.type("search", own["memory_id"], "--no-patterns", "--as-of", "now", "--json").json()
@@ -202,7 +202,7 @@ def test_a_remembered_state_finds_others_than_itself(used: Used, nightly: Proces
     assert used.type("search", own["memory_id"], "--json").json()["as_of"] == own["timestamp"]
 
 
-def test_a_pattern_finds_what_is_like_it(used: Used, nightly: Process) -> None:
+def test_a_pattern_finds_what_is_like_it(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     pattern = used.type("patterns", "--json").json()["patterns"][0]
     found = used.type("search", pattern["pattern_id"], "--json").json()
@@ -212,7 +212,7 @@ def test_a_pattern_finds_what_is_like_it(used: Used, nightly: Process) -> None:
     assert found["estimates"][0]["pattern_id"] == pattern["pattern_id"]
 
 
-def test_a_filter_that_leaves_nothing_says_what_there_is(used: Used, nightly: Process) -> None:
+def test_a_filter_that_leaves_nothing_says_what_there_is(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     found = used.type(*AT_NOON, "--agent", "nobody", "--json").json()
     assert found["experiences"] == []
@@ -222,7 +222,7 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(used: Used, nightly: Pr
     assert "No shared experience" in shared["notes"][0]
 
 
-def test_whoever_looks_is_not_counted(used: Used, nightly: Process) -> None:
+def test_whoever_looks_is_not_counted(used: Used, nightly: Ended) -> None:
     assert nightly.code == 0
     for as_of in ("now", "2021-06-18T12:00"):
         assert used.type(*AT_NOON, "--as-of", as_of, "--json").json()["patterns"]
@@ -274,7 +274,7 @@ def test_a_letter_is_stored_once_after_its_cause_is_gone(used: Used) -> None:
 # --- how it goes on --------------------------------------------------------------------------------------------
 
 
-def test_status_counts_what_the_memory_holds_and_how_the_last_runs_ended(used: Used, nightly: Process) -> None:
+def test_status_counts_what_the_memory_holds_and_how_the_last_runs_ended(used: Used, nightly: Ended) -> None:
     status = used.type("status", "--json").json()
     assert (status["memory"]["experiences"], status["ledger"]["windows"]) == (21_600, 1)
     assert (status["ledger"]["newest_window"], status["knowledge"]["window"]) == (NIGHT, NIGHT)
@@ -288,7 +288,7 @@ def test_status_counts_what_the_memory_holds_and_how_the_last_runs_ended(used: U
     assert "21,600" in table.stdout
 
 
-def test_the_report_of_a_night_is_written_again_to_the_same_place(used: Used, nightly: Process) -> None:
+def test_the_report_of_a_night_is_written_again_to_the_same_place(used: Used, nightly: Ended) -> None:
     path = Path(nightly.json()["report"])
     before = path.stat().st_mtime_ns
     assert used.type("report", "--date", NIGHT, "--json").json() == {"window": NIGHT, "path": str(path)}
@@ -335,7 +335,7 @@ def places(used: Used, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 
 
 @pytest.fixture(scope="module")
-def refused(used: Used, nightly: Process, places: dict[str, str]) -> Refused:
+def refused(used: Used, nightly: Ended, places: dict[str, str]) -> Refused:
     assert nightly.code == 0, nightly.stderr
     return Refused(used, places)
 
@@ -352,7 +352,7 @@ def test_wrong_input_ends_in_one_line_that_says_what_to_do(name: str, refused: R
         assert words.format_map(places) in line
 
 
-def test_what_was_refused_changed_nothing(used: Used, nightly: Process, refused: Refused) -> None:
+def test_what_was_refused_changed_nothing(used: Used, nightly: Ended, refused: Refused) -> None:
     assert all(refused[name].code for name in REFUSALS)
     status = used.type("status", "--json").json()
     assert (status["memory"]["experiences"], status["ledger"]["windows"]) == (21_600, 1)
