@@ -192,7 +192,7 @@ class Home:
             self.check_version()
             for directory in (self.locks, self.logs):
                 directory.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
             raise EmbeddedServerError(
                 f"The home {self.directory} cannot be used: {error}.",
                 remedy="Choose a directory that you may write to with COINSWARM_HOME.",

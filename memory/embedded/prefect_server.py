@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from memory.embedded import prefect_program
 from memory.embedded.home import Home, read_json, write_json
 from memory.embedded.options import EmbeddedOptions
 from memory.embedded.process import server_environment
@@ -33,7 +34,7 @@ _USUALLY_GIVEN_FROM = 32_768
 
 
 class PrefectServer(Service):
-    """``prefect server start`` as a child, never imported here."""
+    """``prefect server start`` as a child, never imported here; see :mod:`memory.embedded.prefect_program`."""
 
     name: ClassVar[str] = "prefect"
     # Ends the web server, its services and the connections to SQLite, whose write-ahead log is then folded in. After
@@ -89,7 +90,8 @@ class PrefectServer(Service):
         return free_port()
 
     def command(self) -> Sequence[str | Path]:
-        return [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(self._port)]
+        words = ["server", "start", "--host", _HOST, "--port", str(self._port)]
+        return [sys.executable, "-P", "-m", prefect_program.__name__, *words]
 
     def environment(self) -> Mapping[str, str]:
         # It listens on the loopback, where every local user, and every web page that one of them visits, can reach it:
