@@ -14,8 +14,10 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.13; do 
 	if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$candidate; break; fi; done)
 NIGHTS ?= 5
-# Processes of the test suite; each has servers of its own. They wait often enough for two to a core.
+# Processes of the test suite; each has a Redis and a Postgres of its own. They wait often enough for two to a core.
 WORKERS ?= 4
+# Each process of the suite imports all of the tests: compiled once they are read in half the time.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: run test thorough faults browser check format clean
@@ -23,6 +25,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 run: $(VENV)/.jobs
 	$(BIN)/coinswarm demo --nights $(NIGHTS)
 
+# There are processes enough to keep all cores busy, without threads of libraries that wait for one another.
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'not faults and not browser' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 

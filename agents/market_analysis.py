@@ -22,6 +22,7 @@ from agents.pattern import PatternAgent
 from agents.regime_belief import RegimeBelief
 from agents.regime_detection import RegimeDetectionAgent
 from agents.replay import State
+from agents.telling import Teller
 from memory import MemoryConnection
 from memory.errors import StoreUnavailableError
 from memory.messages import EVERYBODY, AgentMemoryMessage, MessageType
@@ -97,6 +98,7 @@ class MarketAnalysisAgent:
         self._silent: set[str] = set()
         self._noted: dict[str, datetime] = {}
         self._unsent: list[AgentMemoryMessage] = []
+        self._teller = Teller(mem)
 
     @classmethod
     @asynccontextmanager
@@ -121,21 +123,29 @@ class MarketAnalysisAgent:
         when Redis is back.
         """
         with present_of(feed):
-            async for ticks in follow(feed):
-                try:
-                    await self.on_ticks(ticks)
-                except StoreUnavailableError as error:
-                    if self._source != "live":
-                        raise
-                    self.report.without_memory += 1
-                    _log.warning("%s goes on without its memory: %s", self.agent_id, error)
+            try:
+                async for ticks in follow(feed):
+                    try:
+                        await self.on_ticks(ticks)
+                    except StoreUnavailableError as error:
+                        if self._source != "live":
+                            raise
+                        self.report.without_memory += 1
+                        _log.warning("%s goes on without its memory: %s", self.agent_id, error)
+            finally:
+                await self.close()
         return self.report
+
+    async def close(self) -> None:
+        """Put what it never could send into the dead letters; a feed that was followed to its end does so itself."""
+        for teller in (self._teller, self.regimes, self.patterns):
+            await teller.close()
 
     async def on_ticks(self, ticks: Sequence[Tick]) -> list[RegimeBelief]:
         """Judge the bars of one decision time; returns what is believed of those with a state.
 
         Where Redis is away it raises, and what could not be sent, changes and warnings alike, goes out with the next
-        decision time.
+        decision time. So does what is dated too far ahead of the server's clock (`agents.telling`).
         """
         self._unsent += self._silences(ticks)
         beliefs = []
@@ -150,10 +160,9 @@ class MarketAnalysisAgent:
             self.report.states += 1
             self.report.patterns += bool(await self.patterns.observe(tick.state))
             beliefs.append(belief)
-        if self._unsent:
-            count = len(await self._mem.messages.send_many(self._unsent))
-            self.report.warnings += count
-            del self._unsent[:count]
+        if self._last:
+            self.report.warnings += await self._teller.tell(self._unsent, max(self._last.values()))
+            self._unsent = []
         return beliefs
 
     def _note(self, state: State) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import memory
 from agents.connecting import Feed, check_encoder, follow, present_of
 from agents.replay import State
+from agents.telling import Teller
 from memory import MemoryConnection
 from memory.messages import EVERYBODY, AgentMemoryMessage, MessageType
 from memory.records import PatternMemory
@@ -124,6 +125,7 @@ class PatternAgent:
         self._source, self._run_id = source, run_id
         self._spells: dict[str, dict[str, _Spell]] = {}
         self._checked = encoder_id is None
+        self._teller = Teller(mem)
 
     @classmethod
     @asynccontextmanager
@@ -179,7 +181,7 @@ class PatternAgent:
         """Match a state, note in a working memory which patterns are active, and tell of beginnings and ends.
 
         States of a product come in time order. Errors as `match`; where a message could not be sent, the next state
-        tells of it again.
+        tells of it again. One that is dated too far ahead of the server's clock waits (`agents.telling`).
         """
         matches = await self.match(state)
         if working is not None:
@@ -195,8 +197,8 @@ class PatternAgent:
             if state.timestamp - spell.last >= self._leave_after:
                 messages.append(self._message(state, spell.match, spell))
                 del spells[pattern_id]
-        if messages and self._broadcast:
-            await self._mem.messages.send_many(messages)
+        if self._broadcast:
+            await self._teller.tell(messages, state.timestamp)
         self._spells[state.product_id] = spells
         return matches
 
@@ -209,12 +211,19 @@ class PatternAgent:
         """Observe all states of a feed; returns how many there were."""
         observed = 0
         with present_of(feed):
-            async for ticks in follow(feed):
-                for tick in ticks:
-                    if tick.state is not None and tick.acts:
-                        await self.observe(tick.state)
-                        observed += 1
+            try:
+                async for ticks in follow(feed):
+                    for tick in ticks:
+                        if tick.state is not None and tick.acts:
+                            await self.observe(tick.state)
+                            observed += 1
+            finally:
+                await self.close()
         return observed
+
+    async def close(self) -> None:
+        """Put what it never could send into the dead letters; a feed that was followed to its end does so itself."""
+        await self._teller.close()
 
     # --- telling ---------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from agents.regime_calibration import AHEAD_MINUTES, RegimeCalibration, default_
 from agents.regime_history import EMBARGO_MINUTES, MIN_DAYS, NEIGHBOURS
 from agents.replay import State
 from agents.snapshot import DEFAULT_LOOKBACK_PERIODS, MarketSnapshot
+from agents.telling import Teller
 from memory import MemoryConnection
 from memory.errors import EncoderError, InvalidQueryError, StoreUnavailableError
 from memory.records import REGIMES
@@ -82,7 +83,7 @@ class RegimeDetectionAgent:
     on_change
         Called with each changed belief, after it was sent; may be a coroutine function. What it raises is raised by
         `detect_regime`: the belief has changed by then. A change that could not be sent, since Redis was away, is told
-        with the next decision.
+        with the next decision; one that is dated too far ahead of the server's clock waits (`agents.telling`).
     source, run_id
         What messages belong to: live, or a replay's own run.
     """
@@ -118,6 +119,7 @@ class RegimeDetectionAgent:
         self._spells: dict[str, _Spell] = {}
         self._untold: deque[RegimeBelief] = deque()
         self._checked = False
+        self._teller = Teller(mem)
 
     @classmethod
     @asynccontextmanager
@@ -139,12 +141,19 @@ class RegimeDetectionAgent:
         """Follow all states of a feed; returns how many there were."""
         followed = 0
         with present_of(feed):
-            async for ticks in follow(feed):
-                for tick in ticks:
-                    if tick.state is not None and tick.acts:
-                        await self.follow(tick.state)
-                        followed += 1
+            try:
+                async for ticks in follow(feed):
+                    for tick in ticks:
+                        if tick.state is not None and tick.acts:
+                            await self.follow(tick.state)
+                            followed += 1
+            finally:
+                await self.close()
         return followed
+
+    async def close(self) -> None:
+        """Put what it never could send into the dead letters; a feed that was followed to its end does so itself."""
+        await self._teller.close()
 
     # --- detecting -------------------------------------------------------------------------------------------
 
@@ -207,7 +216,7 @@ class RegimeDetectionAgent:
         if belief.changed:
             self._previous.setdefault(state.product_id, deque(maxlen=PREVIOUS_KEPT)).append(str(belief.before))
             self._untold.append(belief)
-        await self._tell()
+        await self._tell(state.timestamp)
         return belief
 
     async def follow(self, state: State) -> RegimeBelief:
@@ -331,14 +340,16 @@ class RegimeDetectionAgent:
 
     # --- telling ---------------------------------------------------------------------------------------------
 
-    async def _tell(self) -> None:
+    async def _tell(self, at: datetime) -> None:
         """Tell of all changes that were not told of yet, each once."""
+        if self._teller.waiting and not self._untold:
+            await self._teller.tell((), at)
         while self._untold:
             belief = self._untold.popleft()
             if self._broadcast:
                 message = change_message(belief, self.agent_id, source=self._source, run_id=self._run_id)
                 try:
-                    await self._mem.messages.send(message)
+                    await self._teller.tell([message], at)
                 except (StoreUnavailableError, asyncio.CancelledError):
                     self._untold.appendleft(belief)
                     raise

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Literal
 
 import memory
@@ -33,6 +34,7 @@ from agents.strategies import (
     checked_choice,
     replay_run_id,
 )
+from agents.telling import Teller
 from agents.tracing import announcement_of, check_finite, trace_of
 from memory import MemoryConnection
 from memory.errors import InvalidQueryError, StoreUnavailableError
@@ -83,7 +85,8 @@ class TradingAgent:
     hears
         Whether messages of other agents are read.
     announces
-        Whether changes of the own position are told to all as EXPERIENCE messages.
+        Whether changes of the own position are told to all as EXPERIENCE messages; those that are dated too far ahead
+        of the server's clock wait (`agents.telling`).
     traces
         Whether each experience is recorded with the trace of its decision.
     top_k
@@ -123,6 +126,7 @@ class TradingAgent:
         self._top_k = top_k
         self._books = Books(self._new_book, recorder, self.report)
         self._hearing: Hearing | None = None
+        self._teller = Teller(mem)
         self._running = False
 
     @classmethod
@@ -225,8 +229,12 @@ class TradingAgent:
         return await self._decide(book, tick.state) if tick.acts else None
 
     async def finish(self) -> None:
-        """End all episodes, and hand what is complete to the recorder; what no bar followed is not recorded."""
+        """End all episodes, and hand what is complete to the recorder; what no bar followed is not recorded.
+
+        Messages that wait still for the server's clock go to the dead letters.
+        """
         await self._books.finish()
+        await self._teller.close()
 
     def working(self, product_id: str) -> WorkingMemory:
         """What the agent has in mind of a product."""
@@ -262,8 +270,9 @@ class TradingAgent:
         pattern_ids = working.active_patterns
         book.take(Taken(state, choice.action, choice.confidence, before, after, situation.step, pattern_ids, trace))
         self.report.decisions += 1
-        if self._announces and after != before:
-            await self._announce(situation, choice, after)
+        if self._announces:
+            told = [announcement_of(situation, choice, after)] if after != before else []
+            await self._announce(told, state.timestamp)
         return choice
 
     async def _choose_alone(self, situation: Situation) -> Choice:
@@ -334,10 +343,9 @@ class TradingAgent:
 
     # --- messages --------------------------------------------------------------------------------------------
 
-    async def _announce(self, situation: Situation, choice: Choice, position: float) -> None:
-        message = announcement_of(situation, choice, position)
+    async def _announce(self, messages: Sequence[AgentMemoryMessage], at: datetime) -> None:
         try:
-            await self._mem.messages.send(message)
+            await self._teller.tell(messages, at)
         except StoreUnavailableError as error:
             if self._source != "live":
                 raise

@@ -69,7 +69,7 @@ def search(
     phase: Annotated[str | None, typer.Option(help="Only experiences in this third of the day.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Experiences wanted.")] = 10,
     as_of: Annotated[
-        str | None, typer.Option(help="Only what was known then; the time of the state where empty. 'now' for all.")
+        str | None, typer.Option(help="Only what was known then; the time of the state where not given. 'now' for all.")
     ] = None,
     shared: Annotated[bool, typer.Option("--shared", help="Ask the shared pool.")] = False,
     with_patterns: Annotated[bool, typer.Option("--patterns/--no-patterns", help="Look for patterns too.")] = True,
@@ -167,7 +167,7 @@ def explain(
 
 @app.command()
 def report(
-    day: Annotated[str | None, typer.Option("--date", help="Window of the report; the newest where empty.")] = None,
+    day: Annotated[str | None, typer.Option("--date", help="Window of the report; the newest where not given.")] = None,
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deployments.console import Console, ExitCode
-from deployments.options import Json, Namespace, Verbose, parsed_end, parsed_time
+from deployments.options import Json, Namespace, NamespaceOption, Verbose, parsed_end, parsed_time
 
 app = typer.Typer()
 
@@ -54,7 +54,7 @@ def restore(
     snapshot: Annotated[Path, typer.Argument(help="Folder of a snapshot: coinswarm backup --list.", metavar="DIR")],
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Name of the memory to restore into; the snapshot's own where empty."),
+        NamespaceOption(help="Name of the memory to restore into; the snapshot's own where not given."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only verify it, and look whether it could be restored there.")
@@ -80,7 +80,7 @@ def export(
     first: Annotated[str | None, typer.Option("--from", help="UTC time or date from which on.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="UTC time before which, or last date.")] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Whose vectors; the namespace's current encoder where empty.")
+        str | None, typer.Option("--encoder", help="Whose vectors; the namespace's current encoder where not given.")
     ] = None,
     as_of: Annotated[str | None, typer.Option("--as-of", help="Only what was known at this UTC time.")] = None,
     archived: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deployments.console import Console
-from deployments.options import Json, Namespace, Verbose
+from deployments.options import Json, Namespace, NamespaceOption, Verbose
 
 app = typer.Typer()
 
@@ -45,7 +45,7 @@ def acl(
         list[str] | None, typer.Option("--agent", "-a", help="An agent that gets a user of its own; may be repeated.")
     ] = None,
     passwords: Annotated[
-        Path | None, typer.Option(help="Folder of the passwords, a file each; acl/ in the home where empty.")
+        Path | None, typer.Option(help="Folder of the passwords, a file each; acl/ in the home where not given.")
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Give the users to the configured Redis servers, and write their URLs.")
@@ -62,10 +62,10 @@ def acl(
 
 @app.command()
 def deploy(
-    pool: Annotated[str | None, typer.Option(help="Work pool; coinswarm, or coinswarm-TYPE, where empty.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Work pool; coinswarm, or coinswarm-TYPE, where not given.")] = None,
     pool_type: Annotated[str, typer.Option("--type", help="What runs it: process, docker or kubernetes.")] = "process",
     template: Annotated[
-        Path | None, typer.Option(help="Base job template of the pool; the project's own where empty.")
+        Path | None, typer.Option(help="Base job template of the pool; the project's own where not given.")
     ] = None,
     write: Annotated[
         Path | None, typer.Option(help="Write a file for `prefect deploy --all` instead, such as prefect.yaml.")
@@ -90,7 +90,9 @@ def metrics(
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Port to listen on, 0 for a free one; COINSWARM_METRICS_PORT, or 9464, where empty."
+            min=0,
+            max=65535,
+            help="Port to listen on, 0 for a free one; COINSWARM_METRICS_PORT, or 9464, where not given.",
         ),
     ] = None,
     address: Annotated[
@@ -99,7 +101,7 @@ def metrics(
     ] = "127.0.0.1",
     namespace: Annotated[
         list[str] | None,
-        typer.Option("--namespace", "-n", help="Memory to tell about, may be repeated; COINSWARM_NAMESPACE if none."),
+        NamespaceOption(help="Memory to tell about, may be repeated; COINSWARM_NAMESPACE if none."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print the metrics once, and end.")] = False,
 ) -> None:

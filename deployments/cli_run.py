@@ -10,7 +10,7 @@ import typer
 
 from deployments import reports, running
 from deployments.console import Console, ExitCode
-from deployments.options import Json, Namespace, Verbose, parsed_date
+from deployments.options import Json, Namespace, NamespaceOption, Verbose, parsed_date
 from flows import FLOWS
 
 FLOW_HELP = "One of: " + ", ".join(FLOWS)
@@ -22,7 +22,7 @@ app = typer.Typer()
 @app.command()
 def demo(
     nights: Annotated[int, typer.Option(min=1, max=23, help="Sample nights, from 2021-06-17.")] = 5,
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Name of the memory.")] = "demo",
+    namespace: Annotated[str, NamespaceOption(help="Name of the memory.")] = "demo",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -81,7 +81,7 @@ def fit_encoder(
     market: Annotated[str, typer.Option(help="binance, coinbase, a path, or history:NAME.")],
     until: Annotated[str, typer.Option(help="Fit on candles before this UTC date; earlier replays refuse it.")],
     since: Annotated[str | None, typer.Option(help="Fit on candles from this UTC date on.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; the home's encoders folder where empty.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; the home's encoders folder where not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Fit an encoder and regime thresholds on a market's past, for replays that the shipped ones are too new for."""

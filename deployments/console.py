@@ -47,8 +47,9 @@ class Console:
     def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
         self.as_json = as_json
         self.verbose = verbose
-        self.out = rich.console.Console()
-        self.err = rich.console.Console(stderr=True)
+        # Rules and keys hold colons: `:mailbox:` must not become a picture.
+        self.out = rich.console.Console(emoji=False)
+        self.err = rich.console.Console(stderr=True, emoji=False)
 
     def result(self, value: Value, show: Callable[[Value, rich.console.Console], None]) -> None:
         """Print the result of the command."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deployments.console import Console
 from deployments.local import check_places, load_settings, local_stack
-from deployments.registry import deployments
+from deployments.registry import deployments, extras_left_out, told_unscheduled, unscheduled
 from deployments.retrying import prefect_command
 from deployments.work_pools import check_reach, checked_type, template
 
@@ -37,7 +37,8 @@ def deploy(
         console.say("Registering deployments")
         done = register(settings, pool=pool, pool_type=kind, template_path=template_path)
         server = stack.prefect_api_url
-    crons = {each.full_name: each.cron for each in deployments(settings.namespace)}
+    left_out = extras_left_out(settings, in_containers=kind != "process")
+    crons = {each.full_name: each.cron for each in deployments(settings.namespace, left_out=left_out)}
     return {
         "namespace": settings.namespace,
         "server": server,
@@ -46,6 +47,8 @@ def deploy(
         "pool_type": done.pool_type,
         "worker": f"{prefect_command(settings, server)} worker start --pool {shlex.quote(done.pool)} --type {kind}",
         "deployments": {name: {"id": str(found), "cron": crons[name]} for name, found in done.deployments.items()},
+        "not_scheduled": unscheduled(left_out),
+        "remark": told_unscheduled(settings, "coinswarm deploy", in_containers=kind != "process"),
         "automations": {name: str(found) for name, found in done.automations.items()},
         "alerts": settings.webhook_url is not None,
         "created": done.created,
@@ -83,6 +86,8 @@ def show_deployed(result: Mapping[str, Any], out: rich.console.Console) -> None:
         out.print(f"removed: {name}", highlight=False, markup=False)
     if not (result["created"] or result["changed"] or result["removed"]):
         out.print("Everything was in place.", highlight=False)
+    if result["remark"]:
+        out.print(result["remark"], highlight=False, markup=False, soft_wrap=True)
     if not result["alerts"]:
         out.print("No alerts: COINSWARM_WEBHOOK_URL is not set.", highlight=False)
     if result["embedded"]:

@@ -7,7 +7,7 @@ switched off, schedules of their own, the pool's limit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from uuid import UUID
 from deployments import results
 from deployments.automations import bring_automations
 from deployments.local import PrefectUnavailableError
-from deployments.registry import TAG, Deployment, deployments, namespace_tag
+from deployments.registry import TAG, Deployment, deployments, extras_left_out, namespace_tag
 from deployments.work_pools import PoolType, WorkPoolError, check_reach, default_pool, job_variables, template
 from flows import parameters_of
 from memory.errors import CoinswarmError
@@ -69,7 +69,6 @@ def register(
     pool: str | None = None,
     pool_type: PoolType = "process",
     template_path: Path | None = None,
-    lacking: Collection[str] = (),
 ) -> Registered:
     """Bring the deployments of the settings' namespace to the Prefect server of this process's environment.
 
@@ -86,8 +85,6 @@ def register(
         What its workers are.
     template_path
         Base job template other than the project's own.
-    lacking
-        Extras of this package that the workers do not have: what needs one is registered without its schedule.
 
     Raises
     ------
@@ -106,7 +103,8 @@ def register(
         done = Registered(pool or default_pool(pool_type), pool_type, {}, {})
         _bring_pool(client, done, base)
         results.save_block(settings)
-        declared = deployments(settings.namespace, lacking=lacking)
+        left_out = extras_left_out(settings, in_containers=pool_type != "process")
+        declared = deployments(settings.namespace, left_out=left_out)
         variables = job_variables(settings, pool_type)
         for deployment in declared:
             _bring_deployment(client, done, deployment, variables)

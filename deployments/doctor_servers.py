@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from deployments.examination import Examination, attempt, hours
 from deployments.prefect_state import DeploymentState, PrefectState, look
-from deployments.reaching import DOWN, READY, UNUSED
+from deployments.reaching import DOWN, ON_ITS_WAY, READY, UNUSED
 from deployments.results import check_place
 from deployments.retrying import prefect_command
 from memory.embedded.home import Home
 from memory.ledger import Archive
 from memory.settings import Settings
-from memory.store.health import Check, fail, ok, warn
+from memory.store.health import Check, CheckStatus, fail, ok, warn
 
 LEAST_DISK_SHARE = 0.05
 """Free share of the home's disk under which servers are about to stop taking writes."""
@@ -29,6 +29,9 @@ PACKAGE = "coinswarm-memory"
 CONDITIONAL_PINS = (("prefect>=3.9", "whenever>=0.11"),)
 """What an installed version needs beside what the package says: an older `whenever` breaks every cron schedule."""
 CHECKED_EXTRAS = ("", "jobs", "embedded")
+BROUGHT_BY_UP = ("deployments", "worker")
+"""Checks of what a `coinswarm up` that is ready has seen to."""
+AGAIN = "Look again in a minute; coinswarm status shows how far it is."
 
 
 def check_servers(case: Examination) -> list[Check]:
@@ -39,13 +42,17 @@ def check_servers(case: Examination) -> list[Check]:
     if reached.problem is not None:
         return [fail("servers", " ".join(reached.problem.message.split()), reached.problem.remedy)]
     embedded = [server for server in reached.servers if server.pid is not None]
+    if not embedded and reached.up == "starting":
+        return [warn("servers", "coinswarm up is starting them.", AGAIN)]
     if not embedded:
         return [ok("servers", f"{settings.home} was not used yet; nothing was started")]
     listed = ", ".join(f"{server.name} {server.version} {server.state}" for server in embedded)
     seen = f"{listed}; {'they ran before' if reached.ran_before else 'started for this'}"
     unwell = [server for server in embedded if server.state != READY]
     if unwell:
-        return [warn("servers", f"{seen}.", f"See {unwell[0].log}."), check_disk(settings.home)]
+        is_on_its_way = all(server.state in ON_ITS_WAY for server in unwell)
+        remedy = f"{AGAIN} Its log: {unwell[0].log}." if is_on_its_way else f"See {unwell[0].log}."
+        return [warn("servers", f"{seen}.", remedy), check_disk(settings.home)]
     return [ok("servers", seen), check_disk(settings.home)]
 
 
@@ -118,6 +125,8 @@ def _installed(name: str) -> str:
 def check_prefect(case: Examination) -> list[Check]:
     """Whether what is scheduled is carried out: server, deployments, worker."""
     server = case.reached.server("prefect")
+    if case.reached.prefect_api_url is None and server.state in ON_ITS_WAY:
+        return [warn("prefect", f"its server is {server.state}.", AGAIN)]
     if case.reached.prefect_api_url is None:
         if server.state in (DOWN, UNUSED) and case.live:
             return [
@@ -133,8 +142,20 @@ def check_prefect(case: Examination) -> list[Check]:
         problem = looked.problem
         if problem is None:
             raise RuntimeError("a look at Prefect gave neither a state nor a reason")
-        return [fail("prefect", problem.message, problem.remedy)]
-    return judge_prefect(case.settings, looked.state)
+        return while_starting(case, [fail("prefect", problem.message, problem.remedy)])
+    return while_starting(case, judge_prefect(case.settings, looked.state))
+
+
+def while_starting(case: Examination, checks: Sequence[Check]) -> list[Check]:
+    """Checks of what `coinswarm up` brings, where it has not ended doing so: what is not there yet is no fault."""
+    if case.reached.up != "starting":
+        return list(checks)
+    return [
+        warn(check.name, f"coinswarm up is starting; by now: {check.seen}", AGAIN)
+        if check.status == CheckStatus.FAIL or (check.status == CheckStatus.WARN and check.name in BROUGHT_BY_UP)
+        else check
+        for check in checks
+    ]
 
 
 def judge_prefect(settings: Settings, state: PrefectState) -> list[Check]:

@@ -10,7 +10,8 @@ import rich.console
 from rich.table import Table
 
 from deployments.console import print_table
-from deployments.explain_decision import explain_decision, is_decision_id, show_decision
+from deployments.decision_shown import show_decision
+from deployments.explain_decision import explain_decision, is_decision_id
 from deployments.local import load_settings
 from memory.errors import InvalidQueryError
 from memory.ledger import EventRow, Ledger

@@ -5,24 +5,21 @@ With their runs and settings; and the decision is taken again, from the same que
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import rich.console
-from rich.table import Table
 
 from agents.baselines import Agent, baseline_agents
 from agents.leakage import differences
 from agents.replay import State
 from memory import MemoryConnection
 from memory.decisions import DecisionTrace, KnowledgeRead, MemoryRead
-from memory.errors import CoinswarmError, MissingExtraError
+from memory.errors import CoinswarmError, MissingExtraError, PastExpiredError
 from memory.ledger import Ledger
 from memory.records import EpisodicMemory, SemanticType
-from memory.retrieval.hits import Hit
+from memory.retrieval.hits import Hit, PatternHit
 from memory.window import Window
 
 if TYPE_CHECKING:
@@ -30,9 +27,10 @@ if TYPE_CHECKING:
 
 EQUAL, DIFFERENT, NOT_REPLAYED = "equal", "different", "not replayed"
 ID_LENGTH = 32
+UNREAD_PATTERNS = 3
+"""Patterns that are told of a decision that read nothing."""
 POLICY_NAME = "memory-augmented-dqn"
 """As `agents.policy.policy.POLICY_NAME`, which cannot be imported without torch."""
-NIGHTS_SHOWN = 7
 
 
 def is_decision_id(text: str) -> bool:
@@ -43,11 +41,15 @@ def is_decision_id(text: str) -> bool:
 def explain_decision(workspace: Workspace, decision_id: str) -> dict[str, Any] | None:
     """All that a decision rested on, and whether it comes out the same when it is taken again; None for no such trace.
 
+    Of a decision that read no memory, `unread` is what was known as of it: the patterns nearest to its state.
+
     Within `uncounted`, asking again does not count as an access of the patterns. Cost: some 10 ms, and a scan of the
     keys for each experience that it read (0.5 s a million).
     """
 
-    async def look_up(mem: MemoryConnection) -> tuple[DecisionTrace, dict[str, Any], dict[str, EpisodicMemory]] | None:
+    async def look_up(
+        mem: MemoryConnection,
+    ) -> tuple[DecisionTrace, dict[str, Any], dict[str, EpisodicMemory], list[PatternHit]] | None:
         trace = await mem.decisions.get(decision_id)
         if trace is None:
             return None
@@ -55,7 +57,7 @@ def explain_decision(workspace: Workspace, decision_id: str) -> dict[str, Any] |
         for hit in await _shared_again(mem, trace):
             read[hit.memory.memory_id] = hit.memory
         known = {memory_id: found for memory_id, found in read.items() if found is not None}
-        return trace, {"replay": await take_again(workspace, mem, trace)}, known
+        return trace, {"replay": await take_again(workspace, mem, trace)}, known, await _unread(mem, trace)
 
     trace = workspace.with_memory(lambda mem: mem.decisions.get(decision_id))
     if trace is None:
@@ -63,7 +65,7 @@ def explain_decision(workspace: Workspace, decision_id: str) -> dict[str, Any] |
     found = workspace.with_memory(look_up, encoder_id=trace.encoder_id)
     if found is None:
         return None
-    trace, replayed, experiences = found
+    trace, replayed, experiences, unread = found
     nights = _nights(workspace.ledger, trace)
     run_ids = dict.fromkeys(night["run"] for night in nights if night["run"])
     return {
@@ -71,7 +73,14 @@ def explain_decision(workspace: Workspace, decision_id: str) -> dict[str, Any] |
         "decision": _decision(trace),
         "own": [_read(item, experiences) for item in trace.own],
         "shared": [_read(item, experiences) for item in trace.shared],
-        "knowledge": [_version(workspace.ledger, trace, item) for item in (*trace.patterns, *trace.knowledge)],
+        "knowledge": [_version(workspace.ledger, trace.line, item) for item in (*trace.patterns, *trace.knowledge)],
+        "unread": [
+            {
+                **_version(workspace.ledger, hit.memory.line, KnowledgeRead.of(hit.memory, hit.distance)),
+                "description": hit.memory.description,
+            }
+            for hit in unread
+        ],
         "nights": nights,
         "runs": [run for run_id in run_ids if (run := _run(workspace.ledger, run_id)) is not None],
         "policy": _policy(workspace, trace),
@@ -240,6 +249,16 @@ def _read(item: MemoryRead, experiences: Mapping[str, EpisodicMemory]) -> dict[s
     }
 
 
+async def _unread(mem: MemoryConnection, trace: DecisionTrace) -> list[PatternHit]:
+    """The patterns nearest to the state of a decision that read nothing, as of it; none where that time has expired."""
+    if trace.own or trace.shared or trace.patterns or trace.knowledge:
+        return []
+    try:
+        return await mem.retrieval.retrieve_patterns(trace.state_vector, as_of=trace.as_of, top_k=UNREAD_PATTERNS)
+    except PastExpiredError:
+        return []
+
+
 def _windows_of(ledger: Ledger, line: str, item: KnowledgeRead) -> list[Window]:
     """Windows after which a memory changed, up to the version that was read."""
     from tasks.projections import ROWS
@@ -248,14 +267,14 @@ def _windows_of(ledger: Ledger, line: str, item: KnowledgeRead) -> list[Window]:
     return [window for window, row in history if row is not None and window.end <= item.valid_from]
 
 
-def _version(ledger: Ledger, trace: DecisionTrace, item: KnowledgeRead) -> dict[str, Any]:
-    windows = [] if trace.line is None else _windows_of(ledger, trace.line, item)
+def _version(ledger: Ledger, line: str | None, item: KnowledgeRead) -> dict[str, Any]:
+    windows = [] if line is None else _windows_of(ledger, line, item)
     return {
         "memory_id": item.memory_id,
         "kind": item.kind,
         "valid_from": _time(item.valid_from),
         "distance": item.distance,
-        "line": trace.line,
+        "line": line,
         "nights": [window.name for window in windows],
     }
 
@@ -315,67 +334,3 @@ def _policy(workspace: Workspace, trace: DecisionTrace) -> dict[str, Any] | None
 
 def _time(value: datetime) -> str:
     return value.isoformat()
-
-
-# --- showing ---------------------------------------------------------------------------------------------------
-
-
-def show_decision(result: Mapping[str, Any], out: rich.console.Console) -> None:
-    """A decision, what it read, and whether it comes out the same."""
-
-    def say(text: str) -> None:
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    decision = result["decision"]
-    action = decision["action"]
-    say(
-        f"{decision['agent_id']} decided {action['side']} {action['size']:g} in {decision['product_id']} at "
-        f"{decision['timestamp']}, confidence {decision['confidence']:.3f}, from position "
-        f"{decision['position_before']:+g}"
-    )
-    say(f"regime {decision['regime']}, policy {decision['policy']}, encoder {decision['encoder_id']}")
-    if decision["probabilities"]:
-        chances = ", ".join(f"{value:.3f}" for value in decision["probabilities"])
-        say(f"probabilities of short, flat, long, hold: {chances}; seed {decision['seed']}, draw {decision['draw']}")
-    for name in ("own", "shared"):
-        _show_reads(name, result[name], out)
-    for version in result["knowledge"]:
-        nights = version["nights"]
-        shown = ", ".join(nights[-NIGHTS_SHOWN:]) or "none in the ledger"
-        more = f" and {len(nights) - NIGHTS_SHOWN} before" if len(nights) > NIGHTS_SHOWN else ""
-        far = "" if version["distance"] is None else f", distance {version['distance']:.4f}"
-        say(f"{version['kind']} {version['memory_id']} as of {version['valid_from']}{far}; nights: {shown}{more}")
-    for night in result["nights"]:
-        run = next((run for run in result["runs"] if run["run_id"] == night["run"]), None)
-        by = f"run {night['run']}" if run is None else f"{run['flow']} {run['run_id']}, {run['parameters']}"
-        say(f"night {night['window']}: generation {night['generation']}, settings {night['settings_hash']}, by {by}")
-    policy = result["policy"]
-    if policy is not None:
-        trained = "" if policy["trained_until"] is None else f", trained on data until {policy['trained_until']}"
-        run = "" if policy["run"] is None else f" by {policy['run']['flow']} {policy['run']['run_id']}"
-        say(f"checkpoint {policy['checkpoint']}{trained}{run}")
-    replay = result["replay"]
-    say(f"taken again: {replay['status']} ({replay['values']} values; {replay['how']})")
-    for text in replay["differences"]:
-        say(f"  {text}")
-
-
-def _show_reads(name: str, reads: Sequence[Mapping[str, Any]], out: rich.console.Console) -> None:
-    if not reads:
-        return
-    table = Table(title=f"{name} memories", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for title in ("distance", "of", "decided", "known", "regime", "action", "reward, bp", "id"):
-        table.add_column(title, justify="right" if title in ("distance", "reward, bp") else "left")
-    for read in reads:
-        held = read["held"]
-        table.add_row(
-            f"{read['distance']:.4f}",
-            f"{read['agent_id']} {read['product_id']}" if held else "not held any more",
-            read["timestamp"][:16] if held else "",
-            read["known_at"][:16],
-            read["regime"] if held else "",
-            f"{read['side']} {read['size']:g}" if held else "",
-            f"{1e4 * read['reward']:+.2f}" if held else "",
-            read["memory_id"],
-        )
-    out.print(table)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, ValidationError
 from pydantic_settings.exceptions import SettingsError as UnreadableError
 
+from deployments.homes import home_problem
 from deployments.results import check_place, local_environment
 from memory import embedded
 from memory.errors import CoinswarmError
@@ -109,7 +110,7 @@ def load_settings(namespace: str | None = None) -> Settings:
     Raises
     ------
     SettingsError
-        A value that cannot be, with the variable that holds it; a home that cannot be made.
+        A value that cannot be, with the variable that holds it; a home that cannot be used.
     """
     try:
         settings = Settings() if namespace is None else Settings(namespace=namespace)
@@ -131,24 +132,10 @@ def load_settings(namespace: str | None = None) -> Settings:
             f"{place}{mask(value)}: {first['msg'].removeprefix('Value error, ')}.",
             remedy=f"It sets: {declared.description}",
         ) from error
-    check_home(settings.home)
+    problem = home_problem(settings.home, embedded=None in (settings.redis_url, settings.database_url))
+    if problem is not None:
+        raise SettingsError(problem[0], remedy=problem[1])
     return settings
-
-
-def check_home(home: Path) -> None:
-    """Raise SettingsError where a home is not there and cannot be made; nothing is written to find out."""
-    # Not Path.exists, which raises where a folder on the way may not be looked into.
-    nearest = next(place for place in (home, *home.parents) if os.path.exists(place))  # noqa: PTH110
-    if not nearest.is_dir():
-        why = f"{nearest} is no folder"
-    elif nearest != home and not os.access(nearest, os.W_OK | os.X_OK):
-        why = f"this user may not write in {nearest}"
-    else:
-        return
-    raise SettingsError(
-        f"the home {home} cannot be made: {why}.",
-        remedy="Set COINSWARM_HOME to a folder that can, or that is there.",
-    )
 
 
 @contextmanager

@@ -124,6 +124,7 @@ class _Namespace:
         self._patience_s = patience_s
         self._parts = {name: _Patient(name, patience_s) for name in (SERVERS, REDIS, LEDGER, PREFECT)}
         self._counted: _Counted | None = None
+        self._most: str | None = None
         self._database: tuple[str, Database] | None = None
 
     def look(self) -> Sight:
@@ -186,7 +187,10 @@ class _Namespace:
                     counted = await tally(mem.link, mem.keys)
                     took = time.monotonic() - begun
                     self._counted = _Counted(counted, begun + took / TALLY_SHARE)
-                return await observe_memory(mem, known=self._counted.tally)
+                held = await observe_memory(mem, known=self._counted.tally, most=self._most)
+                # Most memories have one source, whose experiences need not be walked again and again.
+                self._most = max(held.experiences, key=held.experiences.__getitem__)
+                return held
 
         return asyncio.run(ask())
 

@@ -16,9 +16,10 @@ from deployments.keeping import size_text
 from deployments.local import load_settings
 from memory import MemoryConnection
 from memory.keeping.archived_experiences import ArchivedExperiences
-from memory.keeping.export_folder import check_present, check_target
+from memory.keeping.export_folder import check_manifest, check_target
 from memory.keeping.moving import export_experiences, import_experiences
 from memory.keeping.selection import Selection
+from memory.validation import validate_identifier
 from tasks.progress import announce, begin
 from tasks.workspace import open_workspace
 
@@ -66,7 +67,9 @@ def export(
 def import_(namespace: str | None, folder: Path, as_agent: str | None, console: Console) -> dict[str, Any]:
     """Store what an export holds; `refused` says how many records were not taken, and why."""
     settings = load_settings(namespace)
-    check_present(folder)
+    if as_agent is not None:
+        validate_identifier(as_agent, "as_agent")
+    check_manifest(folder)  # What cannot be read is said before any server starts.
 
     async def read(mem: MemoryConnection) -> Any:
         return await import_experiences(mem, folder, begin, as_agent=as_agent)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of flows and tasks.")]
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Name of the memory; COINSWARM_NAMESPACE where empty.")
-]
+
+
+def _named(value: Any) -> Any:
+    """What names a memory, or memories: an empty name is refused, which is that of a shell's variable that is not set.
+
+    Taken for none, it would let a command that restores or removes loose on another memory than was meant.
+    """
+    if value == "" or (isinstance(value, list) and "" in value):
+        raise typer.BadParameter("it is empty: name a memory, or leave the option out.", param_hint="--namespace")
+    return value
+
+
+NamespaceOption = partial(typer.Option, "--namespace", "-n", callback=_named)
+"""Declares an option that names a memory."""
+Namespace = Annotated[str | None, NamespaceOption(help="Name of the memory; COINSWARM_NAMESPACE where not given.")]
 
 
 def parsed_date(text: str | None, option: str) -> date | None:

@@ -27,6 +27,7 @@ _HEADER = """\
 #   prefect work-pool create {docker} --type docker --base-job-template deployments/pools/docker.json
 #   prefect work-pool create {kubernetes} --type kubernetes --base-job-template deployments/pools/kubernetes.json
 # `coinswarm deploy --type docker` also refuses what containers cannot reach, and gives runs this machine's settings.
+# `train_agents` and `evaluate_agents` need the extra `policy` at the workers: take out their schedules where it is not.
 # Workers import the flows by module path from where this project is installed: nothing is built or pulled.
 """
 

@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deployments.up_state import Phase, read_up
 from memory import embedded
 from memory.embedded.home import Home
+from memory.embedded.service import State
 from memory.embedded.session import HomeStatus
 from memory.errors import CoinswarmError
 from memory.secrets import redacted
@@ -19,6 +21,9 @@ from memory.settings import Settings
 SESSION_TIMEOUT_S = 120.0
 READY, CONFIGURED, DOWN, UNUSED = "ready", "configured", "down", "unused"
 """States of a server beside those of `memory.embedded.service.State`: named by a URL; not running; never used."""
+STARTING = State.STARTING.value
+ON_ITS_WAY = frozenset({STARTING, State.PREPARING.value, State.REPAIRING.value})
+"""States of a server that will be ready if it is left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,8 @@ class Reached:
         Whether embedded servers run now.
     problem
         Why embedded servers did not start.
+    up
+        How far the home's `coinswarm up` is; None where none runs.
     """
 
     redis_url: str | None
@@ -71,6 +78,7 @@ class Reached:
     ran_before: bool = False
     started: bool = False
     problem: CoinswarmError | None = None
+    up: Phase | None = None
 
     @classmethod
     def nowhere(cls, settings: Settings, problem: CoinswarmError) -> Reached:
@@ -121,6 +129,8 @@ def reach(settings: Settings, stack: ExitStack, *, start: bool = True) -> Reache
     configured = {"redis": redis_url, "postgres": database_url, "prefect": settings.prefect_api_url}
     wanted = [name for name, place in held.items() if configured[name] is None and place.is_dir()]
     before = embedded.home_status(settings.home)
+    up = read_up(settings.home)
+    is_starting = up is not None and up.state == "starting"
     problem = None
     if start and wanted:
         try:
@@ -137,10 +147,14 @@ def reach(settings: Settings, stack: ExitStack, *, start: bool = True) -> Reache
         redis_url=urls["redis"],
         database_url=urls["postgres"],
         prefect_api_url=urls["prefect"],
-        servers=tuple(_state(name, configured[name], status, used=_used(home, name)) for name in configured),
+        servers=tuple(
+            _state(name, configured[name], status, used=_used(home, name), is_starting=is_starting)
+            for name in configured
+        ),
         ran_before=bool(before.servers),
         started=bool(status.servers),
         problem=problem,
+        up=None if up is None else up.state,
     )
 
 
@@ -160,12 +174,13 @@ def _used(home: Home, name: str) -> bool:
     return {"redis": home.redis_data, "postgres": home.postgres_data, "prefect": home.prefect_data}[name].is_dir()
 
 
-def _state(name: str, configured: str | None, status: HomeStatus, *, used: bool) -> ServerState:
+def _state(name: str, configured: str | None, status: HomeStatus, *, used: bool, is_starting: bool) -> ServerState:
     if configured is not None:
         return ServerState(name=name, state=CONFIGURED, address=redacted(configured))
     found = next((server for server in status.servers if server.name == name), None)
     if found is None or found.pid is None:
-        return ServerState(name=name, state=DOWN if used else UNUSED)
+        # One that `coinswarm up` has not come to yet is about to be there.
+        return ServerState(name=name, state=STARTING if is_starting else DOWN if used else UNUSED)
     return ServerState(
         name=name,
         state=found.state,

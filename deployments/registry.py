@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agents.policy.extra import INSTALL, has_policy_extra
 from flows import FLOWS
 from memory.errors import CoinswarmError
+from memory.settings import Settings
 
 TAG = "coinswarm"
 """On every deployment of this project, and so on every run of one."""
@@ -123,23 +125,65 @@ _PLANS: dict[str, _Plan] = {
 }
 
 
-def deployments(namespace: str, *, lacking: Collection[str] = ()) -> tuple[Deployment, ...]:
+def deployments(namespace: str, *, left_out: Collection[str] = ()) -> tuple[Deployment, ...]:
     """All deployments of a namespace, in the order of `FLOWS`.
 
-    What needs one of the extras that the workers lack has no schedule: each of its runs would fail.
+    What needs an extra that is left out has no schedule: where workers lack it, each run would fail.
     """
-    return tuple(_of(namespace, lacking))
+    return tuple(_of(namespace, left_out))
 
 
-def unscheduled(lacking: Collection[str]) -> list[str]:
-    """Flows that run by themselves, but not where these extras are not installed."""
-    return [flow for flow, plan in _PLANS.items() if plan.cron is not None and plan.extra in lacking]
+def extras_left_out(settings: Settings, *, in_containers: bool = False) -> frozenset[str]:
+    """Extras whose flows are not scheduled, for `up` and `deploy` alike.
+
+    Parameters
+    ----------
+    settings
+        `schedule_training` decides where it is set.
+    in_containers
+        Whether runs are in containers, whose image need not hold what is installed here, and by itself holds no torch.
+    """
+    scheduled = settings.schedule_training
+    if scheduled is None:
+        scheduled = has_policy_extra() and not in_containers
+    return frozenset() if scheduled else frozenset({POLICY})
 
 
-def _of(namespace: str, lacking: Collection[str]) -> Iterator[Deployment]:
+def unscheduled(left_out: Collection[str]) -> list[str]:
+    """Flows that run by themselves, but not where these extras are left out."""
+    return [flow for flow, plan in _PLANS.items() if plan.cron is not None and plan.extra in left_out]
+
+
+def told_unscheduled(settings: Settings, again: str, *, in_containers: bool = False) -> str:
+    """In one line, what does not run by itself for want of torch, why, and how it would; empty where all does.
+
+    Parameters
+    ----------
+    settings, in_containers
+        As for `extras_left_out`.
+    again
+        The command that schedules them once torch is there.
+    """
+    flows = " and ".join(unscheduled(extras_left_out(settings, in_containers=in_containers)))
+    if not flows:
+        return ""
+    if settings.schedule_training is False:
+        return f"Not scheduled: {flows}, as COINSWARM_SCHEDULE_TRAINING says."
+    if in_containers:
+        return (
+            f"Not scheduled: {flows}, which need an image with torch: --build-arg EXTRAS=jobs,scale,policy. "
+            f"Then run {again} again with COINSWARM_SCHEDULE_TRAINING=true."
+        )
+    return (
+        f"Not scheduled: {flows}, which need torch. {INSTALL} Then run {again} again; where only the workers have it, "
+        "with COINSWARM_SCHEDULE_TRAINING=true."
+    )
+
+
+def _of(namespace: str, left_out: Collection[str]) -> Iterator[Deployment]:
     for flow, description in FLOWS.items():
         plan = _PLANS.get(flow, _Plan())
-        cron = None if plan.extra in lacking else plan.cron
+        cron = None if plan.extra in left_out else plan.cron
         yield Deployment(
             namespace, flow, description, cron=cron, settings=plan.settings, tags=plan.tags or ("by-hand",)
         )

@@ -25,6 +25,9 @@ from memory.window import windows_between
 FIRST_SAMPLE_NIGHT = date(2021, 6, 17)
 """The day after the shipped encoder was fitted."""
 
+EXPLAINED_AGENT = "momentum"
+"""Whose last decision a demo names: it acts on what a person sees at once, the drift of the price."""
+
 PATH_PARAMETERS = ("market", "encoder", "path", "target", "snapshot", "out")
 """Parameters of flows that may be paths."""
 
@@ -38,10 +41,16 @@ class FlowParameterError(CoinswarmError):
 
 
 def demo(nights: int, namespace: str, console: Console) -> dict[str, Any]:
-    """Replay sample days and run each night's job."""
+    """Replay sample days and run each night's job; `decision` is one that `coinswarm explain` can be asked about."""
     days = [FIRST_SAMPLE_NIGHT + timedelta(days=night) for night in range(nights)]
     results = _run("nightly", days, {"namespace": namespace, "source": "market"}, console, each="Night of")
-    return {"namespace": namespace, "nights": [_brief(result) for result in results], "report": results[-1]["report"]}
+    decisions: dict[str, str] = results[-1]["recording"]["last_decisions"]
+    return {
+        "namespace": namespace,
+        "nights": [_brief(result) for result in results],
+        "decision": decisions.get(EXPLAINED_AGENT, next(iter(decisions.values()), None)),
+        "report": results[-1]["report"],
+    }
 
 
 def run_flow(
@@ -77,8 +86,11 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Run a flow for each of some dates, one after the other; what is wrong with any is said before anything starts."""
     _trust_paths(values)
-    settings = load_settings(values.get("namespace"))
+    settings = load_settings(values.get("namespace") or None)
     given = [_checked(flow, {**values, **({} if day is None else {"date": day.isoformat()})}) for day in days]
+    # The dates between the first and the last are looked at when their turn comes: each look reads the market.
+    for parameters in (given[0], *given[1:][-1:]):
+        parameters.check_inputs()
     results: list[dict[str, Any]] = []
     with console.steps("Starting Redis, Postgres and Prefect"), local_stack(settings, verbose=console.verbose):
         from flows import load
@@ -166,6 +178,9 @@ def show_demo(result: Mapping[str, Any], out: rich.console.Console) -> None:
     out.print("matched: share of clusters nearer to a known pattern than chance; chance: of random sets, the same")
     program, namespace = Path(sys.argv[0]), result["namespace"]
     out.print(f"Look closer: {program} patterns -n {namespace}, {program} status -n {namespace}", soft_wrap=True)
+    if result["decision"] is not None:
+        asked = f"{program} explain {result['decision']} -n {namespace}"
+        out.print(f"What a decision rested on: {asked}", highlight=False, soft_wrap=True)
     out.print(f"Report: {result['report']}", highlight=False, soft_wrap=True)
 
 

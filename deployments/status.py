@@ -278,6 +278,8 @@ def _show_servers(result: Mapping[str, Any], out: rich.console.Console) -> None:
         if up["metrics"]:
             table.add_row("metrics", "", "", up["metrics"])
     print_table(out, table)
+    if result["up"] is not None and result["up"]["state"] == "starting":
+        out.print("coinswarm up is starting: what is not there yet will be in a minute (--watch 5).", highlight=False)
     for name, problem in result["problems"].items():
         out.print(f"{name}: {problem}", highlight=False, markup=False, soft_wrap=True)
 

@@ -16,10 +16,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from agents.policy.extra import INSTALL, has_policy_extra
 from deployments.console import Console
 from deployments.local import PrefectUnavailableError, Stack, check_places, load_settings, local_stack
-from deployments.registry import POLICY, unscheduled
+from deployments.registry import told_unscheduled
 from deployments.up_checks import LEAST_FREE_BYTES, UpError, check_room, check_same, first_up, full_disk_told
 from deployments.up_log import LOGGER, kept_log
 from deployments.up_prefect import (
@@ -190,15 +189,11 @@ class _Up:
         with steps.step("deployments") as told:
             from deployments.deploying import register
 
-            lacking = frozenset() if has_policy_extra() else frozenset({POLICY})
-            registered = register(self.settings, lacking=lacking)
+            registered = register(self.settings)
             self.pool = registered.pool
             told["registered"] = len(registered.deployments)
-            if left_out := unscheduled(lacking):
-                self._say(
-                    f"Not scheduled: {' and '.join(left_out)}, which need torch. {INSTALL} "
-                    "Then start coinswarm up again."
-                )
+            if remark := told_unscheduled(self.settings, "coinswarm up"):
+                self._say(remark)
         if self.with_worker:
             with steps.step("worker"):
                 self._start_worker(ends)

@@ -25,8 +25,13 @@ PoolType = Literal["process", "docker", "kubernetes"]
 POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)
 _HOST = re.compile(r"\[([^\]]+)\]|([^:\[\]]+)")
 TEMPLATES = Path(__file__).parent / "pools"
-_OWN = frozenset({"home", "namespace", "start_timeout_s", "prefect_api_url", "history", "data_roots", "heartbeat_s"})
-"""Settings of one machine, or that a run is told otherwise."""
+_OWN = frozenset(
+    {
+        *("home", "namespace", "start_timeout_s", "prefect_api_url", "history", "data_roots", "heartbeat_s"),
+        "schedule_training",
+    }
+)
+"""Settings of one machine, of `deploy` alone, or that a run is told otherwise."""
 
 
 class WorkPoolError(CoinswarmError):

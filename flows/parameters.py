@@ -37,6 +37,17 @@ class NamespaceParameters(BaseModel):
             What is wrong, and what to do.
         """
 
+    def check_inputs(self) -> None:
+        """Open the files that a run will read, as it will: commands do so before they start a server for it.
+
+        A run itself does not: it tells of a bad file when it opens it, in its own row of the ledger.
+
+        Raises
+        ------
+        CoinswarmError
+            What is wrong, and what to do.
+        """
+
 
 class WindowParameters(NamespaceParameters):
     """Which window to work on: a date, or its start and end; the last full UTC day where all are empty."""
@@ -59,7 +70,11 @@ class WindowParameters(NamespaceParameters):
         from prefect.runtime import flow_run
 
         scheduled = flow_run.scheduled_start_time
-        return Window.last_full_before(scheduled if scheduled is not None else dt.datetime.now(dt.UTC))
+        return self.window_at(scheduled if scheduled is not None else dt.datetime.now(dt.UTC))
+
+    def window_at(self, time: dt.datetime) -> Window:
+        """The window of a run that was due at a time. Raises as `window` does."""
+        return self.named_window() or Window.last_full_before(time)
 
     def named_window(self) -> Window | None:
         """The window that a date or a span names; None where neither is given. Raises as `window` does."""
@@ -102,6 +117,25 @@ class MarketParameters(BaseModel):
     def market_name(self) -> str:
         """The market that is replayed."""
         return DEFAULT_MARKET if self.market is None else self.market
+
+    def check_market(self, *windows: Window) -> None:
+        """Open market and encoder, and look that one of some windows, in order, can be replayed.
+
+        Cost: about 0.1 s for half a million candles.
+
+        Raises
+        ------
+        MarketDataError
+            There is no such market or product, its files cannot be used, or no window has a candle.
+        EncoderError
+            There is no such encoder, or it was fitted on data later than each window with candles.
+        PathOutsideRootsError
+            A path leads out of the folders that flows may read.
+        """
+        # Loads what reads candles, which no other command needs.
+        from tasks.markets import check_replay
+
+        check_replay(self.market_name, self.products, self.encoder, windows)
 
     def refuse_market(self, remedy: str, *, also: Sequence[str] = ()) -> None:
         """For a run that replays no market: refuse parameters that only a replay reads, instead of ignoring them.

@@ -127,7 +127,7 @@ class MemoryConnection:
         replica_urls: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
-        self.keys = Keys(namespace or settings.namespace)
+        self.keys = Keys(settings.namespace if namespace is None else namespace)
         self._redis_url = redis_url or (settings.redis_url.get_secret_value() if settings.redis_url else None)
         for url in (redis_url, *(replica_urls or ())):
             if isinstance(url, str):

@@ -42,6 +42,14 @@ class InvalidRecordError(CoinswarmError, ValueError):
         super().__init__(message, remedy=remedy)
 
 
+class FutureMessageError(InvalidRecordError):
+    """Messages that are dated ahead of the clock that they are sent by; `message_ids` names all of them."""
+
+    def __init__(self, message: str, *, remedy: str, message_ids: Sequence[str]) -> None:
+        self.message_ids = tuple(message_ids)
+        super().__init__(message, remedy=remedy, field="timestamp")
+
+
 class InvalidQueryError(CoinswarmError, ValueError):
     """An argument of a query that cannot be answered; raised before anything is sent."""
 

@@ -144,6 +144,13 @@ class Settings(BaseSettings):
         default=False,
         description="Share what is recorded and of that quality; off, agents and trainers choose what they share.",
     )
+    replay_traces: int = Field(
+        default=1,
+        ge=0,
+        le=1440,
+        description="Decisions of a replayed day that leave a trace, of each agent and product: its last changes of "
+        "position; 0 leaves none.",
+    )
     dead_letter_limit: int = Field(default=100_000, ge=1, description="Dead letters kept, oldest dropped first.")
     message_limit: int = Field(
         default=10_000, ge=1, description="Messages kept of each agent and run, oldest dropped first."
@@ -298,6 +305,11 @@ class Settings(BaseSettings):
     )
     crash_restarts: int = Field(
         default=2, ge=0, le=10, description="How often a crashed run of a deployment is scheduled again by itself."
+    )
+    schedule_training: bool | None = Field(
+        default=None,
+        description="Whether train_agents and evaluate_agents run by themselves each week, for which workers need the "
+        "extra policy. Where empty they do if it is installed here, and never in containers.",
     )
 
     # Security

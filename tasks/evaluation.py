@@ -18,7 +18,6 @@ from threadpoolctl import threadpool_limits
 
 from agents.evaluation.assembly import Assembly
 from agents.evaluation.folds import (
-    FINAL_END,
     FINAL_START,
     HISTORY_START,
     LEAST_TEST_DAYS,
@@ -32,22 +31,18 @@ from agents.evaluation.jobs import Job, Plan, PolicyJob, Workshop
 from agents.evaluation.reporting import report_of
 from agents.evaluation.settings import default_settings, sample_settings, short_settings
 from agents.market import Market
-from memory.errors import MarketDataError
 from memory.records import to_ms
 from memory.reporting.artifacts import Table, artifact_key, shown, table_cells, table_title
 from memory.reporting.evaluation import evaluation_markdown, evaluation_rows, write_evaluation
 from memory.reporting.evaluation_data import EvaluationReport, GainRow
 from memory.settings import Settings
-from tasks.markets import HISTORY_PREFIX, open_market
+from tasks.markets import FIRST_TEST_MONTH, SAMPLE_MARKET, open_evaluated, open_market
 from tasks.progress import announce, begin
 from tasks.reporting import report_link
 from tasks.retry import retried
 from tasks.worker_processes import worker_processes
 from tasks.workspace import open_workspace
 
-HISTORY_MARKET = f"{HISTORY_PREFIX}bitfinex"
-SAMPLE_MARKET = "binance"
-FIRST_TEST_MONTH = datetime(2018, 6, 1, tzinfo=UTC)
 SHORT_FIRST_TEST = datetime(2021, 6, 14, tzinfo=UTC)
 SAMPLE_FIRST_TEST = datetime(2021, 6, 20, tzinfo=UTC)
 SHORT_TEST_DAYS, SHORT_FOLDS = 1, 2
@@ -117,14 +112,7 @@ def plan_evaluation(
     MarketDataError
         No such market, or one that does not hold the spans.
     """
-    name = market or default_market(settings, short=short)
-    opened = open_market(name, products)
-    historic = opened.span[0] <= HISTORY_START + timedelta(days=7) and opened.span[1] >= FIRST_TEST_MONTH
-    if final and not historic:
-        raise MarketDataError(
-            f"market {name} does not hold the held-out span, {FINAL_START:%Y-%m-%d} to {FINAL_END:%Y-%m-%d}.",
-            remedy="Set COINSWARM_HISTORY to the folder of larger history.",
-        )
+    name, opened, historic = open_evaluated(settings, market, products, short=short, final=final)
     if short:
         chosen = short_settings()
         first = SHORT_FIRST_TEST if name == SAMPLE_MARKET else _later(opened.span[0], 4)
@@ -153,14 +141,6 @@ def plan_evaluation(
         short=short,
         looks=_count_look(folder, plan.key) if final else 0,
     )
-
-
-def default_market(settings: Settings, *, short: bool) -> str:
-    """Larger history where it is configured and holds Bitfinex, else the sample, as always for the short version."""
-    folder = settings.history
-    if short or folder is None or not any(Path(folder).glob("bitfinex_*_1m.parquet")):
-        return SAMPLE_MARKET
-    return HISTORY_MARKET
 
 
 def _midnight(moment: datetime) -> datetime:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from agents.encoder import StateEncoder
+from agents.evaluation.folds import FINAL_END, FINAL_START, HISTORY_START
 from agents.fitting import default_encoder
 from agents.market import SAMPLES, Market
 from memory.errors import EncoderError, MarketDataError
 from memory.records import IDENTIFIER_PATTERN
 from memory.roots import checked_path
 from memory.settings import Settings
+from memory.window import Window
 
 HISTORY_PREFIX = "history:"
+HISTORY_MARKET = f"{HISTORY_PREFIX}bitfinex"
+"""What policies are evaluated on where it is configured."""
+SAMPLE_MARKET = "binance"
+FIRST_TEST_MONTH = datetime(2018, 6, 1, tzinfo=UTC)
+"""First month that an evaluation on history tests in."""
 
 
 def open_market(market: str, products: Sequence[str] | None = None) -> Market:
@@ -45,6 +53,51 @@ def open_market(market: str, products: Sequence[str] | None = None) -> Market:
     if not glob.has_magic(market) and not path.exists():
         raise unknown
     return Market.from_path(path, products)
+
+
+def check_replay(market: str, products: Sequence[str] | None, encoder: str | None, windows: Sequence[Window]) -> None:
+    """Look that one of some windows, in order, can be replayed.
+
+    Raises
+    ------
+    MarketDataError, PathOutsideRootsError
+        As `open_market`, and where no window has a candle.
+    EncoderError
+        As `open_encoder`, and where the encoder was fitted on data later than the start of each window with candles.
+    """
+    opened = open_market(market, products)
+    fitted = open_encoder(encoder, market, Settings())
+    replayed = [window for window in windows if opened.has_decisions(window.start, window.end)]
+    if not replayed:
+        opened.check_span(windows[0].start, windows[-1].end)
+    # Windows before its time may be consolidated already, and are then left alone.
+    fitted.check_as_of((replayed or windows)[-1].start)
+
+
+def open_evaluated(
+    settings: Settings, market: str | None, products: Sequence[str] | None, *, short: bool, final: bool
+) -> tuple[str, Market, bool]:
+    """The market of an evaluation, its name, and whether it holds the months of history that are tested in.
+
+    Where none is named: larger history where it is configured and holds Bitfinex, else the sample, as always for the
+    short version.
+
+    Raises
+    ------
+    MarketDataError, PathOutsideRootsError
+        As `open_market`, and where the held-out span is asked for and not there.
+    """
+    if market is None:
+        is_there = settings.history is not None and any(settings.history.glob("bitfinex_*_1m.parquet"))
+        market = HISTORY_MARKET if is_there and not short else SAMPLE_MARKET
+    opened = open_market(market, products)
+    historic = opened.span[0] <= HISTORY_START + timedelta(days=7) and opened.span[1] >= FIRST_TEST_MONTH
+    if final and not historic:
+        raise MarketDataError(
+            f"market {market} does not hold the held-out span, {FINAL_START:%Y-%m-%d} to {FINAL_END:%Y-%m-%d}.",
+            remedy="Set COINSWARM_HISTORY to the folder of larger history.",
+        )
+    return market, opened, historic
 
 
 def encoder_folder(settings: Settings) -> Path:

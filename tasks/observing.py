@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from memory import Freshness, MemoryConnection
 from memory.errors import AccessDeniedError, CoinswarmError
 from memory.ledger import BenchmarkRecord, Holder, Ledger, LineRecord, RunRecord
-from memory.records import SOURCES, SemanticType
+from memory.records import SemanticType
 from memory.store.answers import redis_facts, sections
 from memory.store.health import server_time
 from memory.store.tally import Tally, tally
@@ -242,13 +242,15 @@ def attempted(what: str, look: Callable[[], Value], problems: dict[str, Coinswar
 # --- Redis -----------------------------------------------------------------------------------------------------
 
 
-async def observe_memory(mem: MemoryConnection, *, known: Tally | None = None) -> MemoryFacts:
+async def observe_memory(mem: MemoryConnection, *, known: Tally | None = None, most: str | None = None) -> MemoryFacts:
     """What Redis holds.
 
     Parameters
     ----------
     known
         What lies in streams, where that was counted lately: it takes a look at all keys.
+    most
+        The source of most experiences, where that is known from a look before: these need not be counted one by one.
 
     Raises
     ------
@@ -261,7 +263,7 @@ async def observe_memory(mem: MemoryConnection, *, known: Tally | None = None) -
     return MemoryFacts(
         redis=await observe_redis(mem),
         encoder=await mem.encoders.current(),
-        experiences={source: await mem.episodic.count(source=source, at_least=True) for source in SOURCES},
+        experiences=await mem.episodic.count_by_source(most=most),
         shared=await mem.shared.count(),
         semantic={kind: sum(count[kind.value] for count in counts) for kind in SemanticType},
         tally=await tally(mem.link, mem.keys) if known is None else known,

@@ -17,6 +17,10 @@ def with_policies(
 
     It is the newest of the strategy's encoder whose data ended at the window's start or before: one that was trained on
     the window itself did not act in it.
+
+    Which one it is follows from the ledger alone, but from what the ledger holds at the time of the fold: a window that
+    was folded before a training and is folded again after it may name the newer policy. Nothing else depends on it, and
+    publishing again folds nothing (`tasks.rebuilding`).
     """
     found = []
     for memory in memories:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,9 @@ from agents.encoder import StateEncoder
 from agents.experiences import Costs
 from agents.fitting import default_encoder
 from agents.simulation import simulate
+from agents.tracing import traces_of
 from memory import MemoryConnection
+from memory.decisions import DecisionTrace
 from memory.errors import EncoderError, InvalidRecordError, MarketDataError, StoreUnavailableError
 from memory.learning.quality import score_memories
 from memory.ledger import Ledger
@@ -30,6 +33,8 @@ from tasks.markets import open_encoder, open_market
 from tasks.retry import retried
 from tasks.scoring import DrainScorer, quality_history
 from tasks.workspace import open_workspace
+
+_log = logging.getLogger(__name__)
 
 CONSUMER = "drain"
 """All drains read as one, since one works at a time: inboxes would keep the name of every process that ever did."""
@@ -79,7 +84,9 @@ def replay_market(
 ) -> dict[str, Any]:
     """Let the baseline agents act on one window of a market, and store what they lived through.
 
-    The same market, window, encoder, agents and costs give the same records: doing it again stores nothing.
+    The same market, window, encoder, agents and costs give the same records: doing it again stores nothing. The last
+    changes of position leave traces (`replay_traces` of the settings); `last_decisions` of what it returns are the ids
+    of the latest of each agent.
 
     Raises
     ------
@@ -91,18 +98,21 @@ def replay_market(
     with open_workspace(namespace) as workspace:
         settings = workspace.settings
         fitted = open_encoder(encoder, market, settings)
+        agents = baseline_agents(settings.seed)
         simulated = simulate(
             open_market(market, products),
             window.start,
             window.end,
-            baseline_agents(settings.seed),
+            agents,
             fitted,
             costs=Costs(basis_points=settings.cost_bp),
         )
         experiences = list(simulated.experiences())
+        traces = traces_of(simulated, agents, settings.replay_traces)
         history = quality_history(workspace.ledger, namespace, fitted.id_, simulated.source, window)
         score_memories(experiences, history)
         counts = RecordCounts()
+        traced: list[DecisionTrace] = []
 
         async def store(mem: MemoryConnection) -> None:
             await register_encoder(mem, fitted)
@@ -110,6 +120,7 @@ def replay_market(
             report = await mem.episodic.add_many(experiences, min_quality=min_quality)
             counts.add(report)
             counts.shared += await _share(mem, experiences, report)
+            traced.extend(await _trace(mem, traces, report))
             # What the run says that it recorded is there after a crash of the server, too.
             await mem.link.on_disk()
 
@@ -123,7 +134,25 @@ def replay_market(
             "unrewarded_states": simulated.counts.unrewarded,
             "run": simulated.run_id,
             "encoder": fitted.id_,
+            "traces": len(traced),
+            "last_decisions": {trace.agent_id: trace.decision_id for trace in traced},
         }
+
+
+async def _trace(mem: MemoryConnection, traces: Sequence[DecisionTrace], report: StoreReport) -> list[DecisionTrace]:
+    """Store the traces of decisions whose experiences are stored; returns those that are there, in order."""
+    kept = {*report.stored, *report.duplicates}
+    there = [
+        trace
+        for trace in traces
+        if experience_id(trace.source, trace.run_id, trace.agent_id, trace.product_id, trace.timestamp, trace.step)
+        in kept
+    ]
+    traced = await mem.decisions.add_many(there)
+    for item in traced.rejections:
+        _log.warning("A decision is recorded without its trace: %s", item.error)
+    refused = {item.position for item in traced.rejections}
+    return [trace for position, trace in enumerate(there) if position not in refused]
 
 
 async def _refuse_changed(mem: MemoryConnection, experiences: Sequence[EpisodicMemory]) -> None:

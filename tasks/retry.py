@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -57,8 +59,8 @@ def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
 def retried(*, run_name: str | None = None) -> Callable[[Callable[Parameters, Result]], Task[Parameters, Result]]:
     """A task that is tried again where a server was away, and never cached: the ledger knows what is done.
 
-    It thinks with one thread of BLAS, in whatever process it runs (`one_thread`), and its log lines say what they are
-    about (`tasks.log_fields`).
+    It thinks with one thread of BLAS, in whatever process it runs (`one_thread`). Its log lines say what they are about
+    (`tasks.log_fields`), and one tells how long each attempt took and what it failed of.
 
     Parameters
     ----------
@@ -67,16 +69,22 @@ def retried(*, run_name: str | None = None) -> Callable[[Callable[Parameters, Re
     """
 
     def made(function: Callable[Parameters, Result]) -> Task[Parameters, Result]:
-        fields = TaskFields(function)
+        fields, name = TaskFields(function), function.__name__
+        log = logging.getLogger(function.__module__)
 
         @wraps(function)
         def single(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             with fields.of(args, kwargs), one_thread():
+                begun = time.perf_counter()
                 try:
-                    return function(*args, **kwargs)
+                    result = function(*args, **kwargs)
                 except Exception as error:
                     hide_secrets(error)  # Prefect keeps, shows and sends what it says.
+                    # Prefect logs the traceback as an error, but not the partition: its line is outside this context.
+                    log.info("%s: failed after %.1f s: %s", name, time.perf_counter() - begun, error)
                     raise
+                log.info("%s: %.1f s", name, time.perf_counter() - begun)
+                return result
 
         made_of = task(
             cache_policy=NO_CACHE,

@@ -25,13 +25,17 @@ def recording_summary(result: Result) -> RunSummary:
         {"refused because of": field, "records": count}
         for field, count in sorted(result["dead_letter_reasons"].items(), key=lambda row: (-row[1], row[0]))
     ]
+    decisions = [{"agent": agent, "decision": found} for agent, found in result.get("last_decisions", {}).items()]
     return RunSummary(
         title=f"Recorded from {source}" + (f", {result['window']}" if result["window"] else ""),
         read=_figures(result, "experiences", "states", "unrewarded_states", "gaps"),
         learned=_figures(result, "stored", "encoder"),
         dropped=_figures(result, "duplicates", "dead_letters", "below_quality", "cold_states"),
         notes=_problem(result["dead_letters"], "record was refused", "records were refused", "see the reasons"),
-        tables=(Table("refused", "Records that went to the dead letters, by the field at fault", reasons),),
+        tables=(
+            Table("refused", "Records that went to the dead letters, by the field at fault", reasons),
+            Table("decisions", "Each agent's last traced decision, for coinswarm explain", decisions),
+        ),
     )
 
 

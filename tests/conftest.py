@@ -39,7 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the servers of this test run listen."""
+    """Where the servers of this test run listen.
+
+    Attributes
+    ----------
+    home
+        Of the Prefect server, which takes long to start and some of a core to run: processes that take whole files
+        share one. Those that take single tests do not: they might register all deployments at once. Each has a Redis
+        and a Postgres of its own, elsewhere.
+    """
 
     redis_url: str
     database_url: str
@@ -47,13 +55,15 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Redis with search and Postgres: those that COINSWARM_*_URL name, else embedded ones in a home of their own."""
     redis_url, database_url = os.environ.get("COINSWARM_REDIS_URL"), os.environ.get("COINSWARM_DATABASE_URL")
+    words, ours = getattr(request.config, "workerinput", {}).get("mainargv", ()), tmp_path_factory.getbasetemp()
+    prefect_home = (ours.parent if any("loadfile" in word for word in words) else ours) / "prefect-home"
     home = Path(tempfile.mkdtemp(prefix="coinswarm-test-"))
     try:
         if redis_url and database_url:
-            yield Servers(redis_url, database_url, home)
+            yield Servers(redis_url, database_url, prefect_home)
             return
         with embedded.open_session(home, ("redis", "postgres")) as session:
             assert session.endpoints.redis_url is not None
@@ -62,14 +72,14 @@ def servers() -> Iterator[Servers]:
             # servers of their own.
             with redis.Redis.from_url(session.endpoints.redis_url) as client:
                 client.config_set("appendonly", "no")
-            yield Servers(session.endpoints.redis_url, session.endpoints.database_url, home)
+            yield Servers(session.endpoints.redis_url, session.endpoints.database_url, prefect_home)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def prefect_server(servers: Servers) -> Iterator[str]:
-    """A real Prefect server, beside the shared Redis and Postgres; flows of this process talk to it."""
+    """A real Prefect server, which other processes of the suite may use too; flows of this process talk to it."""
     from prefect.settings import temporary_settings
 
     from deployments.local import send_what_waits

@@ -5,7 +5,9 @@ Prefect takes its secrets from the environment only, and a URL holds a password 
 
 * ``NAME_PASSWORD_FILE`` puts the content of a file as the password into the URL in ``NAME``;
 * ``PREFECT_..._FILE`` becomes ``PREFECT_...`` with the content of the file, but for Prefect's own settings of that end;
-* ``COINSWARM_..._FILE`` is read by the program itself, and dropped here where the file is empty and may be.
+* ``COINSWARM_..._FILE`` is read by the program itself.
+
+A file that may be empty and is, counts as none: there are no alerts, or the Prefect server asks for no password.
 
 Called by another name, it becomes the program of that name elsewhere in PATH: so `docker exec`, which knows no entry
 point, reaches the command line with its secrets. Nothing secret is an argument, and nothing is written anywhere.
@@ -23,7 +25,7 @@ PASSWORD = "_PASSWORD_FILE"  # noqa: S105  # the end of a variable's name
 FILE = "_FILE"
 PREFECTS_OWN = frozenset({"PREFECT_API_SSL_CERT_FILE"})
 """Settings of Prefect that are a path, and no secret."""
-MAY_BE_EMPTY = frozenset({"COINSWARM_WEBHOOK_URL_FILE"})
+MAY_BE_EMPTY = frozenset({"COINSWARM_WEBHOOK_URL_FILE", "PREFECT_API_AUTH_STRING_FILE"})
 EX_CONFIG = 78
 
 
@@ -75,7 +77,9 @@ def filled(environment: dict[str, str]) -> dict[str, str]:
     """
     found = dict(environment)
     for name, path in environment.items():
-        if name.endswith(PASSWORD):
+        if name in MAY_BE_EMPTY and is_blank(path):
+            del found[name]
+        elif name.endswith(PASSWORD):
             target = name.removesuffix(PASSWORD)
             if target not in environment:
                 raise SecretError(f"{name} is set, and {target}, the URL that it belongs to, is not")
@@ -86,8 +90,6 @@ def filled(environment: dict[str, str]) -> dict[str, str]:
             if environment.get(target):
                 raise SecretError(f"{name} and {target} are both set: unset one of them")
             found[target] = secret(name, path)
-            del found[name]
-        elif name in MAY_BE_EMPTY and is_blank(path):
             del found[name]
     return found
 
@@ -118,7 +120,8 @@ def main() -> None:
     try:
         environment = filled(dict(os.environ))
     except SecretError as error:
-        print(f"coinswarm: {error}. Make the secrets with deployments/compose/make-secrets.", file=sys.stderr)
+        remedy = "Make Compose's with deployments/compose/make-secrets; put those of a work pool where it mounts them."
+        print(f"coinswarm: {error}. {remedy}", file=sys.stderr)
         sys.exit(EX_CONFIG)
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606  # that is its purpose

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--runners", type=int, default=0, help="Processes that act; 0 acts in this one.")
     parser.add_argument("--redis-url", help="Redis of the memory; COINSWARM_REDIS_URL or an embedded one where empty.")
-    parser.add_argument("--namespace", help="Name of the memory; COINSWARM_NAMESPACE where empty.")
+    parser.add_argument("--namespace", help="Name of the memory; COINSWARM_NAMESPACE where not given.")
     options = parser.parse_args()
 
     ray.init(num_cpus=options.runners + 1, include_dashboard=False)

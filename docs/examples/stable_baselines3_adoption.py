@@ -53,7 +53,7 @@ def main() -> None:
     """Train for some steps, and say what is remembered."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2048)
-    parser.add_argument("--namespace", help="Name of the memory; COINSWARM_NAMESPACE where empty.")
+    parser.add_argument("--namespace", help="Name of the memory; COINSWARM_NAMESPACE where not given.")
     options = parser.parse_args()
 
     replay = MarketReplay(Market.sample("binance", ["BTC-USDT"]), DAY, DAY + timedelta(days=1), default_encoder())

@@ -27,7 +27,7 @@ def main() -> None:
     """Roll out for some steps, and say what is remembered."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--namespace", help="Name of the memory; COINSWARM_NAMESPACE where empty.")
+    parser.add_argument("--namespace", help="Name of the memory; COINSWARM_NAMESPACE where not given.")
     options = parser.parse_args()
 
     torch.manual_seed(0)

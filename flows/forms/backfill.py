@@ -44,3 +44,8 @@ class Parameters(NamespaceParameters, MarketParameters):
         if not self.record:
             remedy = "Add record=true (--param record=true) to replay a market first, or leave it out."
             self.refuse_market(remedy, also=("encoder",))
+
+    def check_inputs(self) -> None:
+        """Where the market is replayed, raises as `check_market` does."""
+        if self.record:
+            self.check_market(*self.windows())

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from agents.policy.extra import require_policy_extra
 from flows.parameters import NamespaceParameters
+from memory.settings import Settings
 
 
 class Parameters(NamespaceParameters):
@@ -50,3 +51,9 @@ class Parameters(NamespaceParameters):
     def check(self) -> None:
         """Trainings need torch; the error names the extra that brings it."""
         require_policy_extra()
+
+    def check_inputs(self) -> None:
+        """Raises MarketDataError as `tasks.markets.open_evaluated` does."""
+        from tasks.markets import open_evaluated
+
+        open_evaluated(Settings(), self.market, self.products, short=self.short, final=self.final)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from pydantic import Field
 
 from flows.parameters import REPLAY, MarketParameters, Source, WindowParameters
@@ -23,3 +25,8 @@ class Parameters(WindowParameters, MarketParameters):
         super().check()
         if self.source != "market":
             self.refuse_market(REPLAY)
+
+    def check_inputs(self) -> None:
+        """Of a replay, raises as `check_market` does; what inboxes hold is not known before Redis is asked."""
+        if self.source == "market":
+            self.check_market(self.window_at(dt.datetime.now(dt.UTC)))

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from flows.parameters import NamespaceParameters
+from memory.settings import Settings
 
 
 class Parameters(NamespaceParameters):
@@ -37,3 +38,10 @@ class Parameters(NamespaceParameters):
     abandon: bool = Field(
         default=False, description="Give up a change that was begun and is not in use yet, instead of going on with it."
     )
+
+    def check_inputs(self) -> None:
+        """Raises EncoderError where the new encoder cannot be opened, PathOutsideRootsError where it may not be."""
+        if self.encoder is not None:
+            from tasks.markets import SAMPLE_MARKET, open_encoder
+
+            open_encoder(self.encoder, SAMPLE_MARKET, Settings())

@@ -25,6 +25,12 @@ class Parameters(NamespaceParameters):
         default=False, description="Only verify the snapshot and look whether it could be restored there."
     )
 
+    def check_inputs(self) -> None:
+        """Raises SnapshotError where the folder is none of a snapshot."""
+        from memory.backup.manifest import read_manifest
+
+        read_manifest(Path(self.snapshot).expanduser())
+
     @property
     def label(self) -> str:
         """What the run is named after: where it goes, or the snapshot's folder where that is not said."""

@@ -7,6 +7,7 @@ import datetime as dt
 from pydantic import Field
 
 from flows.parameters import NamespaceParameters
+from memory.settings import Settings
 
 
 class Parameters(NamespaceParameters):
@@ -25,3 +26,10 @@ class Parameters(NamespaceParameters):
         "before. Where empty, when its newest window became known.",
     )
     take_over: bool = Field(default=True, description="Whether the line takes over once it lacks nothing.")
+
+    def check_inputs(self) -> None:
+        """Raises EncoderError where the new encoder cannot be opened, PathOutsideRootsError where it may not be."""
+        if self.encoder is not None:
+            from tasks.markets import SAMPLE_MARKET, open_encoder
+
+            open_encoder(self.encoder, SAMPLE_MARKET, Settings())

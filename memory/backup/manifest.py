@@ -15,6 +15,7 @@ The folder gets its name when all of it is written: a snapshot that has a name i
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,8 @@ from memory.typed import json_as
 FORMAT = 1
 """Of snapshots that this software writes; it reads those of this format and of earlier ones."""
 MANIFEST = "manifest.json"
+EXPORT = "coinswarm-experiences"
+"""What the manifest of an export (`memory.keeping.export_folder`) names as its format."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -133,13 +136,19 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
 
 
+def is_snapshot(content: Mapping[str, object]) -> bool:
+    """Whether what a manifest holds is that of a snapshot, of any version, damaged or not."""
+    return isinstance(content.get("format"), int) and {"seal", "cut_ms"} <= content.keys()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a snapshot.
 
     Raises
     ------
     SnapshotError
-        The folder is no snapshot, its manifest is damaged or names files elsewhere, or software that is newer wrote it.
+        The folder is no snapshot (one that is an export is said to be), its manifest is damaged or names files
+        elsewhere, or software that is newer wrote it.
     """
     path = folder / MANIFEST
     try:
@@ -151,6 +160,11 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     try:
         written = json_as(dict, content).get("format")
+        if written == EXPORT:
+            raise SnapshotError(
+                f"{folder} is no snapshot but an export: experiences, which any memory takes up beside its own.",
+                remedy=f"coinswarm import {shlex.quote(str(folder))}",
+            )
         if isinstance(written, int) and written > FORMAT:
             raise SnapshotError(
                 f"{folder} has format {written}, and this version of the software reads formats up to {FORMAT}.",

@@ -47,6 +47,10 @@ class ArchivedExperiences:
     missing: list[str] = field(default_factory=list)
     elsewhere: dict[str, int] = field(default_factory=dict)
 
+    def encoders(self) -> set[str]:
+        """Encoders in whose vectors a window is archived."""
+        return {span.encoder_id for span in self.ledger.windows.spans(self.namespace)}
+
     def pieces(self, selection: Selection, encoder_id: str, seen: Seen) -> Iterator[list[EpisodicMemory]]:
         """The experiences selected whose ids are not among those seen, which they join; by product and window.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,11 +21,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memory.backup.manifest import EXPORT, is_snapshot
 from memory.embedded.home import FileLock
 from memory.keeping.errors import KeepingError
 from memory.typed import convert_to
 
-FORMAT = "coinswarm-experiences"
+FORMAT = EXPORT
 VERSION = 2
 """Version of the layout; raised when a reader of today could not read what is written tomorrow. The first had no
 experiences of the archive, which its readers would pass over."""
@@ -177,15 +179,6 @@ def check_target(target: Path) -> None:
         raise KeepingError(f"{target} exists already and is not empty.", remedy="Choose another --out, or remove it.")
 
 
-def check_present(folder: Path) -> None:
-    """Raises KeepingError where a folder is none of an export; its files are looked at by `read_manifest`."""
-    if not (folder / MANIFEST).is_file():
-        raise KeepingError(
-            f"{folder} holds no {MANIFEST}: it is no export, or not a whole one.",
-            remedy="Name a folder that `coinswarm export` wrote.",
-        )
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an export, whose files are those that were written.
 
@@ -194,12 +187,35 @@ def read_manifest(folder: Path) -> Manifest:
     Raises
     ------
     KeepingError
-        It is no export, one of a newer version, or a file of it is missing or damaged: the file is named.
+        As `check_manifest`, and where a file is missing or damaged: it is named.
     """
-    check_present(folder)
+    manifest = check_manifest(folder)
+    for file in manifest.files:
+        _check(folder, file)
+    return manifest
+
+
+def check_manifest(folder: Path) -> Manifest:
+    """The manifest of an export, whose files are not looked at.
+
+    Raises
+    ------
+    KeepingError
+        It is no export (one that is a snapshot is said to be), one of a newer version, or its manifest is damaged.
+    """
     path = folder / MANIFEST
+    if not path.is_file():
+        raise KeepingError(
+            f"{folder} holds no {MANIFEST}: it is no export, or not a whole one.",
+            remedy="Name a folder that `coinswarm export` wrote.",
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and is_snapshot(content):
+            raise KeepingError(
+                f"{folder} is no export but a snapshot: a whole memory, which is restored into an empty namespace.",
+                remedy=f"coinswarm restore {shlex.quote(str(folder))}",
+            )
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError("it is the manifest of something else")
         version = content.pop("version")
@@ -216,12 +232,7 @@ def read_manifest(folder: Path) -> Manifest:
         if strange := named - {file.name for file in manifest.files}:
             raise ValueError(f"it does not list {', '.join(sorted(map(str, strange)))}")
     except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
-        raise KeepingError(
-            f"{path} cannot be read: {error}.",
-            remedy="Export again; what `coinswarm backup` wrote goes back with `coinswarm restore`.",
-        ) from error
-    for file in manifest.files:
-        _check(folder, file)
+        raise KeepingError(f"{path} cannot be read: {error}.", remedy="Export again.") from error
     return manifest
 
 

@@ -71,13 +71,11 @@ async def export_experiences(
     Raises
     ------
     KeepingError
-        The folder exists, or nothing is selected: nothing is left behind.
+        The folder exists, no such encoder was ever recorded with, or nothing is selected: nothing is left behind.
     StoreUnavailableError
         Redis went away; export again.
     """
-    encoder_id = selection.encoder_id or await mem.encoders.current()
-    if encoder_id is None:
-        raise KeepingError(f"namespace {mem.namespace} holds no experiences.", remedy="Record some first.")
+    encoder_id = await _exported_encoder(mem, selection, archived)
     with NewExport(target) as export:
         counts: Counter[str] = Counter({EXPERIENCES: 0, DECISIONS: 0, ARCHIVED: 0})
         schemas: dict[str, list[str]] = {}
@@ -195,6 +193,20 @@ async def import_experiences(
 
 
 # --- exporting -------------------------------------------------------------------------------------------------
+
+
+async def _exported_encoder(mem: MemoryConnection, selection: Selection, archived: ArchivedExperiences | None) -> str:
+    """The encoder whose vectors are exported: the one that is selected, else the namespace's current one."""
+    known = {*await mem.encoders.ids(), *(() if archived is None else archived.encoders())}
+    encoder_id = selection.encoder_id or await mem.encoders.current()
+    if encoder_id is None or not known:
+        raise KeepingError(f"namespace {mem.namespace} holds no experiences.", remedy="Record some first.")
+    if encoder_id not in known:
+        raise KeepingError(
+            f"nothing is recorded with encoder {encoder_id!r} in namespace {mem.namespace}.",
+            remedy=f"Choose one of {', '.join(sorted(known))} (--encoder), or none for the current one.",
+        )
+    return encoder_id
 
 
 async def _pieces(mem: MemoryConnection, selection: Selection, encoder_id: str) -> AsyncIterator[list[EpisodicMemory]]:

@@ -40,7 +40,7 @@ class Selection:
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise InvalidQueryError(
                 f"since {self.since.isoformat()} does not lie before until {self.until.isoformat()}.",
-                remedy="Swap them.",
+                remedy="Swap them (--from and --to).",
                 argument="since",
             )
 

@@ -10,7 +10,7 @@ from memory.reporting import wording
 
 FADED = "faded"
 _TRADES = ("LONG", "SHORT")
-_LABEL_LENGTH = 68
+_LABEL_LENGTH = 58
 """Characters of a row's label that fit above a row of a forest plot."""
 
 

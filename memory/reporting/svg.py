@@ -25,7 +25,10 @@ from memory.reporting.theme import CSS_VARIABLES, GRID, INK, MUTED
 FONT_SIZE = 11.0
 """Pixels; drawings are shown at about their natural size, so that text stays readable on a phone."""
 
-LARGEST_SCALE = 1.22
+COLUMN = 340
+"""Pixels across a chart that stands in a column: what a phone has room for, so that text keeps its size there."""
+
+LARGEST_SCALE = 1.32
 """Drawings grow with the page by this at most, so that their text never outgrows the page's."""
 
 _POINTS_PER_INCH = 72.0

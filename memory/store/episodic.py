@@ -7,8 +7,8 @@ from datetime import datetime
 
 from memory.asof import check_time
 from memory.errors import InvalidQueryError
-from memory.records import EpisodicMemory, Vector, to_ms
-from memory.store.arguments import check_identifier, check_memory_id, experience_tags_of, ms_of
+from memory.records import SOURCES, EpisodicMemory, Vector, to_ms
+from memory.store.arguments import check_identifier, check_memory_id, check_one_of, experience_tags_of, ms_of
 from memory.store.codec import (
     Body,
     following_reference,
@@ -172,9 +172,10 @@ class EpisodicStore:
         """Number of experiences decided in [since, until) and known at `as_of`; all encoders unless one is named.
 
         `recorded_after` leaves out what was recorded then or before, by the server's clock. An experience that lies in
-        the indexes of two encoders counts once, unless one is named. Cost: 0.2 ms an encoder; only while
-        `reindex_memory` changes the encoder, 10 microseconds an experience as well. `at_least` spares those: then what
-        was recorded in the new encoder alone may be missing from the number.
+        the indexes of two encoders counts once, unless one is named. Cost: 0.2 ms an encoder, and with any
+        filter 40 ns for each that is counted; only while `reindex_memory` changes the encoder, 10 microseconds an
+        experience as well. `at_least` spares the last: then what was recorded in the new encoder alone may be missing
+        from the number.
 
         Raises
         ------
@@ -192,6 +193,25 @@ class EpisodicStore:
         family = self._indexes.experiences
         schemas = await self.schemas(encoder_id)
         return await count_once(self._link, self._reader, family, schemas, selection, at_least=at_least)
+
+    async def count_by_source(self, most: str | None = None) -> dict[str, int]:
+        """Number of experiences of each source, as `count(at_least=True)` of each.
+
+        The server counts by walking: 40 ns an experience. Those of one source need not be walked: they are what the
+        others leave of all that its indexes hold, which costs 0.2 ms an index. Experiences that are recorded meanwhile
+        may count as of that source.
+
+        Parameters
+        ----------
+        most
+            The source that is not walked, best the most frequent one; where None, all are walked. A wrong guess costs
+            time alone.
+        """
+        most = check_one_of(most, "most", SOURCES)
+        counts = {source: await self.count(source=source, at_least=True) for source in SOURCES if source != most}
+        if most is not None:
+            counts[most] = max(await self.count(at_least=True) - sum(counts.values()), 0)
+        return {source: counts[source] for source in SOURCES}
 
     async def schemas(self, encoder_id: str | None = None) -> list[IndexSchema]:
         """Indexes of the namespace's experiences, by encoder id; of one encoder where it is named."""

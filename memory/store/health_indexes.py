@@ -67,6 +67,10 @@ async def _is_building(mem: OpenMemory, name: str) -> bool:
     return False
 
 
+def _being_built(name: str, building: list[str]) -> Check:
+    return warn(name, f"{', '.join(building)} is being built: answers are partial.", "Wait, and run this again.")
+
+
 async def _documents(mem: OpenMemory, name: str) -> int:
     return int((await mem.link.execute("FT.INFO", name))[b"num_docs"])
 
@@ -86,7 +90,7 @@ async def _coverage(
         return [ok(name, f"no {kind.noun} yet")]
     building = [index for main, own in parts.items() for index in (main, *own) if await _is_building(mem, index)]
     if building:
-        return [warn(name, f"{', '.join(building)} is being built: answers are partial.", "Wait, and run this again.")]
+        return [_being_built(name, building)]
     documents = 0
     for schema in schemas.values():
         main, own = schema.name, parts[schema.name]
@@ -228,6 +232,9 @@ async def _semantic(mem: OpenMemory, encoder_ids: list[str], names: set[str], ce
     present = [name for name in map(mem.keys.semantic_index, encoder_ids) if name in names]
     if not stored and not present:
         return [ok("semantic index", "no patterns yet")]
+    building = [name for name in present if await _is_building(mem, name)]
+    if building:
+        return [_being_built("semantic index", building)]
     documents = sum([await _documents(mem, name) for name in present])
     if not census.complete or documents >= stored:
         return [ok("semantic index", f"{documents:,} versions of patterns and regimes")]

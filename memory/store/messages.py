@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from memory.asof import check_time, replayed_present
-from memory.errors import InvalidQueryError, InvalidRecordError
+from memory.errors import FutureMessageError, InvalidQueryError, InvalidRecordError
 from memory.messages import (
     EVERYBODY,
     LIVE_RUN,
@@ -116,7 +116,8 @@ class Messages(MessageLog):
         Raises
         ------
         InvalidRecordError
-            The message is malformed, dated in the future, or of another run than the replay around it.
+            The message is malformed, dated in the future (FutureMessageError), or of another run than the replay
+            around it.
         StoreUnavailableError
             Redis cannot be reached. (It may be sent all the same; sending it again is safe.)
         """
@@ -125,13 +126,18 @@ class Messages(MessageLog):
     async def send_many(self, messages: Sequence[AgentMemoryMessage]) -> tuple[str, ...]:
         """As `send`, for several in one round trip; nothing is sent where one of them is malformed.
 
-        One that is dated in the future is refused by the server, and named, when the others are sent.
+        What is dated in the future is refused by the server when the others are sent: FutureMessageError names all of
+        them.
         """
         commands = [self._command(self._checked(message)) for message in messages]
         answers = await self._link.pipeline(commands)
-        for message, (server_ms, outcome) in zip(messages, answers, strict=True):
-            if outcome == _REFUSED:
-                raise _from_the_future(message, from_ms(int(server_ms)), "the server's clock")
+        refused = [
+            (message, int(server_ms))
+            for message, (server_ms, outcome) in zip(messages, answers, strict=True)
+            if outcome == _REFUSED
+        ]
+        if refused:
+            raise _from_the_future([message for message, _ in refused], from_ms(refused[0][1]), "the server's clock")
         return tuple(message.message_id for message in messages)
 
     def _checked(self, message: AgentMemoryMessage) -> AgentMemoryMessage:
@@ -148,7 +154,7 @@ class Messages(MessageLog):
                 field="run_id",
             )
         if message.timestamp is not None and message.timestamp > present:
-            raise _from_the_future(message, present, "the present of the replay")
+            raise _from_the_future([message], present, "the present of the replay")
         return message
 
     def _command(self, message: AgentMemoryMessage) -> Command:
@@ -346,12 +352,13 @@ class Messages(MessageLog):
                 return sorted(found)
 
 
-def _from_the_future(message: AgentMemoryMessage, present: datetime, whose: str) -> InvalidRecordError:
-    stamp = None if message.timestamp is None else message.timestamp.isoformat()
-    return InvalidRecordError(
+def _from_the_future(messages: Sequence[AgentMemoryMessage], present: datetime, whose: str) -> FutureMessageError:
+    first = messages[0]
+    stamp = None if first.timestamp is None else first.timestamp.isoformat()
+    return FutureMessageError(
         f"timestamp {stamp} lies after {present.isoformat()}, {whose}.",
         remedy="Date messages by when it was found out; set the host's clock (NTP), or COINSWARM_MESSAGE_CLOCK_SKEW_S.",
-        field="timestamp",
+        message_ids=[message.message_id for message in messages],
     )
 
 

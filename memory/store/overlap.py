@@ -59,10 +59,15 @@ async def count_once(
 ) -> int:
     """Number of experiences selected in some indexes, each counted once.
 
-    About 0.2 ms an index; while an encoder is changed, 10 microseconds for each experience that both of its indexes
-    may hold. `at_least` spares that: of two such indexes the larger one counts alone, as if it held all of the other.
+    About 0.2 ms an index where all are selected, else 40 ns for each that is; while an encoder is changed,
+    10 microseconds for each experience that both of its indexes may hold. `at_least` spares the latter: of two such
+    indexes the larger one counts alone, as if it held all of the other.
     """
-    counts = {schema.name: await reader.count(schema, selection) for schema in schemas}
+    everything = selection == Selection()
+    counts = {
+        schema.name: await (reader.whole(schema) if everything else reader.count(schema, selection))
+        for schema in schemas
+    }
     twice = 0
     for pair in await overlaps(link, family, schemas):
         fewer, more = sorted((pair.one, pair.other), key=lambda schema: counts[schema.name])

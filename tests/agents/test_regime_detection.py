@@ -286,7 +286,7 @@ async def test_a_change_that_could_not_be_told_is_told_once_with_the_next_decisi
     told = Told({"QUIET": 1.0}, {"VOLATILE": 1.0}, {"VOLATILE": 1.0}, {"VOLATILE": 1.0})
     agent = RegimeDetectionAgent(mem, encoder, calibration=told, on_change=changes.append)
     await agent.assess(state, 1.0)
-    away_for(monkeypatch, "send", 1)
+    away_for(monkeypatch, "send_many", 1)
     with pytest.raises(StoreUnavailableError):
         await agent.assess(later(state, 1), 1.0)
     assert changes == []
@@ -381,7 +381,7 @@ async def test_a_crisis_is_warned_of_once_where_its_change_could_not_be_told(
     told = Told({"QUIET": 1.0}, {"CRISIS": 0.9}, {"CRISIS": 0.9}, {"CRISIS": 0.9})
     analyst = MarketAnalysisAgent(mem, encoder, calibration=told)
     await analyst.on_ticks([tick(state, 0)])
-    away_for(monkeypatch, "send", 1)
+    away_for(monkeypatch, "send_many", 1)
     with pytest.raises(StoreUnavailableError):
         await analyst.on_ticks([tick(state, 1)])
     for minute in (again, 3):
@@ -398,10 +398,10 @@ async def test_a_live_analyst_outlives_a_memory_that_is_away_and_one_of_a_replay
 ) -> None:
     beliefs = [{"QUIET": 1.0}, {"CRISIS": 0.9}, {"CRISIS": 0.9}]
     feed = [[tick(state, minute)] for minute in range(3)]
-    away_for(monkeypatch, "send", 1)
+    away_for(monkeypatch, "send_many", 1)
     report = await MarketAnalysisAgent(mem, encoder, calibration=Told(*beliefs)).run(feed)
     assert (report.without_memory, report.warnings) == (1, 1)
-    away_for(monkeypatch, "send", 1)
+    away_for(monkeypatch, "send_many", 1)
     replayed = MarketAnalysisAgent(mem, encoder, calibration=Told(*beliefs), source="replay", run_id="night-1")
     with pytest.raises(StoreUnavailableError):
         await replayed.run(feed)

@@ -54,6 +54,13 @@ def test_what_is_printed_holds_hashes_and_the_files_are_their_owners(own: Path, 
     assert call() == result
 
 
+def test_printed_lines_are_the_rules_character_by_character(own: Path) -> None:
+    result, out = call(), Console().out
+    with out.capture() as shown:
+        show_acl(result, out)
+    assert shown.get().splitlines() == [entry["line"] for entry in result["users"]]
+
+
 def test_applied_users_work_by_the_url_in_their_file_and_do_no_more_than_their_part(
     own: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

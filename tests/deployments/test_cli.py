@@ -302,6 +302,9 @@ def test_the_demo_replays_a_night_into_a_memory_of_its_own(used: Used) -> None:
     assert (night["window"], night["experiences"]) == (NIGHT, 21_600)
     assert night["recording"]["stored"] == 21_600
     assert Path(result["report"]).is_file()
+    explained = used.type("explain", result["decision"], "-n", "demo", "--json").json()
+    assert explained["decision"]["agent_id"] == "momentum"
+    assert explained["replay"]["status"] == "equal", explained["replay"]
 
 
 def test_a_range_of_dates_gives_one_result_a_date(used: Used) -> None:

@@ -234,7 +234,7 @@ def test_a_secret_that_is_not_there_is_named_with_the_remedy(content: str | None
     file = tmp_path / "auth"
     if content is not None:
         file.write_text(content, encoding="utf-8")
-    answer = entered({"PREFECT_API_AUTH_STRING_FILE": str(file)}, "env")
+    answer = entered({"PREFECT_SERVER_API_AUTH_STRING_FILE": str(file)}, "env")
     assert answer.returncode == 78
     assert str(file) in answer.stderr
     assert "make-secrets" in answer.stderr
@@ -270,6 +270,15 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     )
     assert answer.returncode != 0
     assert answer.stderr == "coinswarm: there is no program nothing-of-this-name in this image\n"
+
+
+def test_a_run_of_a_pool_whose_server_asks_for_no_password_has_an_empty_file(tmp_path: Path) -> None:
+    file = tmp_path / "prefect_auth"
+    file.touch()
+    shown = entered({"PREFECT_API_AUTH_STRING_FILE": str(file)}, "env")
+    assert (shown.returncode, "AUTH_STRING" in shown.stdout) == (0, False)
+    file.unlink()
+    assert entered({"PREFECT_API_AUTH_STRING_FILE": str(file)}, "env").returncode == 78
 
 
 def test_no_address_of_alerts_is_no_error(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def few(namespace: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Deployment, ..
 
 def declare(found: tuple[Deployment, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the registry hold these."""
-    monkeypatch.setattr(deploying, "deployments", lambda _, lacking: found)
+    monkeypatch.setattr(deploying, "deployments", lambda _, left_out: found)
 
 
 @pytest.fixture

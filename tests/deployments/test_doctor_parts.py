@@ -12,10 +12,18 @@ import sqlalchemy as sa
 from deployments import doctor_servers
 from deployments.console import Console
 from deployments.doctor import _age_of_knowledge, doctor
-from deployments.doctor_servers import check_prefect, judge_prefect, unmet_requirements
+from deployments.doctor_servers import (
+    AGAIN,
+    check_prefect,
+    check_servers,
+    judge_prefect,
+    unmet_requirements,
+    while_starting,
+)
 from deployments.examination import Examination, attempt
 from deployments.prefect_state import DeploymentState, PrefectState
 from deployments.reaching import DOWN, READY, UNUSED, Reached, ServerState
+from deployments.up_state import Phase
 from memory import Freshness, Window
 from memory.ledger import Ledger
 from memory.settings import Settings
@@ -25,13 +33,21 @@ NOW = datetime.now(UTC)
 WINDOW = Window.of_date(NOW.date() - timedelta(days=1))
 
 
-def case(*, live: int = 0, api_url: str | None = None, prefect: str = UNUSED, **settings: Any) -> Examination:
+def case(
+    *,
+    live: int = 0,
+    api_url: str | None = None,
+    prefect: str = UNUSED,
+    up: Phase | None = None,
+    pid: int | None = None,
+    **settings: Any,
+) -> Examination:
     """An examination of servers that were not asked."""
     servers = tuple(
-        ServerState(name=name, state=state)
+        ServerState(name=name, state=state, pid=pid, log=Path(f"/logs/{name}.log"))
         for name, state in (("redis", READY), ("postgres", READY), ("prefect", prefect))
     )
-    reached = Reached(redis_url=None, database_url=None, prefect_api_url=api_url, servers=servers)
+    reached = Reached(redis_url=None, database_url=None, prefect_api_url=api_url, servers=servers, up=up)
     return Examination(Settings(**settings), reached, experiences=live, live=live)
 
 
@@ -148,6 +164,29 @@ def test_a_server_that_does_not_answer_is_a_finding() -> None:
 def test_no_server_matters_only_where_agents_record_live() -> None:
     assert by_name(check_prefect(case()))["prefect"].status.value == "ok"
     assert by_name(check_prefect(case(live=5, prefect=DOWN)))["prefect"].status.value == "warn"
+
+
+@pytest.mark.parametrize("prefect", ["starting", "preparing", "repairing"])
+def test_servers_that_start_are_said_to_and_are_no_fault(tmp_path: Path, prefect: str) -> None:
+    examined = case(prefect=prefect, pid=7, home=tmp_path)
+    for check in (by_name(check_servers(examined))["servers"], by_name(check_prefect(examined))["prefect"]):
+        assert (check.status.value, check.remedy[: len(AGAIN)]) == ("warn", AGAIN)
+        assert prefect in check.seen
+    failed = by_name(check_servers(case(prefect="failed", pid=7, home=tmp_path)))["servers"]
+    assert failed.remedy == "See /logs/prefect.log."
+
+
+def test_what_an_up_that_starts_has_not_brought_yet_is_no_fault(tmp_path: Path) -> None:
+    examined = case(up="starting", home=tmp_path)
+    assert "coinswarm up is starting them" in by_name(check_servers(examined))["servers"].seen
+    half = judge_prefect(examined.settings, state(workers=[], closed=False, deployments=[deployment(next_run=None)]))
+    told = by_name(while_starting(examined, half))
+    assert {name: check.status.value for name, check in told.items()} == dict.fromkeys(told, "warn")
+    assert [name for name, check in told.items() if check.remedy == AGAIN] == ["deployments", "worker"]
+    assert "none is online" in told["worker"].seen
+    silent = check_prefect(case(up="starting", api_url="http://127.0.0.1:9/api", prefect=READY))
+    assert by_name(silent)["prefect"].remedy == AGAIN
+    assert by_name(while_starting(case(up="ready"), half))["worker"].status.value == "fail"
 
 
 # --- how old knowledge is --------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from memory import MemoryConnection
 from memory.decisions import DecisionTrace, KnowledgeRead
 from memory.errors import InvalidQueryError
 from memory.ledger import FencingToken, Ledger, PatternRow, Projection
-from memory.records import EpisodicMemory
+from memory.records import EpisodicMemory, SemanticType
+from memory.semantic_records import PatternMemory
 from memory.settings import Settings
 from memory.window import Window
 from tasks.recording import register_encoder
@@ -185,6 +186,35 @@ def test_a_pattern_that_was_read_leads_to_its_nights_their_runs_and_settings(
     assert "own program" in found["replay"]["how"]
 
 
+def test_of_a_decision_that_read_nothing_it_is_told_what_was_known_as_of_it(
+    configured: str, with_memory: Callable[[Any], Any], state: State
+) -> None:
+    trace = _trace(state)
+    line = f"{configured}/{default_encoder().id_}/1"
+
+    async def publish(mem: MemoryConnection) -> None:
+        await mem.decisions.add(trace)
+        await mem.link.execute("SET", mem.keys.fence, 1)
+        for day, names in enumerate((("p-known",), ("p-known", "p-later"))):
+            known = [_pattern(name, line, state) for name in names]
+            await mem.semantic.publish(
+                known, line=line, kinds=tuple(SemanticType), token=1, valid_from=DAY + timedelta(days=day)
+            )
+
+    with_memory(publish)
+    found = explain(configured, trace.decision_id)
+    assert [item["memory_id"] for item in found["unread"]] == ["p-known"]
+    assert found["knowledge"] == []
+    out = rich.console.Console(width=200, force_terminal=False)
+    with out.capture() as captured:
+        show_explanation(found, out)
+    text = captured.get()
+    assert "it read no memory" in text
+    assert "known then, and not read" in text
+    assert "pattern p-known in words" in text
+    assert f"return_15m {state.features['return_15m']:+.4g}" in text
+
+
 def test_an_id_of_no_decision_and_no_pattern_is_refused(configured: str) -> None:
     with pytest.raises(InvalidQueryError, match="keeps no trace"):
         explain(configured, "0" * 32)
@@ -208,6 +238,36 @@ def _trace(state: State) -> DecisionTrace:
         policy="rule",
         action=decision.action,
         confidence=decision.confidence,
+    )
+
+
+def _pattern(name: str, line: str, state: State) -> PatternMemory:
+    """A pattern at the very state that was decided on."""
+    return PatternMemory(
+        memory_id=name,
+        pattern_id=name,
+        description=f"pattern {name} in words",
+        encoder_id=default_encoder().id_,
+        line=line,
+        created_at=DAY,
+        valid_from=DAY,
+        concept_vector=state.vector,
+        source="replay",
+        regime=state.regime,
+        product_ids=("BTC-USDT",),
+        conditions=(),
+        support=5,
+        effective_support=3,
+        states=40,
+        windows_seen=1,
+        first_seen=DAY - timedelta(hours=20),
+        last_seen=DAY - timedelta(hours=2),
+        broad=False,
+        status="new",
+        outcomes=(),
+        volatility=(),
+        expected_return=0.0,
+        best_action="FLAT",
     )
 
 

@@ -33,6 +33,7 @@ def shown(show: Callable[[Mapping[str, Any], rich.console.Console], None], resul
         (("export", "--agent", "a", "--as-of", "then", "--out", "{tmp}/out"), "'then' is not a time"),
         (("import", "{tmp}"), "holds no manifest.json"),
         (("import", "{tmp}/nowhere"), "holds no manifest.json"),
+        (("import", "{tmp}/nowhere", "--as-agent", "a b"), "as_agent"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_started(
@@ -44,6 +45,27 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_started(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("word", "manifest", "message"),
+    [
+        ("restore", {"format": "coinswarm-experiences", "version": 2}, "is no snapshot but an export"),
+        ("import", {"format": 1, "seal": "", "cut_ms": 7}, "is no export but a snapshot"),
+    ],
+)
+def test_an_export_and_a_snapshot_name_the_command_of_the_other(
+    typed: Any, tmp_path: Path, word: str, manifest: Mapping[str, Any], message: str
+) -> None:
+    folder = tmp_path / "kept here"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = typed(word, str(folder), COINSWARM_HOME=str(tmp_path / "home"))
+    other = {"restore": "import", "import": "restore"}[word]
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert message in done.stderr
+    assert f"coinswarm {other} '{folder}'" in done.stderr
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_day_that_ends_a_span_is_part_of_it(typed: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from deployments import registry
 from deployments.registry import DRAIN, UnknownDeploymentError, deployment, deployments
 from flows import FLOWS, parameters_of
+from memory.settings import Settings
 
 ALL = deployments("mine")
 
@@ -33,13 +34,46 @@ def test_what_runs_by_itself_needs_nothing_but_its_parameters() -> None:
             parameters_of(each.flow).model_validate(each.parameters["parameters"])
 
 
-def test_what_needs_an_extra_that_is_lacking_is_there_but_does_not_run_by_itself() -> None:
-    left_out = registry.unscheduled({registry.POLICY})
-    assert left_out == ["train_agents", "evaluate_agents"]
-    found = {each.full_name: each for each in deployments("mine", lacking={registry.POLICY})}
+def test_what_needs_an_extra_that_is_left_out_is_there_but_does_not_run_by_itself() -> None:
+    unscheduled = registry.unscheduled({registry.POLICY})
+    assert unscheduled == ["train_agents", "evaluate_agents"]
+    found = {each.full_name: each for each in deployments("mine", left_out={registry.POLICY})}
     assert set(found) == {each.full_name for each in ALL}
     for each in ALL:
-        assert found[each.full_name].cron == (None if each.flow in left_out else each.cron)
+        assert found[each.full_name].cron == (None if each.flow in unscheduled else each.cron)
+
+
+@pytest.mark.parametrize(
+    ("setting", "installed", "in_containers", "scheduled"),
+    [
+        (None, True, False, True),
+        (None, False, False, False),
+        (None, True, True, False),
+        (True, False, False, True),
+        (True, False, True, True),
+        (False, True, False, False),
+        (False, True, True, False),
+    ],
+)
+def test_trainings_are_scheduled_where_workers_can_or_are_said_to(
+    setting: bool | None, installed: bool, in_containers: bool, scheduled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "has_policy_extra", lambda: installed)
+    settings = Settings(schedule_training=setting)
+    left_out = registry.extras_left_out(settings, in_containers=in_containers)
+    assert left_out == (frozenset() if scheduled else {registry.POLICY})
+    told = registry.told_unscheduled(settings, "coinswarm deploy", in_containers=in_containers)
+    assert bool(told) is not scheduled
+
+
+def test_what_does_not_run_by_itself_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "has_policy_extra", lambda: False)
+    told = registry.told_unscheduled(Settings(), "coinswarm up")
+    assert "train_agents and evaluate_agents" in told
+    assert "pip install 'coinswarm-memory[policy]'. Then run coinswarm up again" in told
+    assert "EXTRAS=jobs,scale,policy" in registry.told_unscheduled(Settings(), "coinswarm deploy", in_containers=True)
+    chosen = registry.told_unscheduled(Settings(schedule_training=False), "coinswarm up")
+    assert chosen.endswith("as COINSWARM_SCHEDULE_TRAINING says.")
 
 
 def test_settings_of_a_deployment_are_parameters_of_its_flow() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from deployments.doctor_servers import check_archive
 from deployments.examination import Examination
-from deployments.local import SettingsError, check_home
+from deployments.homes import filesystem_of, home_problem
+from deployments.local import SettingsError
 from deployments.reaching import Reached
 from memory.settings import Settings
 from tests.deployments.conftest import Typed
@@ -43,10 +45,59 @@ def test_a_home_that_is_not_there_yet_may_be_looked_at_and_is_not_made(typed: Ty
 
 def test_a_folder_that_others_own_is_none_to_make_a_home_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root may write anywhere: what the kernel would tell another user.
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode & os.W_OK))
+    assert problem_of(tmp_path / "home").endswith(f"cannot be made: this user may not write in {tmp_path}.")
+    assert problem_of(tmp_path) == ""
+
+
+def problem_of(home: Path, *, embedded: bool = True) -> str:
+    found = home_problem(home, embedded=embedded)
+    assert found is None or "COINSWARM_HOME" in found[1]
+    return "" if found is None else found[0]
+
+
+@pytest.mark.parametrize("below", ["", "/a/home"])
+def test_a_home_that_this_user_may_not_look_into_names_the_one_who_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    tmp_path.chmod(0o700)
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
-    with pytest.raises(SettingsError, match=f"may not write in {tmp_path}"):
-        check_home(tmp_path / "home")
-    check_home(tmp_path)
+    home = Path(f"{tmp_path}{below}")
+    mine = pwd.getpwuid(os.geteuid()).pw_name
+    where = f"{tmp_path} belongs" if below else "it belongs"
+    assert problem_of(home).startswith(
+        f"the home {home} cannot be read: {where} to {mine} (uid {os.geteuid()}) (mode 0700)"
+    )
+
+
+def test_a_home_of_another_user_is_refused_where_servers_are_to_run_in_it(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    assert problem_of(tmp_path, embedded=False) == ""
+    owner = pwd.getpwuid(tmp_path.stat().st_uid).pw_name
+    for word in ("status", "doctor"):
+        told = typed(word, COINSWARM_HOME=str(tmp_path), COINSWARM_REDIS_URL="", COINSWARM_DATABASE_URL="")
+        assert (told.code, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+        assert f"the home {tmp_path} belongs to {owner} (uid " in told.stderr
+        assert "and this is uid 4000000" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("home", ["/proc", "/proc/x/home", "/sys/x"])
+def test_files_of_the_kernel_are_none_to_make_a_home_of(home: str) -> None:
+    assert "is of the kernel (" in problem_of(Path(home))
+
+
+def test_the_file_system_of_a_path_is_that_of_the_deepest_mount_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ("27 1 8:1 / / rw - ext4 /dev/vda rw", f"28 27 0:2 / {tmp_path}/a\\040b rw master:1 - xfs none rw")
+    (tmp_path / "mounts").write_text("\n".join(lines))
+    monkeypatch.setattr("deployments.homes.MOUNTS", tmp_path / "mounts")
+    assert [filesystem_of(tmp_path / name) for name in ("c", "a b", "a b/c")] == ["ext4", "xfs", "xfs"]
+    monkeypatch.setattr("deployments.homes.MOUNTS", tmp_path / "nowhere")
+    assert filesystem_of(tmp_path) == ""
 
 
 @pytest.mark.parametrize("words", [("up",), ("deploy",), ("doctor",)], ids=" ".join)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import rich.console
 import memory
 from deployments.console import Console
 from deployments.status import age_text, disk_use, knowledge_line, show_status, size_text, status
+from deployments.up_state import UpState, write_up
 from deployments.watching import watched
 from memory import SemanticType
 from memory.ledger import Ledger
@@ -167,6 +170,20 @@ def test_a_home_that_was_never_used_stays_untouched(tmp_path: Path, monkeypatch:
     assert (result["memory"], result["ledger"], result["disk"]) == (None, None, {})
     assert "unused" in shown(result)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_servers_that_an_up_is_about_to_start_are_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COINSWARM_REDIS_URL", "COINSWARM_DATABASE_URL", "COINSWARM_PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COINSWARM_HOME", str(tmp_path))
+    texts = dict.fromkeys(("ui_url", "api_url", "login_file", "metrics_url", "pool", "worker", "logs"), "")
+    begun = UpState(pid=os.getpid(), state="starting", namespace="default", started_at=datetime.now(UTC), **texts)
+    write_up(tmp_path, begun)
+    result = status(None)
+    assert {server["state"] for server in result["servers"]} == {"starting"}
+    assert "coinswarm up is starting" in shown(result)
+    write_up(tmp_path, replace(begun, state="stopping"))
+    assert {server["state"] for server in status(None)["servers"]} == {"unused"}
 
 
 # --- again and again -------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -51,6 +53,26 @@ def test_containers_read_secrets_from_files_that_are_mounted(pool_type: PoolType
     assert folders == {"/run/secrets/coinswarm"}
     assert "PREFECT_HOME" in environment, "the worker's own would be given to the container"
     assert folders.pop() in json.dumps(found).replace(json.dumps(environment), "")
+
+
+@pytest.mark.parametrize("pool_type", OFF_MACHINE)
+def test_workers_do_not_show_the_password_of_the_prefect_server(pool_type: PoolType) -> None:
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.workers.base import BaseJobConfiguration
+
+    async def given() -> dict[str, str | None]:
+        values = job_variables(settings(), pool_type)
+        job = await BaseJobConfiguration.from_template_and_values(template(pool_type), values)
+        job.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="of-a-test"))
+        return job.env
+
+    with temporary_settings({PREFECT_API_URL: "http://prefect.example/api", PREFECT_API_AUTH_STRING: "me:hidden-5"}):
+        environment = asyncio.run(given())
+    assert environment["PREFECT_API_URL"] == "http://prefect.example/api"
+    assert environment["PREFECT_API_AUTH_STRING_FILE"] == "/run/secrets/coinswarm/prefect_auth"
+    assert "hidden" not in json.dumps(environment)
+    assert "PREFECT_API_AUTH_STRING" not in environment
 
 
 def test_containers_of_kubernetes_are_not_root() -> None:

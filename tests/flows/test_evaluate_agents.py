@@ -16,7 +16,8 @@ from flows.forms.evaluate_agents import Parameters
 from memory.errors import MarketDataError, MissingExtraError
 from memory.ledger import Ledger
 from memory.settings import Settings
-from tasks.evaluation import FIRST_TEST_MONTH, plan_evaluation, plan_text
+from tasks.evaluation import plan_evaluation, plan_text
+from tasks.markets import FIRST_TEST_MONTH
 
 NAMESPACE = "t-evaluation"
 DEFAULTS: dict[str, Any] = {

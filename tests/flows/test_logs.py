@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import deployments
+from deployments.local import EXTRA_LOGGERS
 from memory.ledger import Ledger
 
 DRAIN = """
@@ -32,7 +33,7 @@ def test_lines_of_a_run_carry_run_flow_and_namespace(
         DRAIN,
         {"namespace": configured},
         PREFECT_LOGGING_SETTINGS_PATH=str(Path(deployments.__file__).with_name("logging.json")),
-        PREFECT_LOGGING_EXTRA_LOGGERS="coinswarm",
+        PREFECT_LOGGING_EXTRA_LOGGERS=EXTRA_LOGGERS,
         COINSWARM_LOG_FORMAT="json",
         COINSWARM_LOG_FILE=str(log),
     )
@@ -43,6 +44,9 @@ def test_lines_of_a_run_carry_run_flow_and_namespace(
     steps = [line for line in lines if line["logger"] == "coinswarm.steps"]
     assert steps
     assert all(about.items() <= line.items() for line in steps)
+    # Each attempt of a task is a line of its own.
+    (drained,) = [line for line in lines if line["message"].startswith("drain_inbox: ")]
+    assert {**about, "task": "drain_inbox"}.items() <= drained.items()
     # Prefect's own lines carry it as well, beside its ids.
     tasks = [line for line in lines if line["logger"] == "prefect.task_runs"]
     assert tasks

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from datetime import date
 from typing import Any
 
-from memory.logs import log_context, logged_fields
+import pytest
+
+from memory.logs import ContextFilter, TextFormatter, log_context, logged_fields
 from memory.window import Window
 from tasks.consolidation import Part
 from tasks.log_fields import TaskFields
+from tasks.retry import retried
 from tasks.runs import TaskContext, logged_run
 
 CONTEXT = TaskContext(namespace="default", run_id="r-1", token=1, window="2021-06-17", host="here", learning="{}")
@@ -63,3 +68,22 @@ def test_a_run_within_a_task_begins_anew() -> None:
         log_context(**logged_run("prune_memories", "default", "r-3", None)),
     ):
         assert logged_fields() == {"flow": "prune_memories", "namespace": "default", "run_id": "r-3"}
+
+
+@pytest.mark.parametrize(("states", "said"), [(700, r"\d+\.\d s"), (0, r"failed after \d+\.\d s: no states")])
+def test_each_attempt_is_told_with_its_partition(caplog: pytest.LogCaptureFixture, states: int, said: str) -> None:
+    @retried()
+    def summarise(context: TaskContext, part: Part, regime: str) -> int:
+        if not states:
+            raise ValueError("no states")
+        return states
+
+    caplog.set_level(logging.INFO, logger=__name__)
+    caplog.handler.addFilter(ContextFilter())
+    try:
+        assert summarise.fn(CONTEXT, PART, "QUIET") == states
+    except ValueError:
+        assert not states
+    (record,) = caplog.records
+    about = "namespace=default window=2021-06-18 partition=replay-QUIET task=summarise run_id=r-1"
+    assert re.search(rf"\| summarise: {said} \| {about}$", TextFormatter().format(record))

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from agents.market import SAMPLE_FOLDER
+from memory import EpisodicMemory, MemoryConnection
 from memory.errors import MarketDataError
 from memory.window import Window
 from tasks.recording import replay_market
@@ -55,6 +56,44 @@ def test_the_same_candles_again_store_nothing_and_another_product_the_rest(works
     save(folder, candles(other := FILE.replace("BTC", "ETH")), other)
     more = replayed(workspace, folder)
     assert (more["duplicates"], more["stored"] > 0, more["dead_letters"]) == (first["stored"], True, 0)
+
+
+def test_a_replay_leaves_a_trace_of_each_agents_last_change_of_position(workspace: Workspace, folder: Path) -> None:
+    counts = replayed(workspace, folder)
+    lived = workspace.with_memory(changes)
+    last = {item.agent_id: item for item in sorted(lived, key=lambda item: item.timestamp)}
+    assert set(counts["last_decisions"]) == set(last) >= {"hold", "random"}
+    assert counts["traces"] == len(last)
+    for agent_id, decision_id in counts["last_decisions"].items():
+        trace = workspace.with_memory(lambda mem, wanted=decision_id: mem.decisions.get(wanted))
+        assert trace is not None
+        assert (trace.decision_id, trace.agent_id) == (last[agent_id].memory_id, agent_id)
+        assert (trace.action, trace.position_before) == (last[agent_id].action, last[agent_id].position_before)
+        assert trace.features == last[agent_id].features
+        assert (trace.own, trace.shared, trace.patterns, trace.knowledge) == ((), (), (), ())
+    assert replayed(workspace, folder)["last_decisions"] == counts["last_decisions"]
+
+
+@pytest.mark.parametrize("each", [0, 1440])
+def test_how_many_decisions_are_traced_is_a_setting(
+    configured: str, folder: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    monkeypatch.setenv("COINSWARM_REPLAY_TRACES", str(each))
+    with open_workspace(configured) as workspace:
+        counts = replayed(workspace, folder)
+        assert counts["traces"] == (len(workspace.with_memory(changes)) if each else 0)
+
+
+def test_what_is_too_bad_to_be_stored_leaves_no_trace(workspace: Workspace, folder: Path) -> None:
+    counts = replay_market.fn(workspace.namespace, WINDOW, str(folder), None, None, 1.0)
+    assert counts["stored"] == 0
+    assert (counts["traces"], counts["last_decisions"]) == (0, {})
+
+
+async def changes(mem: MemoryConnection) -> list[EpisodicMemory]:
+    """The experiences in which an agent changed its position."""
+    pages = mem.episodic.read_window(WINDOW.start, WINDOW.end)
+    return [item async for page in pages for item in page if item.position_before != item.position_after]
 
 
 def test_a_day_that_went_on_since_is_refused_too(workspace: Workspace, folder: Path) -> None:

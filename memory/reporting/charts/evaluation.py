@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from memory.reporting import theme, wording
 from memory.reporting.evaluation_data import Curve, Figure, GainRow, ReliabilityCurve
-from memory.reporting.svg import axes_of, inline_svg
+from memory.reporting.svg import COLUMN, axes_of, inline_svg
 
 _WIDE, _HEIGHT = 880, 330
 DAY_MS = 86_400_000
@@ -119,7 +119,7 @@ def reliability_chart(curves: Sequence[ReliabilityCurve], *, name: str) -> Marku
     """Mean outcome over mean forecast by fifths of forecasts; on the diagonal a forecast is what comes."""
     if not curves:
         return None
-    figure, axes = axes_of(400, 270, left=52, bottom=44)
+    figure, axes = axes_of(COLUMN, 240, left=52, bottom=44)
     looks = looks_of([curve.name for curve in curves])
     values = [point for curve in curves for point in curve.points]
     low, high = min(min(point) for point in values), max(max(point) for point in values)

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from memory.reporting import theme, wording
 from memory.reporting.data import Floats, LatencySeries
-from memory.reporting.svg import axes_of, inline_svg
+from memory.reporting.svg import COLUMN, axes_of, inline_svg
 
 QUANTILES = (0.5, 0.95, 0.99)
 LOOKS = (
@@ -32,7 +32,7 @@ def quantiles(series: LatencySeries) -> Floats:
 
 def latency_distribution(series: Sequence[LatencySeries]) -> Markup:
     """Share of queries answered within a time, one curve a kind of query; p50, p95 and p99 marked."""
-    figure, axes = axes_of(400, 270, left=44, bottom=40)
+    figure, axes = axes_of(COLUMN, 240, left=44, bottom=40)
     shares = np.linspace(0.0, 1.0, _CURVE_POINTS)
     for entry, look in zip(series, LOOKS * (len(series) // len(LOOKS) + 1), strict=False):
         axes.plot(np.quantile(entry.samples_ms, shares), 100 * shares, color=look.colour, ls=look.dash, lw=look.width)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from memory.reporting import theme, wording
 from memory.reporting.data import Floats, Ints, PricePath
-from memory.reporting.svg import axes_of, inline_svg
+from memory.reporting.svg import COLUMN, axes_of, inline_svg
 
 GAP_MINUTES = 5
 """A longer pause between states ends an episode: neither the line nor the regime runs on across it."""
@@ -36,7 +36,7 @@ def spells(path: PricePath) -> list[tuple[str, int, int]]:
 
 def regime_timeline(path: PricePath, index: int, *, wide: bool) -> Markup:
     """Price of one product over the window; the background and the ribbon below show the regime."""
-    width, height = (960, 202) if wide else (360, 202)
+    width, height = (960, 202) if wide else (COLUMN, 202)
     figure, axes = axes_of(width, height, left=52, right=10, top=24, bottom=36)
     times, prices = _with_breaks(path)
     axes.plot(times, prices, color=theme.INK, linewidth=1.1, zorder=3)

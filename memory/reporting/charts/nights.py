@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from memory.reporting import theme, wording
 from memory.reporting.data import PREDICTORS, NightCounts, ScorecardEntry, ScorecardNight
-from memory.reporting.svg import axes_of, inline_svg
+from memory.reporting.svg import COLUMN, axes_of, inline_svg
 
 NIGHTS_DRAWN = 60
 """The latest nights that fit one chart; older ones stay in the ledger."""
@@ -19,7 +19,6 @@ NIGHTS_DRAWN = 60
 LEAST_NIGHTS = 2
 """A single night has no history: it is said, and not drawn."""
 
-_WIDTH = 400
 _DODGE = 0.085
 """Sideways shift between predictors of one night, as a share of the distance between nights."""
 
@@ -35,7 +34,7 @@ def pattern_history(nights: Sequence[NightCounts]) -> Markup | None:
     shown = nights[-NIGHTS_DRAWN:]
     if len(shown) < LEAST_NIGHTS:
         return None
-    figure, axes = axes_of(_WIDTH, 240, left=40, bottom=40)
+    figure, axes = axes_of(COLUMN, 220, left=40, bottom=40)
     position = np.arange(len(shown))
     floor = np.zeros(len(shown))
     for field, _, colour, hatch in STACK:
@@ -63,7 +62,7 @@ def confirmation_history(nights: Sequence[NightCounts]) -> Markup | None:
     rows = [(x, night) for x, night in enumerate(shown) if night.confirmation_rate is not None]
     if not rows:
         return None
-    figure, axes = axes_of(_WIDTH, 240, left=44, bottom=40)
+    figure, axes = axes_of(COLUMN, 220, left=44, bottom=40)
     x = [position for position, _ in rows]
     null = [(position, night) for position, night in rows if night.null_confirmation_rate is not None]
     axes.plot(

@@ -15,7 +15,7 @@ from memory.records import Interval, PatternMemory
 from memory.reporting import theme, wording
 from memory.reporting.data import BaseRate, Floats, StateCloud
 from memory.reporting.ranking import FADED, leading_outcome, outcome_of, row_label, volatility_of
-from memory.reporting.svg import Marks, axes_of, inline_svg
+from memory.reporting.svg import COLUMN, Marks, axes_of, inline_svg
 
 MAP_STATES = 700
 """States drawn behind the patterns: enough to show the shape, few enough to keep the file small."""
@@ -25,7 +25,6 @@ MAP_PATTERNS = 400
 
 _LARGEST_DOT = 320.0
 _SMALLEST_DOT = 48.0
-_FOREST_WIDTH = 390
 _ROW_HEIGHT = 36
 _BASIS_POINTS = 1e4
 _STATUS_MARKERS = {"new": "D", "confirmed": "o", FADED: "X"}
@@ -70,7 +69,7 @@ def pattern_map(
     """Patterns in two dimensions over the states of the window: colour is regime, area support, mark status."""
     chosen = sorted(patterns, key=lambda pattern: (-pattern.support, pattern.pattern_id))[:MAP_PATTERNS]
     points, states, shares = projected(chosen, cloud)
-    width, height = (960, 500) if wide else (360, 380)
+    width, height = (960, 500) if wide else (COLUMN, 360)
     figure, axes = axes_of(width, height, left=22, right=8, top=8, bottom=26)
     if cloud is not None and len(states):
         regimes = np.array(cloud.regimes)[thinned(len(cloud.regimes))]
@@ -159,7 +158,7 @@ def return_forest(
     _widen(axes, 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value, 0, signed=True)))
-    _sides(axes, "← short pays", "mean gross return of long, bp", "long pays →")
+    _sides(axes, "← short pays", "gross mean of long, bp", "long pays →")
     axes.set_title(f"after {wording.horizon(horizon_minutes)}")
     label = f"Mean return after {wording.horizon(horizon_minutes)} with intervals, for {len(rows)} patterns"
     return inline_svg(figure, name=f"returns-{horizon_minutes}", label=label)
@@ -189,14 +188,14 @@ def volatility_forest(ranked: Sequence[tuple[int, PatternMemory]], horizon_minut
     ticks = [tick for tick in (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0) if low <= tick <= high]
     axes.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    _sides(axes, "← calmer", "movement against the regime's usual", "wilder →")
+    _sides(axes, "← calmer", "times the regime's usual", "wilder →")
     axes.set_title(f"after {wording.horizon(horizon_minutes)}")
     label = f"Volatility after {wording.horizon(horizon_minutes)} against the base rate, for {len(rows)} patterns"
     return inline_svg(figure, name=f"volatility-{horizon_minutes}", label=label)
 
 
 def _forest_axes(rows: int) -> tuple[Figure, Axes]:
-    figure, axes = axes_of(_FOREST_WIDTH, 66 + _ROW_HEIGHT * rows, left=14, right=14, top=26, bottom=40)
+    figure, axes = axes_of(COLUMN, 66 + _ROW_HEIGHT * rows, left=14, right=14, top=26, bottom=40)
     # Strongest at the top; the label of a row stands above its line.
     axes.set_ylim(rows - 0.55, -0.75)
     axes.set_yticks([])

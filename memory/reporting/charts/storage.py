@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from memory.reporting import theme, wording
 from memory.reporting.charts.nights import NIGHTS_DRAWN, name_nights
 from memory.reporting.measured_data import NightSizes
-from memory.reporting.svg import axes_of, inline_svg
+from memory.reporting.svg import COLUMN, axes_of, inline_svg
 
 LEAST_NIGHTS = 2
 """A single night is no growth: it is said, and not drawn."""
@@ -51,7 +51,7 @@ def redis_growth(sizes: Sequence[NightSizes]) -> Markup | None:
     if len(shown) < LEAST_NIGHTS:
         return None
     kinds = kinds_of(shown)
-    figure, axes = axes_of(400, 240, left=48, bottom=40)
+    figure, axes = axes_of(COLUMN, 220, left=48, bottom=40)
     position, floor = np.arange(len(shown)), np.zeros(len(shown))
     for kind, (colour, hatch) in zip(kinds, LAYERS, strict=False):
         heights = np.array([bytes_of(night, kind, kinds) / MEGABYTE for night in shown])

@@ -10,12 +10,11 @@ from matplotlib.ticker import FuncFormatter
 from memory.records import StrategyMemory
 from memory.reporting import theme, wording
 from memory.reporting.sections import ALL_REGIMES, sorted_strategies
-from memory.reporting.svg import axes_of, inline_svg
+from memory.reporting.svg import COLUMN, axes_of, inline_svg
 
 STRATEGIES_DRAWN = 20
 """Agents that fit one chart; the table below it has all of them."""
 
-_WIDTH = 400
 _ROW_HEIGHT = 30
 _LINEAR = 1.0
 """Sharpe ratios up to it are drawn to scale, larger ones by their logarithm: a day's raw ones reach 50."""
@@ -37,7 +36,7 @@ def sharpe_ratios(strategies: Sequence[StrategyMemory], limit: float) -> Markup 
     ][:STRATEGIES_DRAWN]
     if not rows:
         return None
-    figure, axes = axes_of(_WIDTH, 66 + _ROW_HEIGHT * len(rows), left=14, right=14, top=26, bottom=40)
+    figure, axes = axes_of(COLUMN, 66 + _ROW_HEIGHT * len(rows), left=14, right=14, top=26, bottom=40)
     axes.set_xscale("symlog", linthresh=_LINEAR)
     for y, (agent, raw, shrunk) in enumerate(rows):
         if shrunk is not None:

@@ -162,13 +162,13 @@ async def snapshot_of(mem: MemoryConnection, folder: Path, *, cut_ms: int | None
     return partial.commit(manifest), manifest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def everything() -> Fill:
     """Puts something of every kind into a memory."""
     return fill_with_everything
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def take() -> Callable[..., Awaitable[tuple[Path, Manifest]]]:
     """Takes snapshots."""
     return snapshot_of

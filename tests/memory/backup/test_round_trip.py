@@ -62,9 +62,45 @@ class Target:
                 return await compare_redis(mem, path, manifest, await server_ms(mem.link))
 
 
+@dataclass(frozen=True)
+class Untouched:
+    """A memory and its restored copy, both open; tests change neither."""
+
+    mem: MemoryConnection
+    copy: MemoryConnection
+    target: Target
+    path: Path
+    manifest: Manifest
+
+
 @pytest.fixture
 def target(servers: Any) -> Target:
     return Target(servers.redis_url)
+
+
+@pytest.fixture(scope="module")
+def once(
+    servers: Any, everything: Any, take: Take, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Target, Path, Manifest]:
+    """A memory, and where it was restored from which snapshot: for tests that leave the copy as it is."""
+    namespace, target = f"t-{uuid.uuid4().hex[:12]}", Target(servers.redis_url)
+
+    async def make() -> tuple[Path, Manifest]:
+        async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem:
+            await everything(mem)
+            path, manifest = await take(mem, tmp_path_factory.mktemp("snapshot"))
+        await target.restore(path, manifest)
+        return path, manifest
+
+    return namespace, target, *asyncio.run(make())
+
+
+@pytest.fixture
+async def untouched(once: Any, servers: Any) -> AsyncIterator[Untouched]:
+    """What was restored once, and what it is a copy of."""
+    namespace, target, path, manifest = once
+    async with memory.connect(redis_url=servers.redis_url, namespace=namespace) as mem, target.connect() as copy:
+        yield Untouched(mem, copy, target, path, manifest)
 
 
 @pytest.fixture
@@ -79,16 +115,16 @@ async def restored(
         yield copy, path, manifest
 
 
-async def test_every_key_is_as_it_was(restored: Any, target: Target) -> None:
-    copy, path, manifest = restored
+async def test_every_key_is_as_it_was(untouched: Untouched) -> None:
+    path, manifest = untouched.path, untouched.manifest
     assert set(manifest.rows("redis")) == set(Section) - {Section.OTHER}
-    assert await target.differences(path, manifest) == []
-    assert await copy.semantic.digest() == manifest.semantic_digest
+    assert await untouched.target.differences(path, manifest) == []
+    assert await untouched.copy.semantic.digest() == manifest.semantic_digest
 
 
-async def test_searches_find_what_the_files_hold(restored: Any) -> None:
-    copy, path, manifest = restored
-    sample = await compare_answers(copy, path, manifest, await server_ms(copy.link))
+async def test_searches_find_what_the_files_hold(untouched: Untouched) -> None:
+    copy = untouched.copy
+    sample = await compare_answers(copy, untouched.path, untouched.manifest, await server_ms(copy.link))
     assert (sample.questions, sample.differences) == (8, ())
 
 
@@ -168,10 +204,8 @@ async def _one(mem: MemoryConnection) -> AsyncIterator[AgentMemoryMessage]:
         yield await anext(reader)
 
 
-async def test_knowledge_is_read_by_its_line_under_the_new_name_as_of_any_time(
-    restored: Any, mem: MemoryConnection, target: Target
-) -> None:
-    copy, _, _ = restored
+async def test_knowledge_is_read_by_its_line_under_the_new_name_as_of_any_time(untouched: Untouched) -> None:
+    mem, copy, target = untouched.mem, untouched.copy, untouched.target
     assert await copy.semantic.current_line() == f"{target.namespace}/rff-1/1"
     then = datetime(2021, 6, 17, 12, tzinfo=UTC)
     for as_of in (None, then):
@@ -184,9 +218,9 @@ async def _known(mem: MemoryConnection, as_of: datetime | None) -> list[Any]:
     return list(await (mem.semantic.current() if as_of is None else mem.semantic.as_of(as_of)))
 
 
-async def test_a_trace_names_the_line_of_its_namespace(restored: Any, mem: MemoryConnection, target: Target) -> None:
-    copy, _, manifest = restored
-    assert manifest.rows("redis")["decisions"] == 4
+async def test_a_trace_names_the_line_of_its_namespace(untouched: Untouched) -> None:
+    mem, copy, target = untouched.mem, untouched.copy, untouched.target
+    assert untouched.manifest.rows("redis")["decisions"] == 4
     keys = await mem.link.execute("KEYS", f"{mem.namespace}:decision:*")
     decision = keys[0].decode().rpartition(":")[2]
     old, new = await mem.decisions.get(decision), await copy.decisions.get(decision)
@@ -196,13 +230,13 @@ async def test_a_trace_names_the_line_of_its_namespace(restored: Any, mem: Memor
     assert (new.features, new.timestamp) == (old.features, old.timestamp)
 
 
-async def test_times_to_live_go_on(restored: Any, mem: MemoryConnection, target: Target) -> None:
-    copy, path, manifest = restored
+async def test_times_to_live_go_on(untouched: Untouched) -> None:
+    path, manifest = untouched.path, untouched.manifest
     lasting = [row for name in manifest.paths("redis", "episodic") for rows in read_rows(path / name) for row in rows]
     (expiring, *_) = [row for row in lasting if row.expires_ms is not None]
-    for namespace in (mem.namespace, target.namespace):
+    for namespace in (untouched.mem.namespace, untouched.copy.namespace):
         name = f"{namespace}:".encode() + expiring.key
-        assert await copy.link.execute("PEXPIRETIME", name) == expiring.expires_ms
+        assert await untouched.copy.link.execute("PEXPIRETIME", name) == expiring.expires_ms
 
 
 async def test_keys_that_have_expired_since_are_left_out(

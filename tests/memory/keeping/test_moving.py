@@ -224,6 +224,17 @@ async def test_an_export_is_there_whole_or_not_at_all(mem: memory.MemoryConnecti
         await export_experiences(mem, Selection("momentum"), tmp_path / "out", said)
 
 
+async def test_an_encoder_that_nothing_is_recorded_with_is_refused_with_those_that_there_are(
+    mem: memory.MemoryConnection, tmp_path: Path
+) -> None:
+    with pytest.raises(KeepingError, match="Record some first"):
+        await export_experiences(mem, Selection("momentum", encoder_id="nope"), tmp_path / "out", said)
+    await filled(mem)
+    with pytest.raises(KeepingError, match=r"'nope'.*Choose one of enc-1"):
+        await export_experiences(mem, Selection("momentum", encoder_id="nope"), tmp_path / "out", said)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_export_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     with (
         export_folder.NewExport(tmp_path / "out"),

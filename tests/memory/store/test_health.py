@@ -12,6 +12,7 @@ import pytest
 
 import memory
 from memory import MemoryConnection
+from memory.store import health_indexes
 from memory.store.health import Check, CheckStatus, judge_clock
 from memory.store.health_records import take_census
 from memory.store.reindexing import Reindexer
@@ -314,6 +315,27 @@ async def test_patterns_without_an_index_are_missed(mem: MemoryConnection) -> No
     check = (await checked(mem))["semantic index"]
     assert (check.status, "1 of 1" in check.seen) == (CheckStatus.FAIL, True)
     assert "consolidate_memories" in check.remedy
+
+
+async def test_patterns_whose_index_is_being_built_are_not_missed(
+    mem: MemoryConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_indexes, "BUILD_PATIENCE_S", 0.0)
+    await register(mem)
+    await mem.link.execute("HSET", mem.keys.semantic("PATTERN", "p-1", 0, "line"), "body", b"x")
+    vectors = np.random.default_rng(0).standard_normal((1000, 256)).astype(np.float32)
+    await mem.link.pipeline(
+        [("HSET", f"{mem.namespace}:record:{row}", "vector", vector.tobytes()) for row, vector in enumerate(vectors)]
+    )
+    index = mem.keys.semantic_index("rff-1")
+    await mem.link.execute(
+        *("FT.CREATE", index, "ON", "HASH", "PREFIX", 1, f"{mem.namespace}:record:", "SCHEMA"),
+        *("vector", "VECTOR", "HNSW", 8, "TYPE", "FLOAT32", "DIM", 256, "DISTANCE_METRIC", "L2"),
+        *("EF_CONSTRUCTION", 1000),  # Looks at every record for each, so that building takes seconds.
+    )
+    check = (await checked(mem))["semantic index"]
+    assert (check.status, "is being built" in check.seen) == (CheckStatus.WARN, True)
+    await mem.link.execute("FT.DROPINDEX", index)
 
 
 async def test_an_alias_that_leads_elsewhere_is_named_with_the_command(mem: MemoryConnection, make: Any) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from memory import MemoryConnection
+from memory.errors import InvalidQueryError
+from memory.store.link import RedisLink
 from memory.store.scan import select
 from memory.store.windows import read_window_data
 from memory.window import Window
@@ -25,6 +29,41 @@ async def test_each_experience_counts_once_unless_an_encoder_is_named(mem: Memor
     assert await mem.episodic.count(at_least=True) == len(records) + 1  # The new index is the fuller one.
     assert await mem.episodic.count(encoder_id=OLD) == len(records)
     assert await mem.episodic.count(encoder_id=NEW) == len(records) + 1
+
+
+@pytest.mark.parametrize("most", [None, "live", "replay", "backtest"])
+async def test_the_numbers_by_source_are_the_same_whichever_is_not_walked(
+    mem: MemoryConnection, make: Any, most: str | None
+) -> None:
+    records = [make(minute, source="replay" if minute % 3 else "backtest") for minute in range(20)]
+    await mem.episodic.add_many(records)
+    expected = {"live": 0, "replay": 13, "backtest": 7}
+    assert await mem.episodic.count_by_source(most) == expected
+    await encode_anew(mem)
+    assert await mem.episodic.count_by_source(most) == expected
+
+
+async def test_a_source_that_is_none_is_refused(mem: MemoryConnection) -> None:
+    with pytest.raises(InvalidQueryError, match="most"):
+        await mem.episodic.count_by_source("history")
+
+
+async def test_what_is_not_walked_is_not_searched(
+    mem: MemoryConnection, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mem.episodic.add_many(lived(make))
+    sent: list[str] = []
+    execute = RedisLink.execute
+
+    async def noted(self: RedisLink, *command: Any, **options: Any) -> Any:
+        sent.append(" ".join(map(str, command)))
+        return await execute(self, *command, **options)
+
+    monkeypatch.setattr(RedisLink, "execute", noted)
+    await mem.episodic.count_by_source("replay")
+    searches = [command for command in sent if command.startswith("FT.SEARCH")]
+    assert len(searches) == 2
+    assert not any("replay" in command or " * " in command for command in searches)
 
 
 async def test_each_experience_counts_once_in_the_middle_of_the_change(mem: MemoryConnection, make: Any) -> None:
