@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from agents.encoder import StateEncoder
 from agents.feed import Tick, replay_ticks
 from agents.fitting import default_encoder
-from agents.replay import MarketReplay
+from agents.replay import MarketReplay, State
 from memory import MemoryConnection
 from memory.asof import replaying
 from memory.errors import AccessDeniedError, EncoderError
@@ -43,6 +43,27 @@ def present_of(feed: Feed) -> Iterator[None]:
             yield
     else:
         yield
+
+
+async def each_state(
+    feed: Feed, act: Callable[[State], Awaitable[object]], close: Callable[[], Awaitable[None]]
+) -> int:
+    """Give each state of a feed that a decision may be taken on to `act`, one after the other; returns how many.
+
+    Meanwhile the present is that of the feed. `close` is called in the end, however that comes; an error of `act` ends
+    the feed.
+    """
+    given = 0
+    with present_of(feed):
+        try:
+            async for ticks in follow(feed):
+                for tick in ticks:
+                    if tick.state is not None and tick.acts:
+                        await act(tick.state)
+                        given += 1
+        finally:
+            await close()
+    return given
 
 
 async def check_encoder(mem: MemoryConnection, encoder_id: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import memory
-from agents.connecting import Feed, check_encoder, follow, present_of
+from agents.connecting import Feed, check_encoder, each_state
 from agents.replay import State
 from agents.telling import Teller
 from memory import MemoryConnection
@@ -209,17 +209,7 @@ class PatternAgent:
 
     async def run(self, feed: Feed) -> int:
         """Observe all states of a feed; returns how many there were."""
-        observed = 0
-        with present_of(feed):
-            try:
-                async for ticks in follow(feed):
-                    for tick in ticks:
-                        if tick.state is not None and tick.acts:
-                            await self.observe(tick.state)
-                            observed += 1
-            finally:
-                await self.close()
-        return observed
+        return await each_state(feed, self.observe, self.close)
 
     async def close(self) -> None:
         """Put what it never could send into the dead letters; a feed that was followed to its end does so itself."""

@@ -20,12 +20,12 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from agents.recorder_report import CLOSED, FULL, NOT_WRITTEN, TOO_OLD, RecorderCounts, RecorderReport
+from agents.recorder_report import CLOSED, FULL, TOO_OLD, RecorderCounts, RecorderReport, not_written, reason_lost
 from agents.recorder_writing import BatchWriter, Destination, Experience, TracesWritten, Written
 from agents.termination import flush_on_termination
 from memory.connection import MemoryConnection
 from memory.decisions import DecisionTrace
-from memory.errors import CoinswarmError, InvalidQueryError, StoreUnavailableError
+from memory.errors import CoinswarmError, InvalidQueryError, ServerUnsuitableError, StoreUnavailableError
 
 __all__ = ["Destination", "Experience", "ExperienceRecorder", "RecorderReport"]
 
@@ -112,6 +112,7 @@ class ExperienceRecorder:
         self._counts = RecorderCounts()
         self._accepts = False
         self._away_since: float | None = None
+        self._failure: Exception | None = None
         self._last_error = ""
         self._logged_at: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -165,6 +166,9 @@ class ExperienceRecorder:
         ------
         StoreUnavailableError
             It could not be written in time; it still waits.
+        ServerUnsuitableError
+            Redis refuses it, as AccessDeniedError where the user lacks a right: told at once, since waiting does not
+            change that. It still waits.
         """
         limit_s = self._close_wait_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
@@ -176,12 +180,11 @@ class ExperienceRecorder:
                 async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
                     if await self._write_batch():
                         continue
+                    if isinstance(self._failure, ServerUnsuitableError):
+                        raise not_written(self.report().waiting, self._failure)
                     await asyncio.sleep(pause_s)
             except TimeoutError:
-                raise StoreUnavailableError(
-                    f"{self.report().waiting:,} experiences could not be written within {limit_s:g} s.",
-                    remedy="They wait for Redis to come back; see report().",
-                ) from None
+                raise not_written(self.report().waiting, self._failure, f" within {limit_s:g} s") from None
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return self.report()
 
@@ -205,7 +208,7 @@ class ExperienceRecorder:
     ) -> None:
         try:
             await self.close()
-        except StoreUnavailableError:
+        except (StoreUnavailableError, ServerUnsuitableError):
             if error is None:
                 raise  # Otherwise the block's own error tells more; the log has what was lost.
 
@@ -227,6 +230,8 @@ class ExperienceRecorder:
         StoreUnavailableError
             Something could not be written within `close_wait_s` seconds, and is lost: it is counted and logged. (What
             was on its way then may have arrived all the same.)
+        ServerUnsuitableError
+            Redis refuses it, as in `flush`, and it is lost in the same way.
         """
         with self._lock:
             self._accepts = False
@@ -245,14 +250,15 @@ class ExperienceRecorder:
             await asyncio.wait([task])
             if self._release is not None:
                 self._release()
-            lost = self._drop_all(NOT_WRITTEN)
+            reason = reason_lost(self._failure)
+            lost = self._drop_all(reason)
             if lost:
-                _log.error("%d experiences are lost: %s (%s).", lost, NOT_WRITTEN, self._last_error)
+                _log.error("%d experiences are lost: %s (%s).", lost, reason, self._last_error)
 
     async def _close_before_the_end(self) -> None:
         try:
             await self.close()
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, ServerUnsuitableError) as error:
             _log.error("The process ends: %s", error)
 
     # --- writing ---------------------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ class ExperienceRecorder:
                 _log.error("%d traces cannot be written.", len(traces), exc_info=error)
                 traced = TracesWritten(0, Counter({f"it could not be written: {error!r}": len(traces)}))
             with self._lock:
-                self._away_since = None
+                self._away_since = self._failure = None
                 self._counts.traces_written += traced.stored
                 self._counts.refuse_traces(traced.refused)
                 self._count_stored()
@@ -377,7 +383,7 @@ class ExperienceRecorder:
         with self._lock:
             if self._away_since is None:
                 self._away_since = time.monotonic()
-            self._last_error = str(error)
+            self._failure, self._last_error = error, str(error)
         self._say(f"Redis takes nothing: {error}", "experiences wait")
 
     def _say(self, reason: str, what: str) -> None:

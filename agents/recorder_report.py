@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from memory.errors import CoinswarmError, ServerUnsuitableError, StoreUnavailableError
+
 FULL = "the buffer was full"
 TOO_OLD = "it waited for too long"
 CLOSED = "the recorder was closed"
 NOT_WRITTEN = "Redis was away when the recorder was closed"
+NOT_ALLOWED = "Redis refused them until the recorder was closed"
 OTHER_REASONS = "other reasons"
 
 MAX_REASONS = 100
@@ -86,3 +89,28 @@ class RecorderCounts:
             away_s=away_s,
             last_error=last_error,
         )
+
+
+def not_written(waiting: int, failure: Exception | None, when: str = "") -> CoinswarmError:
+    """The error of what waits, with its cause: of a refusal of the kind that this has, else StoreUnavailableError.
+
+    Parameters
+    ----------
+    waiting
+        Experiences that wait.
+    failure
+        Why they were not written; None where no attempt has ended yet.
+    when
+        By when they were to be written, such as `` within 10 s``.
+    """
+    what = f"{waiting:,} experience{'' if waiting == 1 else 's'} could not be written{when}"
+    if not isinstance(failure, CoinswarmError):
+        why = "" if failure is None else f": {failure}"
+        return StoreUnavailableError(f"{what}{why}.", remedy="They wait for Redis to come back; see report().")
+    kind = type(failure) if isinstance(failure, ServerUnsuitableError) else StoreUnavailableError
+    return kind(f"{what}: {failure.message}", remedy=failure.remedy)
+
+
+def reason_lost(failure: Exception | None) -> str:
+    """By what reason that is counted which waits when the recorder is closed, given the last failure to write it."""
+    return NOT_ALLOWED if isinstance(failure, ServerUnsuitableError) else NOT_WRITTEN

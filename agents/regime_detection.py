@@ -22,7 +22,7 @@ import numpy as np
 
 import memory
 from agents.catalogue import FEATURE_NAMES
-from agents.connecting import Feed, check_encoder, encoder_of, follow, present_of
+from agents.connecting import Feed, check_encoder, each_state, encoder_of
 from agents.encoder import StateEncoder
 from agents.features import GAP_MINUTES
 from agents.regime_belief import RegimeBelief, change_message
@@ -139,17 +139,7 @@ class RegimeDetectionAgent:
 
     async def run(self, feed: Feed) -> int:
         """Follow all states of a feed; returns how many there were."""
-        followed = 0
-        with present_of(feed):
-            try:
-                async for ticks in follow(feed):
-                    for tick in ticks:
-                        if tick.state is not None and tick.acts:
-                            await self.follow(tick.state)
-                            followed += 1
-            finally:
-                await self.close()
-        return followed
+        return await each_state(feed, self.follow, self.close)
 
     async def close(self) -> None:
         """Put what it never could send into the dead letters; a feed that was followed to its end does so itself."""

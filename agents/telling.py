@@ -16,7 +16,7 @@ from datetime import datetime
 from memory import MemoryConnection
 from memory.errors import FutureMessageError, StoreUnavailableError
 from memory.messages import LIVE_RUN, AgentMemoryMessage, pack_message
-from memory.store.dead_letters import MESSAGES, Refusal
+from memory.store.dead_letters import UNSENT, Refusal
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Teller:
         ]
         if not refusals:
             return
-        await self._mem.dead_letters.add(refusals, origin=MESSAGES)
+        await self._mem.dead_letters.add(refusals, origin=UNSENT)
         self.dead += len(refusals)
         _log.warning(
             "Messages of %s are dead letters, as they were dated ahead of the server's clock: %d.",

@@ -93,7 +93,11 @@ def show_acl(result: dict[str, Any], out: rich.console.Console) -> None:
         for entry in result["users"]:
             out.print(entry["line"], highlight=False, soft_wrap=True, markup=False)
         return
-    out.print(f"Applied at {', '.join(result['applied'])}. Give each process its own, as COINSWARM_REDIS_URL_FILE:")
+    out.print(
+        f"Applied at {', '.join(result['applied'])}. Give each process its own, as COINSWARM_REDIS_URL_FILE:",
+        highlight=False,
+        soft_wrap=True,
+    )
     for entry in result["users"]:
         out.print(f"  {entry['user']}  {entry['url_file']}", highlight=False, soft_wrap=True)
     for address in result["open"]:
@@ -102,6 +106,7 @@ def show_acl(result: dict[str, Any], out: rich.console.Console) -> None:
             "it: ACL SETUSER default off, or a password for its administrator.",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
     if not result["lasting"]:
         out.print(

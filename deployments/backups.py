@@ -63,11 +63,15 @@ def show_backup(result: Mapping[str, Any], out: rich.console.Console) -> None:
     out.print(f"Snapshot as of {_moment(result['cut'])}: {result['snapshot']}", highlight=False, soft_wrap=True)
     if not any(result["redis"].values()):
         namespace = Path(result["snapshot"]).parent.name
-        out.print(f"It holds no memories: there are none in the namespace '{namespace}'.", highlight=False)
+        out.print(
+            f"It holds no memories: there are none in the namespace '{namespace}'.", highlight=False, soft_wrap=True
+        )
     out.print(_contents(result))
     _show_missing(result, out)
     if result["dropped"]:
-        out.print(f"Dropped, beyond those that are kept: {', '.join(result['dropped'])}", highlight=False)
+        out.print(
+            f"Dropped, beyond those that are kept: {', '.join(result['dropped'])}", highlight=False, soft_wrap=True
+        )
 
 
 def show_restore(result: Mapping[str, Any], out: rich.console.Console) -> None:
@@ -91,7 +95,7 @@ def show_restore(result: Mapping[str, Any], out: rich.console.Console) -> None:
     out.print(_contents(result))
     _show_missing(result, out)
     for note in schema_notes(result["ledger_schema"]):
-        out.print(note, highlight=False)
+        out.print(note, highlight=False, soft_wrap=True)
     if result.get("expired"):
         out.print(f"{result['expired']:,} keys had expired since and were left out.", highlight=False)
 
@@ -136,4 +140,4 @@ def _show_missing(result: Mapping[str, Any], out: rich.console.Console) -> None:
     from tasks.backup_summaries import missing_notes
 
     for note in missing_notes(result["missing"]):
-        out.print(note, highlight=False)
+        out.print(note, highlight=False, soft_wrap=True)

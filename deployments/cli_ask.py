@@ -112,7 +112,9 @@ def patterns(
     min_support: Annotated[int, typer.Option(min=0, help="Least occurrences.")] = 0,
     text: Annotated[str, typer.Option("--search", help="Words in description, features or id.")] = "",
     sort: Annotated[Sort, typer.Option(case_sensitive=False, help="What comes first.")] = Sort.NET,
-    limit: Annotated[int, typer.Option(min=1, help="Patterns to show in the list.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Patterns to show in the list; --csv and --json have them all.")
+    ] = 20,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a row of values for each pattern.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -55,7 +55,10 @@ def retry(
     namespace: Namespace = None,
     as_json: Json = False,
 ) -> None:
-    """Put letters back to where they came from, once the cause is gone; nothing is stored twice."""
+    """Put letters back to where they came from, once the cause is gone: experiences into their agents' inboxes, and
+    messages whose handling failed to their readers; messages that were never sent go out. Nothing is stored or told
+    twice. What names no agent, and a message that is broken or in another's name, can only be dropped.
+    """
     from deployments import letters
 
     console = Console(as_json=as_json)

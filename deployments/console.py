@@ -47,9 +47,8 @@ class Console:
     def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
         self.as_json = as_json
         self.verbose = verbose
-        # Rules and keys hold colons: `:mailbox:` must not become a picture.
-        self.out = rich.console.Console(emoji=False)
-        self.err = rich.console.Console(stderr=True, emoji=False)
+        self.out = plain_console()
+        self.err = plain_console(stderr=True)
 
     def result(self, value: Value, show: Callable[[Value, rich.console.Console], None]) -> None:
         """Print the result of the command."""
@@ -82,6 +81,19 @@ class Console:
             self.say(title)
             with _listening(_PlainSteps(self)):
                 yield
+
+
+def plain_console(**options: Any) -> rich.console.Console:
+    """A console on which every text appears as it is: styles are given as such, never as tags in a text.
+
+    Paths, names, rules and errors hold brackets and colons: `[red]` must not vanish, nor `:mailbox:` become a picture.
+
+    Parameters
+    ----------
+    options
+        Others of `rich.console.Console`.
+    """
+    return rich.console.Console(markup=False, emoji=False, **options)
 
 
 class _PlainSteps(logging.Handler):

@@ -8,6 +8,8 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
+from deployments.console import print_table
+
 NIGHTS_SHOWN = 7
 
 
@@ -82,4 +84,4 @@ def _show_reads(name: str, reads: Sequence[Mapping[str, Any]], out: rich.console
             f"{1e4 * read['reward']:+.2f}" if held else "",
             read["memory_id"],
         )
-    out.print(table)
+    print_table(out, table)

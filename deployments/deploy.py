@@ -10,11 +10,11 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
-from deployments.console import Console
-from deployments.local import check_places, load_settings, local_stack
+from deployments.console import Console, print_table
+from deployments.local import check_places, load_settings, local_stack, starting
 from deployments.registry import deployments, extras_left_out, told_unscheduled, unscheduled
 from deployments.retrying import prefect_command
-from deployments.work_pools import check_reach, checked_type, template
+from deployments.work_pools import check_reach, checked_pool, checked_type, template
 
 
 def deploy(
@@ -26,16 +26,18 @@ def deploy(
     """
     settings = load_settings(namespace)
     kind = checked_type(pool_type)
+    name = checked_pool(pool, kind)
     check_reach(settings, kind, template(kind, template_path))
     check_places(settings)
+    services = ("prefect",)
     with (
-        console.steps("Reaching the Prefect server"),
-        local_stack(settings, verbose=console.verbose, services=("prefect",)) as stack,
+        console.steps(starting(settings, services)),
+        local_stack(settings, verbose=console.verbose, services=services) as stack,
     ):
         from deployments.deploying import register
 
         console.say("Registering deployments")
-        done = register(settings, pool=pool, pool_type=kind, template_path=template_path)
+        done = register(settings, pool=name, pool_type=kind, template_path=template_path)
         server = stack.prefect_api_url
     left_out = extras_left_out(settings, in_containers=kind != "process")
     crons = {each.full_name: each.cron for each in deployments(settings.namespace, left_out=left_out)}
@@ -77,13 +79,12 @@ def show_deployed(result: Mapping[str, Any], out: rich.console.Console) -> None:
     marks = {**dict.fromkeys(result["created"], "new"), **dict.fromkeys(result["changed"], "changed")}
     for name, entry in result["deployments"].items():
         table.add_row(name, entry["cron"] or "by hand", marks.get(name, ""))
-    out.print(table)
+    print_table(out, table)
     for name in result["automations"]:
-        out.print(
-            f"automation '{name}' {marks.get(f'automation {name!r}', '')}".rstrip(), highlight=False, markup=False
-        )
+        told = f"automation '{name}' {marks.get(f'automation {name!r}', '')}".rstrip()
+        out.print(told, highlight=False, markup=False, soft_wrap=True)
     for name in result["removed"]:
-        out.print(f"removed: {name}", highlight=False, markup=False)
+        out.print(f"removed: {name}", highlight=False, markup=False, soft_wrap=True)
     if not (result["created"] or result["changed"] or result["removed"]):
         out.print("Everything was in place.", highlight=False)
     if result["remark"]:

@@ -26,6 +26,7 @@ from deployments.examination import Examination, Part, attempt
 from deployments.local import load_settings
 from deployments.reaching import Reached, reach
 from deployments.status import age_text
+from memory.commands import command
 from memory.errors import CoinswarmError
 from memory.settings import Settings
 from memory.store.health import Check, CheckStatus, ok, warn
@@ -121,7 +122,8 @@ def _age_of_knowledge(case: Examination) -> Check:
         return warn(
             name,
             f"{seen}, longer than {limit_h:g} h.",
-            "coinswarm status names the run that failed, and the command; COINSWARM_KNOWLEDGE_MAX_AGE_H is the limit.",
+            f"{command('status', case.settings.namespace)} names the run that failed, and the command; "
+            "COINSWARM_KNOWLEDGE_MAX_AGE_H is the limit.",
         )
     return ok(name, seen)
 

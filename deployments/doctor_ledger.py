@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import sqlalchemy as sa
 
 import memory
 from deployments.examination import Examination, attempt, hours
-from deployments.retrying import retry_command
+from deployments.retrying import reason_of, retry_command
 from memory import embedded
+from memory.commands import command
 from memory.learning import ALGORITHM_VERSION
 from memory.ledger import Archive, Ledger, RunRecord
 from memory.ledger.database import Database
-from memory.ledger.host import is_gone
 from memory.ledger.migrate import schema_revision
 from memory.ledger.migrations import HEAD
 from memory.settings import Settings
+from memory.store.days import first_and_last_day
 from memory.store.health import Check, fail, judge_clock, ok, warn
+from memory.window import Window
 from tasks.groups import PUBLISHED
 from tasks.leftovers import find_leftovers
 from tasks.observing import runs_regularly
@@ -43,7 +45,7 @@ def check_ledger(case: Examination) -> list[Check]:
     if database_url is None:
         if case.reached.problem is not None:
             return []
-        return [ok("ledger", "nothing was learned here yet"), _never_ran(case.experiences)]
+        return [ok("ledger", "nothing was learned here yet"), *attempt("nightly", lambda: [never_ran(case)])]
     return attempt("ledger", lambda: _of_database(case, database_url))
 
 
@@ -56,7 +58,8 @@ def _of_database(case: Examination, database_url: str) -> list[Check]:
         seen = f"Postgres {facts.version // 10_000}.{facts.version % 10_000} at {database.display_url}"
         if revision is None:
             empty = ok("ledger", f"{seen}; it holds no ledger yet, the first flow creates it")
-            return [empty, _never_ran(case.experiences)]
+            case.last_runs = {}
+            return [empty, *attempt("nightly", lambda: [never_ran(case)])]
         if revision != HEAD:
             newer = revision > HEAD
             remedy = "Upgrade the software." if newer else "The next flow migrates it; back it up before (pg_dump)."
@@ -64,12 +67,13 @@ def _of_database(case: Examination, database_url: str) -> list[Check]:
             return [check("ledger", f"{seen}; its schema is {revision}, this software's {HEAD}.", remedy)]
         # Not Ledger.open, which would migrate.
         ledger, settings = Ledger(database), case.settings
+        case.last_runs = ledger.runs.latest(settings.namespace)
         return [
             ok("ledger", f"{seen}, schema {revision}"),
             _clock(ledger),
             *(_holder(ledger, name) for name in (settings.namespace, f"{settings.namespace}/inbox")),
             *_fence(ledger, settings.namespace, case.highest_token),
-            _nightly(ledger, settings.namespace, case.experiences),
+            *attempt("nightly", lambda: [_nightly(case, ledger)]),
             *_failed_flows(ledger, settings.namespace),
             _backup(ledger, settings.namespace, case.live),
             *attempt("knowledge", lambda: _knowledge(case, ledger)),
@@ -98,8 +102,10 @@ def _holder(ledger: Ledger, name: str) -> Check:
         f"run {holder.run_id} ({holder.flow} on {holder.host}, process {holder.process_id}, since "
         f"{holder.acquired_at.isoformat(timespec='seconds')})"
     )
-    if holder.expired or is_gone(holder.host, holder.process_id):
-        return warn(title, f"left behind by {who}.", "Start the flow again: it takes the lock over and goes on.")
+    if holder.left_behind:
+        run = ledger.runs.get(holder.run_id)
+        again = (None if run is None else retry_command(run)) or f"Start {holder.flow} again"
+        return warn(title, f"left behind by {who}.", f"{again}: it takes the lock over and goes on.")
     return ok(title, f"held by {who}")
 
 
@@ -114,8 +120,8 @@ def _fence(ledger: Ledger, namespace: str, highest_token: int | None) -> list[Ch
             "fence",
             f"Redis has seen token {highest_token}, the ledger granted {granted} at most: it is older than this Redis, "
             f"and its runs would be refused.",
-            "coinswarm run rebuild_memory, where this ledger belongs to this Redis: it goes on with higher tokens, and "
-            "publishes what this ledger knows.",
+            f"{command('run rebuild_memory', namespace)}, where this ledger belongs to this Redis: it goes on with "
+            "higher tokens, and publishes what this ledger knows.",
         )
     ]
 
@@ -123,26 +129,59 @@ def _fence(ledger: Ledger, namespace: str, highest_token: int | None) -> list[Ch
 # --- what ran --------------------------------------------------------------------------------------------------
 
 
-def _nightly(ledger: Ledger, namespace: str, experiences: int | None) -> Check:
+def _nightly(case: Examination, ledger: Ledger) -> Check:
+    namespace = case.settings.namespace
     run = ledger.runs.last(namespace, NIGHTLY)
     if run is None:
-        return _never_ran(experiences)
+        lines = ledger.lines.list(namespace)
+        return never_ran(case, [window for line in lines for window, _ in ledger.windows.with_current(line.line)])
     age = datetime.now(UTC) - run.started_at
     seen = f"window {run.window.name if run.window else 'unknown'}, started {hours(age)} ago, {run.status.lower()}"
-    again = retry_command(run) or "coinswarm run nightly"
+    tonight = command("run nightly", namespace)
     if run.status in ("FAILED", "DEAD"):
-        return fail("nightly", f"{seen}: {_reason(run)}", again)
-    if run.status == "RUNNING" and is_gone(run.host, run.process_id):
-        return fail("nightly", f"{seen}, but its process is gone.", again)
+        return fail("nightly", f"{seen}: {reason_of(run)}", retry_command(run) or tonight)
     if age > NIGHTLY_AGE and runs_regularly(ledger, namespace, NIGHTLY):
-        return warn("nightly", f"{seen}: a night was missed.", "coinswarm run nightly; check its schedule.")
+        return warn("nightly", f"{seen}: a night was missed.", f"{tonight}; check its schedule.")
     return ok("nightly", seen)
 
 
-def _never_ran(experiences: int | None) -> Check:
-    if experiences:
-        return warn("nightly", f"never ran, and {experiences:,} experiences wait for it.", "coinswarm run nightly")
-    return ok("nightly", "never ran; there is nothing to learn from yet")
+def never_ran(case: Examination, learned: Sequence[Window] = (), *, today: date | None = None) -> Check:
+    """What waits for a first night, and the command that learns from all of it.
+
+    Parameters
+    ----------
+    learned
+        Windows that were consolidated by another flow.
+    today
+        The UTC day that is not over yet; that of this host's clock where None.
+    """
+    redis_url, today = case.reached.redis_url, datetime.now(UTC).date() if today is None else today
+    if not case.experiences or redis_url is None:
+        return ok("nightly", "never ran; there is nothing to learn from yet")
+    days = _days(case.settings, redis_url, today)
+    if days is None:
+        return ok("nightly", "never ran; no experience is of a day until today")
+    first, last = days[0], min(days[1], today - timedelta(days=1))
+    if learned:
+        first = max(first, max(window.end for window in learned).date())
+    if last < first:
+        todays = f"the experiences of {today} wait for the night after it"
+        return ok("nightly", f"never ran; {todays if days[1] == today else 'other flows learned what there is'}")
+    span = f"{first}" if first == last else f"{first} to {last}"
+    what = "run nightly" if first == today - timedelta(days=1) else f"run backfill --from {first} --to {last}"
+    return warn(
+        "nightly",
+        f"never ran, and of {case.experiences:,} experiences those of {span} wait for it.",
+        command(what, case.settings.namespace),
+    )
+
+
+def _days(settings: Settings, redis_url: str, today: date) -> tuple[date, date] | None:
+    async def look() -> tuple[date, date] | None:
+        async with memory.connect(redis_url=redis_url, settings=settings, replica_urls=()) as mem:
+            return await first_and_last_day(mem.episodic, today)
+
+    return asyncio.run(look())
 
 
 def _failed_flows(ledger: Ledger, namespace: str) -> list[Check]:
@@ -157,7 +196,11 @@ def _failed_flows(ledger: Ledger, namespace: str) -> list[Check]:
     if not failed:
         return [ok("flows", f"the last runs of {len(last)} flows" if last else "none ran yet")]
     return [
-        warn("flows", f"{run.flow}: {run.status.lower()}: {_reason(run)}", retry_command(run) or "coinswarm status")
+        warn(
+            "flows",
+            f"{run.flow}: {run.status.lower()}: {reason_of(run)}",
+            retry_command(run) or command("status", namespace),
+        )
         for run in failed
     ]
 
@@ -172,20 +215,16 @@ def _was_part_of(night: RunRecord | None, run: RunRecord) -> bool:
     )
 
 
-def _reason(run: RunRecord) -> str:
-    return " ".join((run.error or "no reason is known").split())
-
-
 def _backup(ledger: Ledger, namespace: str, live: int | None) -> Check:
     """Whether what cannot be recorded again is saved."""
-    run = ledger.runs.last(namespace, BACKUP, "SUCCEEDED")
+    run, again = ledger.runs.last(namespace, BACKUP, "SUCCEEDED"), command("backup", namespace)
     if run is None:
         if live:
-            return warn("backup", f"none was made, and {live:,} live experiences are kept here.", "coinswarm backup")
+            return warn("backup", f"none was made, and {live:,} live experiences are kept here.", again)
         return ok("backup", "none was made; nothing was recorded live")
     age = datetime.now(UTC) - run.started_at
     if live and age > BACKUP_AGE:
-        return warn("backup", f"the last one is {hours(age)} old.", "coinswarm backup; check its schedule.")
+        return warn("backup", f"the last one is {hours(age)} old.", f"{again}; check its schedule.")
     return ok("backup", f"the last one is {hours(age)} old")
 
 
@@ -212,25 +251,23 @@ def _knowledge(case: Examination, ledger: Ledger) -> list[Check]:
             fail(
                 "knowledge",
                 f"Redis does not hold {', '.join(lost)} as it was published.",
-                "coinswarm run rebuild_memory restores it from the ledger; coinswarm run verify_memory says what "
-                "differs.",
+                f"{command('run rebuild_memory', settings.namespace)} restores it from the ledger; "
+                f"{command('run verify_memory', settings.namespace)} says what differs.",
             )
         ]
-    leading = ledger.lines.current(settings.namespace)
+    leading, start = ledger.lines.current(settings.namespace), command("run start_line", settings.namespace)
     if leading is not None and leading.algorithm_version != ALGORITHM_VERSION:
         return [
             warn(
                 "knowledge",
                 f"{leading.line} is read, and this software learns into a line of its own (version "
                 f"{ALGORITHM_VERSION}).",
-                "coinswarm run start_line learns all windows again and lets that line take over.",
+                f"{start} learns all windows again and lets that line take over.",
             )
         ]
     building = [record.line for record in records if record.state == "BUILDING"]
     if building:
-        return [
-            warn("knowledge", f"{', '.join(building)} is being built, and nobody reads it.", "coinswarm run start_line")
-        ]
+        return [warn("knowledge", f"{', '.join(building)} is being built, and nobody reads it.", start)]
     return [ok("knowledge", f"Redis holds {len(published)} of {len(records)} lines, as they were published")]
 
 
@@ -285,5 +322,6 @@ def _leftovers(case: Examination, ledger: Ledger) -> list[Check]:
     listed = ", ".join(f"{leftover.number:,} {leftover.what}" for leftover in found)
     seen = f"{listed}, {size / 2**20:,.0f} MiB: no harm, only room"
     if size > LEFTOVER_BYTES:
-        return [warn("leftovers", f"{seen}.", "coinswarm janitor shows what may go, with --apply it does.")]
+        janitor = command("janitor", settings.namespace)
+        return [warn("leftovers", f"{seen}.", f"{janitor} shows what may go, with --apply it does.")]
     return [ok("leftovers", seen)]

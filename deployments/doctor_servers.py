@@ -14,10 +14,11 @@ import fsspec
 from packaging.requirements import InvalidRequirement, Requirement
 
 from deployments.examination import Examination, attempt, hours
-from deployments.prefect_state import DeploymentState, PrefectState, look
+from deployments.prefect_state import DeploymentState, FailedRun, PrefectState, look
 from deployments.reaching import DOWN, ON_ITS_WAY, READY, UNUSED
 from deployments.results import check_place
-from deployments.retrying import prefect_command
+from deployments.retrying import Failure, lost_failure, prefect_command, unrecorded
+from memory.commands import command
 from memory.embedded.home import Home
 from memory.ledger import Archive
 from memory.settings import Settings
@@ -124,7 +125,7 @@ def _installed(name: str) -> str:
 
 def check_prefect(case: Examination) -> list[Check]:
     """Whether what is scheduled is carried out: server, deployments, worker."""
-    server = case.reached.server("prefect")
+    server, namespace = case.reached.server("prefect"), case.settings.namespace
     if case.reached.prefect_api_url is None and server.state in ON_ITS_WAY:
         return [warn("prefect", f"its server is {server.state}.", AGAIN)]
     if case.reached.prefect_api_url is None:
@@ -133,17 +134,18 @@ def check_prefect(case: Examination) -> list[Check]:
                 warn(
                     "prefect",
                     "no server runs: nothing is carried out by itself, and agents record here.",
-                    "coinswarm up, or schedule coinswarm run nightly otherwise (cron).",
+                    f"{command('up', namespace)}, or schedule {command('run nightly', namespace)} otherwise (cron).",
                 )
             ]
         return [ok("prefect", "no server runs: flows run when they are called (coinswarm up carries out schedules)")]
-    looked = look(case.reached.prefect_api_url, Home.at(case.settings.home), case.settings.namespace)
+    looked = look(case.reached.prefect_api_url, Home.at(case.settings.home), namespace)
     if looked.state is None:
         problem = looked.problem
         if problem is None:
             raise RuntimeError("a look at Prefect gave neither a state nor a reason")
         return while_starting(case, [fail("prefect", problem.message, problem.remedy)])
-    return while_starting(case, judge_prefect(case.settings, looked.state))
+    lost = [] if case.last_runs is None else unrecorded(looked.state.failed_runs, case.last_runs)
+    return while_starting(case, judge_prefect(case.settings, looked.state, lost))
 
 
 def while_starting(case: Examination, checks: Sequence[Check]) -> list[Check]:
@@ -158,10 +160,22 @@ def while_starting(case: Examination, checks: Sequence[Check]) -> list[Check]:
     ]
 
 
-def judge_prefect(settings: Settings, state: PrefectState) -> list[Check]:
-    """Whether a server that says this of itself carries out what is scheduled."""
+def judge_prefect(settings: Settings, state: PrefectState, lost: Sequence[FailedRun] = ()) -> list[Check]:
+    """Whether a server that says this of itself carries out what is scheduled.
+
+    Parameters
+    ----------
+    lost
+        Runs that failed before the ledger knew of them.
+    """
     prefect = prefect_command(settings, state.url)
-    return [_prefect_server(state), *_deployments(state, prefect), *_worker(state, prefect), _webhook(settings, state)]
+    return [
+        _prefect_server(state),
+        *_deployments(settings, state, prefect),
+        *_worker(settings, state, prefect),
+        *(_lost(lost_failure(run, settings.namespace, prefect)) for run in lost),
+        _webhook(settings, state),
+    ]
 
 
 def _prefect_server(state: PrefectState) -> Check:
@@ -175,11 +189,10 @@ def _prefect_server(state: PrefectState) -> Check:
     return ok("prefect", f"{seen}, closed with a password")
 
 
-def _deployments(state: PrefectState, prefect: str) -> list[Check]:
+def _deployments(settings: Settings, state: PrefectState, prefect: str) -> list[Check]:
     if not state.deployments:
-        return [
-            warn("deployments", "none is registered: nothing runs by itself.", "coinswarm deploy (or coinswarm up)")
-        ]
+        deploy, up = (command(words, settings.namespace) for words in ("deploy", "up"))
+        return [warn("deployments", "none is registered: nothing runs by itself.", f"{deploy} (or {up})")]
     scheduled = [deployment for deployment in state.deployments if deployment.scheduled]
     paused = [deployment for deployment in scheduled if deployment.paused]
     seen = f"{len(state.deployments)} registered, {len(scheduled)} with a schedule"
@@ -207,7 +220,7 @@ def _resumed(deployment: DeploymentState, prefect: str) -> str:
     return " && ".join(f"{resume} {schedule}" for schedule in deployment.inactive)
 
 
-def _worker(state: PrefectState, prefect: str) -> list[Check]:
+def _worker(settings: Settings, state: PrefectState, prefect: str) -> list[Check]:
     pools = sorted({deployment.pool for deployment in state.deployments if deployment.pool is not None})
     if not pools:
         return []
@@ -217,13 +230,19 @@ def _worker(state: PrefectState, prefect: str) -> list[Check]:
             fail(
                 "worker",
                 f"none is online in {', '.join(pools)}{late}: nothing that is scheduled runs.",
-                f"coinswarm up, or {prefect} worker start --pool {shlex.quote(pools[0])}",
+                f"{command('up', settings.namespace)}, or {prefect} worker start --pool {shlex.quote(pools[0])}",
             )
         ]
     seen = f"{len(state.workers)} online in {', '.join(pools)}{late}"
     if state.late_runs:
         return [warn("worker", f"{seen}.", "Look at the worker's log; raise its limit where it has too much to do.")]
     return [ok("worker", seen)]
+
+
+def _lost(failure: Failure) -> Check:
+    of = "" if failure.window is None else f" of {failure.window}"
+    seen = f"{failure.flow}{of} {failure.status.lower()} at {failure.at:%Y-%m-%d %H:%M}: {failure.reason.rstrip('.')}."
+    return warn("runs", seen, failure.commands[-1])
 
 
 def _webhook(settings: Settings, state: PrefectState) -> Check:
@@ -235,7 +254,7 @@ def _webhook(settings: Settings, state: PrefectState) -> Check:
     return warn(
         "webhook",
         "none is configured: nobody is told when a night fails.",
-        "Set COINSWARM_WEBHOOK_URL (or its _FILE), then coinswarm deploy.",
+        f"Set COINSWARM_WEBHOOK_URL (or its _FILE), then {command('deploy', settings.namespace)}",
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from deployments.reaching import Reached
 from memory import Freshness
 from memory.errors import CoinswarmError
+from memory.ledger import RunRecord
 from memory.settings import Settings
 from memory.store.health import Check, fail
 
@@ -25,6 +26,8 @@ class Examination:
         Where its servers are.
     checks
         In the order in which they are shown.
+    last_runs
+        The latest run of each flow in the ledger, by flow; None where it could not be asked.
     experiences, live, highest_token, freshness
         What Redis holds, of which live, the highest fencing token that it has seen, and the newest knowledge; None
         where it could not be asked.
@@ -33,6 +36,7 @@ class Examination:
     settings: Settings
     reached: Reached
     checks: list[Check] = field(default_factory=list)
+    last_runs: Mapping[str, RunRecord] | None = None
     experiences: int | None = None
     live: int | None = None
     highest_token: int | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import rich.console
 from rich.table import Table
+from rich.text import Text
 
 from deployments.console import print_table
 from deployments.decision_shown import show_decision
@@ -106,7 +107,8 @@ def show_lineage(result: Mapping[str, Any], out: rich.console.Console) -> None:
     """A pattern's nights as a table, for each line that has it."""
     for line in result["lines"]:
         known_as = f", before: {', '.join(line['names_before'])}" if line["names_before"] else ""
-        out.print(f"[bold]{line['pattern']}[/bold] in {line['line']}{known_as}", highlight=False, soft_wrap=True)
+        heading = Text.assemble((line["pattern"], "bold"), f" in {line['line']}{known_as}")
+        out.print(heading, soft_wrap=True)
         seen = f", {line['support']} occurrences in {line['windows_seen']} windows" if line["support"] else ""
         out.print(f"{line['status']}{seen}", highlight=False)
         show_nights(line["events"], out)

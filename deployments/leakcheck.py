@@ -30,7 +30,7 @@ from agents.replay import MarketReplay, State
 from agents.simulation import simulate
 from deployments.console import Console
 from deployments.leak_questions import PRODUCTS, RUN, questions_of, untrained_policy
-from deployments.local import load_settings, local_stack
+from deployments.local import load_settings, local_stack, starting
 from memory import MemoryConnection
 from memory.errors import InvalidQueryError
 from memory.messages import AgentMemoryMessage, MessageType
@@ -79,7 +79,8 @@ def leakcheck(as_of: datetime | None, seed: int, console: Console) -> dict[str, 
         for name in OWN_SETTINGS:
             os.environ.pop(f"COINSWARM_{name}", None)
         os.environ["COINSWARM_HOME"] = home
-        with console.steps("Starting Redis, Postgres and Prefect"), local_stack(load_settings()):
+        settings = load_settings()
+        with console.steps(starting(settings)), local_stack(settings):
             console.say("Two nights in two memories, which differ in what comes after")
             worlds = fill_worlds(market, encoder, as_of, seed)
             console.say("Asking both as of then")

@@ -28,7 +28,8 @@ REASONS_OF = 1000
 LONGEST_VALUE = 200
 """Characters of a field's value that a table shows; --json has all of it."""
 NO_INBOX = "its agent is not known, so that it has no inbox"
-NO_READER = "it is a message that no reader had in hand"
+NO_MESSAGE = "it is no message, or none of the agent in whose name it was told"
+STILL_AHEAD = "it is still dated ahead of the server's clock, or is no message of its agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,10 @@ def show_letter(namespace: str | None, entry_id: str) -> dict[str, Any]:
 
 
 def retry(namespace: str | None, chosen: Chosen) -> dict[str, Any]:
-    """Put experiences back into their agents' inboxes, and messages back into their readers' hands.
+    """Put experiences back into their agents' inboxes, messages back into their readers' hands, and send unsent ones.
 
-    A letter moves in one step: killed anywhere, it is either here or there. What a drain makes of it is stored under
-    the id that follows from its content, so that nothing is stored twice.
+    Killed anywhere, the same again does the rest. What a drain makes of a letter is stored under the id that follows
+    from its content, and a message that was sent is not sent twice.
 
     Raises
     ------
@@ -119,13 +120,17 @@ def retry(namespace: str | None, chosen: Chosen) -> dict[str, Any]:
         kept = [{"entry_id": letter.entry_id, "why": why} for letter in letters if (why := _why_kept(letter))]
         to_inbox = [letter for letter in letters if letter.agent_id and not letter.is_message]
         to_reader = [letter for letter in letters if letter.is_message and letter.reader]
+        unsent = [letter.entry_id for letter in letters if letter.is_unsent]
         replayed = await mem.dead_letters.replay(chosen.entry_ids or None, agent_id=chosen.agent_id, field=chosen.field)
         redelivered = await mem.messages.redeliver([letter.entry_id for letter in to_reader]) if to_reader else 0
+        sent = await mem.messages.send_unsent(unsent) if unsent else ()
+        kept += [{"entry_id": entry_id, "why": STILL_AHEAD} for entry_id in unsent if entry_id not in sent]
         return {
             "namespace": mem.namespace,
             "to_inbox": replayed,
             "agents": dict(sorted(Counter(letter.agent_id for letter in to_inbox).items())),
             "to_readers": redelivered,
+            "sent": len(sent),
             "kept": kept,
             "unknown": unknown,
             "left": await mem.dead_letters.count(),
@@ -198,7 +203,7 @@ async def _missing(mem: MemoryConnection, entry_ids: Collection[str]) -> Invalid
 def _why_kept(letter: DeadLetter) -> str:
     """Why a letter cannot be tried again; empty where it can."""
     if letter.is_message:
-        return "" if letter.reader else NO_READER
+        return "" if letter.reader or letter.is_unsent else NO_MESSAGE
     return "" if letter.agent_id else NO_INBOX
 
 
@@ -254,7 +259,9 @@ def show_list(result: Mapping[str, Any], out: rich.console.Console) -> None:
     if not result["count"]:
         out.print(f"Namespace {result['namespace']} has no dead letters.", highlight=False)
         return
-    out.print(f"{_letters(result['count'])} in namespace {result['namespace']}", style="bold", highlight=False)
+    out.print(
+        f"{_letters(result['count'])} in namespace {result['namespace']}", style="bold", highlight=False, soft_wrap=True
+    )
     for item in result["reasons"]:
         out.print(
             Text(f"  {item['letters']:,} x {printable(item['field'])}, the newest: {printable(item['newest'])}"),
@@ -309,10 +316,13 @@ def show_retry(result: Mapping[str, Any], out: rich.console.Console) -> None:
         say(f"The next drain stores them, nothing twice: '{DRAIN}'. What is still wrong comes back here.")
     if result["to_readers"]:
         say(f"{_letters(result['to_readers'])} went back to the readers of the messages.")
-    if not result["to_inbox"] and not result["to_readers"]:
+    if result["sent"]:
+        say(f"{_letters(result['sent'])} had never been sent, and went out to whom the messages are for.")
+    if not result["to_inbox"] and not result["to_readers"] and not result["sent"]:
         say("No letter was tried again.")
     for why, count in Counter(item["why"] for item in result["kept"]).items():
-        say(f"{_letters(count)} stayed: {why}. It can only be dropped." if count == 1 else f"{count:,} stayed: {why}.")
+        last = "Retry it later, or drop it." if why == STILL_AHEAD else "It can only be dropped."
+        say(f"{_letters(count)} stayed: {why}. {last}" if count == 1 else f"{count:,} stayed: {why}.")
     _show_rest(result, say)
 
 

@@ -40,6 +40,10 @@ QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
 """Nothing on the terminal but what the command itself says; the UI has the logs all the same."""
 
 
+SERVICES = ("redis", "postgres", "prefect")
+_NAMES = {"redis": "Redis", "postgres": "Postgres", "prefect": "Prefect"}
+
+
 class SettingsError(CoinswarmError):
     """A setting of the environment or of the command line that cannot be."""
 
@@ -144,9 +148,11 @@ def local_stack(
     *,
     verbose: bool = False,
     prefect_port: int | None = None,
-    services: Collection[str] = ("redis", "postgres", "prefect"),
+    services: Collection[str] = SERVICES,
 ) -> Iterator[Stack]:
     """Start what is not configured and let this process talk to it while the block runs.
+
+    What is configured is asked first, so that nothing is started for a command that could not go on.
 
     Prefect reads its environment when it is first imported: enter this before importing a flow.
 
@@ -164,21 +170,15 @@ def local_stack(
     Raises
     ------
     PrefectUnavailableError
-        The configured Prefect server does not answer.
+        The configured Prefect server does not answer, or does not let this process in.
+    ServerUnsuitableError, StoreUnavailableError
+        Configured Redis or Postgres cannot be used, or does not answer.
     EmbeddedServerError
         An embedded server does not start.
     """
     if "prefect" in sys.modules:
         raise RuntimeError("Prefect was imported before its server was chosen; enter local_stack first")
-    wanted = [
-        service
-        for service, configured in (
-            ("redis", settings.redis_url),
-            ("postgres", settings.database_url),
-            ("prefect", settings.prefect_api_url),
-        )
-        if configured is None and service in services
-    ]
+    wanted = _not_configured(settings, services)
     environment = {
         **LOGGING,
         "COINSWARM_LOG_FILE": os.environ.get("COINSWARM_LOG_FILE") or str(settings.home / "logs" / "flows.log"),
@@ -186,9 +186,12 @@ def local_stack(
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_s),
         **({} if verbose else QUIET),
     }
+    check_configured(settings, services)
     if settings.prefect_api_url is not None:
-        check_prefect(settings.prefect_api_url)
         environment["PREFECT_API_URL"] = settings.prefect_api_url
+        if "prefect" in services:
+            os.environ.update(environment)
+            check_admission(settings.prefect_api_url)
     stack = Stack(settings, tuple(wanted), environment)
     if not wanted:
         os.environ.update(environment)
@@ -223,6 +226,43 @@ def check_places(settings: Settings) -> None:
     check_place(settings)
 
 
+def check_configured(settings: Settings, services: Collection[str] = SERVICES) -> None:
+    """Ask those of some services that are configured whether they can be used; raises as `local_stack` does."""
+    if settings.prefect_api_url is not None and "prefect" in services:
+        check_prefect(settings.prefect_api_url)
+    redis_url = settings.redis_url if "redis" in services else None
+    database_url = settings.database_url if "postgres" in services else None
+    embedded.check_configured(
+        None if redis_url is None else redis_url.get_secret_value(),
+        None if database_url is None else database_url.get_secret_value(),
+    )
+
+
+def starting(settings: Settings, services: Collection[str] = SERVICES) -> str:
+    """What `local_stack` is about to do, as a title: which servers it starts, or reaches where all are there.
+
+    What is configured is asked before, so that nobody reads of a start that does not come; raises as `local_stack`
+    does, and HomeTooNewError where the home was written by a newer version.
+    """
+    check_configured(settings, services)
+    embedded_ones = _not_configured(settings, services)
+    ready = {server.name for server in embedded.home_status(settings.home).servers if server.state == "ready"}
+    away = [_NAMES[service] for service in embedded_ones if service not in ready]
+    named = away or [_NAMES[service] for service in SERVICES if service in services]
+    listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
+    return f"{'Starting' if away else 'Reaching'} {listed}"
+
+
+def _not_configured(settings: Settings, services: Collection[str]) -> list[str]:
+    """Those of some services that are embedded ones, in the order of `SERVICES`."""
+    configured = {
+        "redis": settings.redis_url,
+        "postgres": settings.database_url,
+        "prefect": settings.prefect_api_url,
+    }
+    return [service for service in SERVICES if configured[service] is None and service in services]
+
+
 def check_prefect(api_url: str) -> None:
     """Raise PrefectUnavailableError unless a Prefect server answers at a URL that ends in /api."""
     try:
@@ -234,6 +274,18 @@ def check_prefect(api_url: str) -> None:
             f"no Prefect server answers at {redacted(api_url)} ({mask(str(reason))}).",
             remedy="Check that it runs and that COINSWARM_PREFECT_API_URL ends in /api; unset it for an embedded one.",
         ) from error
+
+
+def check_admission(api_url: str) -> None:
+    """Raise PrefectUnavailableError unless the Prefect server of this process's environment lets it in.
+
+    Prefect's own client asks: it knows of profiles and keys beside the variables. Importing it takes seconds, which
+    whatever talks to Prefect takes once.
+    """
+    from deployments.up_prefect import prefect_client
+
+    with prefect_client(redacted(api_url)) as client:
+        client.api_version()
 
 
 def send_what_waits() -> None:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from functools import partial
 
 import memory
-from deployments.prefect_state import Looked, look
+from deployments.prefect_state import FailedRun, Looked, look
 from deployments.reaching import READY, Reached, ServerState, as_asked, reach
+from deployments.retrying import unrecorded
 from memory.embedded.home import Home
 from memory.errors import CoinswarmError
 from memory.ledger import Ledger
@@ -58,6 +59,15 @@ class Sight:
     observation: Observation
     prefect: Looked
     problems: Mapping[str, CoinswarmError] = field(default_factory=dict)
+
+    @property
+    def lost_runs(self) -> list[FailedRun]:
+        """Runs that failed before the ledger knew of them (`unrecorded`); none where one of the two was not asked."""
+        state, ledger = self.prefect.state, self.observation.ledger
+        if state is None or self.reached.database_url is None or LEDGER in self.problems:
+            return []
+        flows = {} if ledger is None else ledger.flows
+        return unrecorded(state.failed_runs, {name: flow.last for name, flow in flows.items()})
 
 
 def look_around(settings: Settings, stack: ExitStack, *, start: bool = True) -> Sight:

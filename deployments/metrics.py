@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from deployments.console import Console
 from deployments.local import load_settings
 from deployments.looking import PREFECT, SERVERS, Sight, observe_where_current, servers_as_asked
 from deployments.metric_families import families
+from deployments.patience import Patient
 from deployments.prefect_state import Looked, look
 from deployments.reaching import Reached, reach
 from memory.embedded.home import Home
@@ -44,7 +44,6 @@ from memory.store.tally import Tally, tally
 from tasks.observing import LEDGER, REDIS, LedgerFacts, MemoryFacts, Observation, attempted, observe_memory
 
 Value = TypeVar("Value")
-_log = logging.getLogger(__name__)
 
 PORT = 9464
 """That of OpenTelemetry's exporter for Prometheus, which its list of default ports reserves for one like this."""
@@ -57,54 +56,6 @@ TALLY_SHARE = 0.02
 
 class MetricsPortError(CoinswarmError):
     """A port that the exporter cannot listen on."""
-
-
-class LookError(CoinswarmError):
-    """A server that did not answer in time, or otherwise than was foreseen."""
-
-
-class _Patient:
-    """Asks a server in a thread of its own, and waits so long and no longer; one question at a time."""
-
-    def __init__(self, name: str, patience_s: float) -> None:
-        self._name = name
-        self._patience_s = patience_s
-        self._asked: Future[Any] | None = None
-
-    def begin(self, ask: Callable[[], Value]) -> None:
-        """Ask, unless an earlier question is still without an answer."""
-        if self._asked is not None and not self._asked.done():
-            return
-        self._asked = Future()
-        # A daemon: a server that never answers must not keep the process from ending.
-        threading.Thread(target=_answer, args=(self._asked, ask), name=f"metrics-{self._name}", daemon=True).start()
-
-    def answer(self, deadline: float) -> Any:
-        """The answer; CoinswarmError where there is none."""
-        if self._asked is None:
-            raise RuntimeError("nothing was asked")
-        try:
-            return self._asked.result(max(deadline - time.monotonic(), 0.0))
-        except TimeoutError as error:
-            raise LookError(
-                f"{self._name} did not answer within {self._patience_s:g} s.",
-                remedy="Look whether it is overloaded or stopped.",
-            ) from error
-        except CoinswarmError:
-            raise
-        except Exception as error:
-            # What nobody has foreseen of one server must not take the metrics of the others with it.
-            _log.exception("looking at %s failed", self._name)
-            raise LookError(
-                f"looking at {self._name} failed: {type(error).__name__}.", remedy="The exporter's log has the reason."
-            ) from error
-
-
-def _answer(asked: Future[Any], ask: Callable[[], Any]) -> None:
-    try:
-        asked.set_result(ask())
-    except BaseException as error:  # noqa: BLE001  (it is raised where the answer is waited for)
-        asked.set_exception(error)
 
 
 @dataclass(slots=True)
@@ -122,7 +73,7 @@ class _Namespace:
         # What is asked answers, or is given up, before the scrape is.
         self.settings = settings.model_copy(update={"redis_timeout_s": min(settings.redis_timeout_s, patience_s)})
         self._patience_s = patience_s
-        self._parts = {name: _Patient(name, patience_s) for name in (SERVERS, REDIS, LEDGER, PREFECT)}
+        self._parts = {name: Patient(name, patience_s) for name in (SERVERS, REDIS, LEDGER, PREFECT)}
         self._counted: _Counted | None = None
         self._most: str | None = None
         self._database: tuple[str, Database] | None = None

@@ -146,11 +146,11 @@ def show_patterns(found: Sequence[Mapping[str, Any]], out: rich.console.Console,
         return
     out.print(f"{wording.plural(len(found), 'pattern')}, {_ORDERS[choice.sort]}", style="bold", highlight=False)
     for pattern in found[:limit]:
-        out.print(
-            f"[bold]{pattern['pattern_id']}[/bold]  {pattern['regime']}, {status_of(pattern)}, "
-            f"{pattern['support']} occurrences; {_best(pattern, choice.sort)}",
-            highlight=False,
+        told = (
+            f"  {pattern['regime']}, {status_of(pattern)}, {pattern['support']} occurrences; "
+            f"{_best(pattern, choice.sort)}"
         )
+        out.print(Text.assemble((pattern["pattern_id"], "bold"), told), soft_wrap=True)
         out.print(Padding(Text(printable(pattern["description"])), (0, 0, 1, 4)), highlight=False)
     if len(found) > limit:
         out.print(f"{len(found) - limit} more: --limit {len(found)}, or --json for all of them in full.")

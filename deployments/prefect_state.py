@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from deployments.registry import TAG, namespace_tag
+from deployments.registry import DRAIN, TAG, namespace_tag
 from memory.embedded.home import Home
 from memory.embedded.prefect_server import read_secret
 from memory.errors import CoinswarmError
@@ -26,6 +26,8 @@ TIMEOUT_S = 3.0
 """Longest wait for one answer: whoever looks at a state does not want to wait for a server that hangs."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PAGE = 200
+_FAILED_PAGE = 50
+"""Latest failed runs that are asked for: one of each flow is shown."""
 _ONLINE = "ONLINE"
 
 
@@ -64,6 +66,38 @@ class DeploymentState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A run of a deployment that failed or crashed, by the server's word.
+
+    Attributes
+    ----------
+    run_id
+        Its id there.
+    status
+        FAILED or CRASHED, the type of its state.
+    message
+        What its state says; empty where it says nothing.
+    at
+        Since when it is in that state, UTC.
+    began
+        When its flow began first; of one that never did, as of a container that could not be started, when it ended.
+    due
+        When it was to begin: its window follows from that.
+    parameters
+        What the flow was to be given, as the server keeps it.
+    """
+
+    run_id: str
+    flow: str
+    status: str
+    message: str
+    at: datetime
+    began: datetime
+    due: datetime
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrefectState:
     """What a server says.
 
@@ -79,6 +113,9 @@ class PrefectState:
         Workers that are online, by name, in the pools of those deployments.
     late_runs
         Runs of theirs that are due and that no worker has begun.
+    failed_runs
+        The latest of theirs that failed or crashed and that nothing has taken up again, in no order; in the namespace,
+        as a person may have named another one in the form.
     """
 
     url: str
@@ -87,6 +124,7 @@ class PrefectState:
     deployments: Sequence[DeploymentState] = ()
     workers: Sequence[str] = ()
     late_runs: int = 0
+    failed_runs: Sequence[FailedRun] = ()
 
     def next_runs(self) -> dict[str, datetime]:
         """When the next run of each flow is due, by flow."""
@@ -147,7 +185,7 @@ class PrefectLook:
         self._client.close()
 
     def state(self, namespace: str) -> PrefectState:
-        """Everything of one namespace's deployments. Some ten requests, a few milliseconds each.
+        """Everything of one namespace's deployments. Some dozen requests, a few milliseconds each.
 
         Raises
         ------
@@ -170,6 +208,7 @@ class PrefectLook:
             deployments=states,
             workers=sorted({worker for pool in pools for worker in self._workers(pool)}),
             late_runs=self._late([item["id"] for item in found]),
+            failed_runs=self._failed(namespace, found, names),
         )
 
     def deployment_of_run(self, flow_run_id: str) -> str | None:
@@ -246,6 +285,29 @@ class PrefectLook:
         runs = {"deployment_id": {"any_": list(deployment_ids)}, "state": {"name": {"any_": ["Late"]}}}
         return int(self._ask("/flow_runs/count", {"flow_runs": runs}))
 
+    def _failed(
+        self, namespace: str, deployments: Sequence[Mapping[str, Any]], flow_names: Mapping[str, str]
+    ) -> list[FailedRun]:
+        flows = {item["id"]: flow_names.get(item["flow_id"], "") for item in deployments}
+        drains = [item["id"] for item in deployments if item["name"] == f"{namespace}.{DRAIN}"]
+        # Drains come every few minutes: where each of them fails, they would leave no room for anything else.
+        parts = [drains, [key for key in flows if key not in drains]]
+        found = [run for part in parts if part for run in self._ask("/flow_runs/filter", _failed_runs(part))]
+        return [
+            FailedRun(
+                run_id=run["id"],
+                flow=flows[run["deployment_id"]],
+                status=run["state"]["type"],
+                message=run["state"].get("message") or "",
+                at=datetime.fromisoformat(run["state"]["timestamp"]),
+                began=datetime.fromisoformat(run["start_time"] or run["state"]["timestamp"]),
+                due=datetime.fromisoformat(run["expected_start_time"]),
+                parameters=_given(run["parameters"]),
+            )
+            for run in found
+            if _given(run["parameters"]).get("namespace", namespace) == namespace
+        ]
+
     # --- the line --------------------------------------------------------------------------------------------
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -272,6 +334,24 @@ class PrefectLook:
             return answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise _strange(self.url, str(answer.status_code)) from error
+
+
+def _failed_runs(deployment_ids: Sequence[str]) -> dict[str, Any]:
+    """The question for the latest failed runs of some deployments."""
+    return {
+        "flow_runs": {
+            "deployment_id": {"any_": list(deployment_ids)},
+            "state": {"type": {"any_": ["FAILED", "CRASHED"]}},
+        },
+        "sort": "EXPECTED_START_TIME_DESC",
+        "limit": _FAILED_PAGE,
+    }
+
+
+def _given(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a flow was given: it takes one model, named `parameters`."""
+    given = parameters.get("parameters")
+    return given if isinstance(given, Mapping) else {}
 
 
 def _strange(url: str, what: str) -> PrefectLookError:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from deployments.console import Console, format_number, print_table
-from deployments.local import load_settings, local_stack
+from deployments.local import load_settings, local_stack, starting
 from flows import FLOWS, parameters_of
 from flows.parameters import NamespaceParameters
 from memory.errors import CoinswarmError, WindowError
@@ -92,7 +92,7 @@ def _run(
     for parameters in (given[0], *given[1:][-1:]):
         parameters.check_inputs()
     results: list[dict[str, Any]] = []
-    with console.steps("Starting Redis, Postgres and Prefect"), local_stack(settings, verbose=console.verbose):
+    with console.steps(starting(settings)), local_stack(settings, verbose=console.verbose):
         from flows import load
 
         call, _ = load(flow)

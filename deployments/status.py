@@ -21,16 +21,19 @@ from deployments.console import format_number, print_table
 from deployments.local import load_settings
 from deployments.looking import Sight, look_around
 from deployments.reaching import ServerState, reach
-from deployments.retrying import Failure, failures, prefect_command
+from deployments.retrying import Failure, failures, lost_failure, prefect_command, seconds_of
 from deployments.up_state import read_up
 from memory.ledger import Ledger, RunRecord
 from memory.ledger.database import Database
 from memory.settings import Settings
+from memory.store.health_server import size_text
 from tasks.observing import FlowState, LedgerFacts, MemoryFacts
 
 SHOWN_FAILURES = 5
 SHOWN_INDEXES = 6
 _NEVER = "never"
+_ENDED = {"DEAD": "died"}
+"""How a run ended, in words other than its status."""
 
 
 def status(namespace: str | None, *, digest: bool = False) -> dict[str, Any]:
@@ -63,7 +66,11 @@ def kept_running(namespace: str | None) -> Iterator[None]:
 def _as_values(settings: Settings, sight: Sight) -> dict[str, Any]:
     ledger, memory = sight.observation.ledger, sight.observation.memory
     last = [] if ledger is None else [flow.last for flow in ledger.flows.values()]
-    failed = failures(last, sight.prefect.from_deployments, prefect_command(settings, sight.reached.prefect_api_url))
+    prefect = prefect_command(settings, sight.reached.prefect_api_url)
+    failed = [
+        *(lost_failure(run, settings.namespace, prefect) for run in sight.lost_runs),
+        *failures(last, sight.prefect.from_deployments, prefect),
+    ]
     next_runs = {} if sight.prefect.state is None else sight.prefect.state.next_runs()
     flows = {} if ledger is None else ledger.flows
     return {
@@ -169,21 +176,27 @@ def _flow(name: str, flow: FlowState | None, next_run: datetime | None) -> dict[
 
 
 def _run(run: RunRecord) -> dict[str, Any]:
+    seconds = seconds_of(run)
     return {
         "run_id": run.run_id,
         "flow_run_id": run.flow_run_id,
         "status": run.status,
         "window": run.window.name if run.window else None,
         "started_at": run.started_at.isoformat(timespec="seconds"),
-        "seconds": None if run.finished_at is None else round((run.finished_at - run.started_at).total_seconds(), 1),
+        "seconds": None if seconds is None else round(seconds, 1),
         "error": run.error,
     }
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
     return {
-        "flow": failure.run.flow,
-        **_run(failure.run),
+        "flow": failure.flow,
+        "run_id": failure.run_id,
+        "flow_run_id": failure.flow_run_id,
+        "status": failure.status,
+        "window": failure.window,
+        "started_at": failure.at.isoformat(timespec="seconds"),
+        "seconds": None if failure.seconds is None else round(failure.seconds, 1),
         "error": failure.reason,
         "retry": list(failure.commands),
         "part_of": failure.part_of,
@@ -341,7 +354,8 @@ def _show_flows(flows: Sequence[Mapping[str, Any]], out: rich.console.Console) -
 def _show_failures(failed: Sequence[Mapping[str, Any]], out: rich.console.Console) -> None:
     for failure in failed[:SHOWN_FAILURES]:
         window = f" of {failure['window']}" if failure["window"] else ""
-        text = f"{failure['flow']}{window} {failure['status'].lower()} at {_short(failure['started_at'])}: "
+        ended = _ENDED.get(failure["status"], failure["status"].lower())
+        text = f"{failure['flow']}{window} {ended} at {_short(failure['started_at'])}: "
         out.print(f"{text}{failure['error']}", style="red", highlight=False, markup=False, soft_wrap=True)
         if failure["part_of"]:
             out.print(f"  -> a part of {failure['part_of']}", highlight=False, markup=False, soft_wrap=True)
@@ -369,16 +383,6 @@ def age_text(seconds: float) -> str:
         return f"{minutes} min"
     hours = seconds / 3600
     return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"
-
-
-def size_text(number: int) -> str:
-    """Bytes for people."""
-    value = float(number)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:,.0f} {unit}"
-        value /= 1024
-    return f"{value:,.1f} GiB"
 
 
 def _short(time: str) -> str:

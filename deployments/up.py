@@ -182,7 +182,6 @@ class _Up:
     def _start(self, ends: ExitStack) -> list[DeploymentFacts]:
         steps = Steps()
         with steps.step("servers"):
-            self._check_configured()
             self.stack = ends.enter_context(local_stack(self.settings, prefect_port=self.port))
             ends.callback(self._leave_servers)
             self._check_servers()
@@ -209,13 +208,6 @@ class _Up:
 
             self._until(are_well, "the deployments to be ready, and their next runs to be planned")
             return found
-
-    def _check_configured(self) -> None:
-        """Look that servers which are not embedded can be used, before others are started beside them."""
-        if self.settings.redis_url is not None:
-            embedded.check_redis(self.settings.redis_url.get_secret_value())
-        if self.settings.database_url is not None:
-            embedded.check_database(self.settings.database_url.get_secret_value())
 
     def _check_servers(self) -> None:
         """Look that Prefect is where it was asked for, and lets us in."""

@@ -10,6 +10,7 @@ from typing import Any
 import rich.console
 from rich.table import Table
 
+from deployments.console import print_table
 from deployments.local import LOGGING, QUIET
 from deployments.up_prefect import DeploymentFacts, deployments_of, in_words, prefect_client
 from deployments.up_state import UpState
@@ -122,7 +123,7 @@ def show_up(result: Mapping[str, Any], out: rich.console.Console) -> None:
         at = datetime.fromisoformat(item["next_run"])
         planned.add_row(item["name"], f"{at:%Y-%m-%d %H:%M}", in_words(at, now))
     if planned.row_count:
-        out.print(planned)
+        print_table(out, planned)
     if by_hand:
         out.print(f"By hand: {by_hand} more (Deployments > Run in the UI).", highlight=False)
     out.print(result["summary"], highlight=False, soft_wrap=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import rich.console
@@ -37,6 +36,7 @@ from memory.ledger import Ledger
 from memory.settings import Settings
 from tasks.learning import learning_of
 from tasks.progress import announce, begin
+from tasks.workspace import open_servers
 
 BACKUP_FIRST = "coinswarm backup"
 
@@ -69,7 +69,7 @@ def upgrade(namespace: str | None, console: Console) -> dict[str, Any]:
         pending = {finding.part for finding in findings if finding.state == PENDING}
         if "ledger" in pending:
             begin("migrating the ledger")
-            with _servers(settings) as (_, database_url), ledger_database(database_url) as database:
+            with open_servers(settings) as (_, database_url), ledger_database(database_url) as database:
                 if migrate_ledger(database):
                     done.append("ledger")
         if "prefect database" in pending:
@@ -131,7 +131,7 @@ def _look(settings: Settings) -> list[Finding]:
     if not Home.at(settings.home).version_file.exists() and None in (settings.redis_url, settings.database_url):
         return findings  # Nothing was ever stored: looking must not create a home.
     begin("Redis and the ledger")
-    with _servers(settings) as (redis_url, database_url):
+    with open_servers(settings) as (redis_url, database_url):
         findings += _of_ledger(settings, database_url)
         findings.append(asyncio.run(_of_redis(settings, redis_url)))
     return findings
@@ -163,21 +163,3 @@ def _of_windows(ledger: Ledger, settings: Settings) -> list[Finding]:
 async def _of_redis(settings: Settings, redis_url: str) -> Finding:
     async with memory.connect(redis_url=redis_url, settings=settings) as mem:
         return await look_at_redis(mem)
-
-
-@contextmanager
-def _servers(settings: Settings) -> Iterator[tuple[str, str]]:
-    """URLs of Redis and of the ledger's database: the configured ones, or embedded servers while the block runs."""
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    database_url = settings.database_url.get_secret_value() if settings.database_url else None
-    wanted = [name for name, url in (("redis", redis_url), ("postgres", database_url)) if url is None]
-    with ExitStack() as stack:
-        if wanted:
-            session = stack.enter_context(
-                embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s)
-            )
-            redis_url = redis_url or session.endpoints.redis_url
-            database_url = database_url or session.endpoints.database_url
-        if redis_url is None or database_url is None:
-            raise RuntimeError("an embedded session gave no address for a service it was asked for")
-        yield redis_url, database_url

@@ -25,6 +25,10 @@ PoolType = Literal["process", "docker", "kubernetes"]
 POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)
 _HOST = re.compile(r"\[([^\]]+)\]|([^:\[\]]+)")
 TEMPLATES = Path(__file__).parent / "pools"
+LONGEST_POOL = 100
+"""Characters of a pool's name, which is a part of URLs, and of lines in the UI and in logs."""
+_NOT_IN_POOL = "/%&<>?#\\"
+"""What Prefect refuses in a name, or what ends or escapes a part of a URL."""
 _OWN = frozenset(
     {
         *("home", "namespace", "start_timeout_s", "prefect_api_url", "history", "data_roots", "heartbeat_s"),
@@ -41,6 +45,34 @@ class WorkPoolError(CoinswarmError):
 def default_pool(pool_type: PoolType) -> str:
     """Name of the work pool of a type where none is given."""
     return "coinswarm" if pool_type == "process" else f"coinswarm-{pool_type}"
+
+
+def checked_pool(text: str | None, pool_type: PoolType) -> str:
+    """A pool's name of the command line, or the default of its type where none is given.
+
+    Raises
+    ------
+    WorkPoolError
+        A name that Prefect would not take.
+    """
+    if text is None:
+        return default_pool(pool_type)
+    shown = text if len(text) <= LONGEST_POOL else f"{text[:LONGEST_POOL]}..."
+    held = sorted({character for character in text if character in _NOT_IN_POOL or not character.isprintable()})
+    if not text.strip("' \"."):
+        problem = "it is empty but for spaces, quotes and dots" if text else "it is empty"
+    elif len(text) > LONGEST_POOL:
+        problem = f"it has {len(text):,} characters, and may have {LONGEST_POOL}"
+    elif held:
+        problem = f"it holds {' '.join(map(repr, held))}"
+    elif text.lower().startswith("prefect"):
+        problem = "Prefect keeps names that begin with its own for itself"
+    else:
+        return text
+    raise WorkPoolError(
+        f"{shown!r} cannot be the name of a work pool: {problem}.",
+        remedy=f"Name another with --pool, or leave it out for {default_pool(pool_type)}.",
+    )
 
 
 def checked_type(text: str) -> PoolType:
@@ -73,9 +105,10 @@ def template(pool_type: PoolType, path: Path | None = None) -> dict[str, Any]:
         raise WorkPoolError(
             f"{source} is no base job template: {error}.", remedy=f"Begin with a copy of {TEMPLATES}/{pool_type}.json."
         ) from error
-    if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:
+    named = isinstance(found, dict) and set(found) == {"job_configuration", "variables"}
+    if not isinstance(found, dict) or not named or not all(isinstance(part, dict) for part in found.values()):
         raise WorkPoolError(
-            f"{source} is no base job template: it must hold job_configuration and variables.",
+            f"{source} is no base job template: it must hold job_configuration and variables, both objects.",
             remedy=f"Begin with a copy of {TEMPLATES}/{pool_type}.json.",
         )
     return found
@@ -88,6 +121,8 @@ def job_variables(settings: Settings, pool_type: PoolType) -> dict[str, Any]:
     those of this machine left out, so that what is learned does not depend on where it ran.
     """
     environment = {
+        # A run that is given parameters of its own without a namespace works on that of its deployment.
+        "COINSWARM_NAMESPACE": settings.namespace,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.heartbeat_s),
         "PREFECT_LOGGING_EXTRA_LOGGERS": EXTRA_LOGGERS,
         # Without this a run that cannot reach the server would quietly start one of its own.
@@ -137,35 +172,46 @@ def check_reach(settings: Settings, pool_type: PoolType, base: Mapping[str, Any]
             )
         ),
     ]
-    if _is_local_path(settings.archive_url):
-        problems.append("COINSWARM_ARCHIVE_URL: the archive is a folder of this machine")
-    elif "@" in urlsplit(settings.archive_url or "").netloc:
+    if "@" in urlsplit(settings.archive_url or "").netloc:
         problems.append("COINSWARM_ARCHIVE_URL: it holds credentials, which a deployment would show")
     problems += _unkept(settings, base or template(pool_type), pool_type)
-    if results.are_local(settings):
-        problems.append("COINSWARM_RESULTS_URL: results would stay in a container that goes")
     if problems:
         raise WorkPoolError(
             f"runs of a {pool_type} pool could not work with what is configured here: {'; '.join(problems)}.",
-            remedy="Set each to a place that the containers reach, without credentials where it is no secret, or use "
-            "--type process.",
+            remedy="Set each to a place that the containers reach, such as a folder in a volume of the template, and "
+            "without credentials where it is no secret, or use --type process.",
         )
 
 
 def _unkept(settings: Settings, base: Mapping[str, Any], pool_type: PoolType) -> Iterator[str]:
-    """What would go with a container: snapshots, and the home with its policies, where no volume holds them."""
+    """What would go with a container: archive, snapshots, results, and the home, where no volume holds them."""
     kept = _volumes(base, pool_type)
-    if settings.backup_url is None:
-        yield "COINSWARM_BACKUP_URL: not set, and the home that snapshots would lie in is this machine's"
-    elif not _lies_in(settings.backups_path, kept):
-        yield f"COINSWARM_BACKUP_URL: no volume of the template holds {settings.backups_path}"
+    for variable, url, what in (
+        ("COINSWARM_ARCHIVE_URL", settings.archive_url, "the archive"),
+        ("COINSWARM_BACKUP_URL", settings.backup_url, "snapshots"),
+    ):
+        if url is None:
+            yield f"{variable}: not set, and the home that {what} would lie in is this machine's"
+        elif not _lies_in(folder := _folder(url), kept):
+            yield f"{variable}: no volume of the template holds {folder}"
+    if settings.results_url is None:
+        yield "COINSWARM_RESULTS_URL: not set, and results would stay in a container that goes"
+    elif not _lies_in(folder := results.local_folder(settings), kept):
+        yield f"COINSWARM_RESULTS_URL: no volume of the template holds {folder}"
     home = _given(base, "env", {}).get("COINSWARM_HOME", "")
     if not _lies_in(Path(home), kept):
         yield f"COINSWARM_HOME: policies and reports would go with the container ({home or 'not set in the template'})"
 
 
-def _lies_in(path: Path, folders: Iterable[Path]) -> bool:
-    return any(path.is_relative_to(folder) for folder in folders)
+def _folder(url: str) -> Path | None:
+    """The folder that a path or an fsspec URL names; None for storage elsewhere."""
+    parts = urlsplit(url)
+    return Path(parts.path) if parts.scheme in ("", "file", "local") else None
+
+
+def _lies_in(path: Path | None, folders: Iterable[Path]) -> bool:
+    """Whether a path lies in one of some folders; what is no path needs none."""
+    return path is None or any(path.is_relative_to(folder) for folder in folders)
 
 
 def _volumes(base: Mapping[str, Any], pool_type: PoolType) -> list[Path]:
@@ -224,7 +270,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _is_local_path(url: str | None) -> bool:
-    return url is None or urlsplit(url).scheme in ("", "file", "local")

@@ -31,5 +31,5 @@ def benchmark_memory(parameters: Parameters | None = None) -> dict[str, Any]:
             shown |= {"recall": round(figures["recall"], 4), "queries/s": round(figures["queries_per_s"])}
         run.result |= {"window": window.name, "sizes": sizes, **figures}
         leave_artifact(run, "benchmark", benchmark_summary(run.result))
-        check_regressions(window, run.finished())
+        check_regressions(parameters.namespace, window, run.finished())
         return run.finished()

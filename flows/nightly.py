@@ -18,7 +18,8 @@ from flows.prune_memories import prune_memories
 from flows.record_experiences import record_experiences
 from flows.update_transitions import update_transitions
 from memory.errors import BenchmarkRegressionError
-from tasks.reporting import completed, nightly_result, write_nightly_report
+from tasks.recording import was_ever_recorded
+from tasks.reporting import completed, nightly_result, nothing_yet, write_nightly_report
 from tasks.runner import configured_task_runner
 from tasks.runs import ledger_run
 
@@ -26,6 +27,9 @@ from tasks.runs import ledger_run
 @flow(name="nightly", flow_run_name="nightly-{parameters.namespace}", task_runner=configured_task_runner())
 def nightly(parameters: Parameters | None = None) -> Any:
     """Everything that one night needs. Running it again changes nothing unless experiences came in since.
+
+    A night in a new home, where nothing was recorded yet, completes and says so. Once anything was, a window in which
+    nobody lived fails: something that records has stopped.
 
     Retrieval that became slower fails the run of `benchmark_memory`, and not the night: its report and the message of
     its state name the figures.
@@ -39,6 +43,14 @@ def nightly(parameters: Parameters | None = None) -> Any:
         with step("record"):
             market = parameters.model_dump(include={"market", "products", "encoder"})
             recorded = record_experiences(RecordParameters(**where, **market, source=parameters.source))
+        if parameters.source == "inbox" and not was_ever_recorded(parameters.namespace):
+            run.result |= {"window": window.name, "experiences": 0, "recording": recorded}
+            return nothing_yet(
+                run,
+                "nightly",
+                f"Night of {window.name}",
+                "nights learn once agents have, or with --param source=market",
+            )
         with step("consolidate"):
             consolidated = consolidate_memories(ConsolidateParameters(**where))
         with step("update transitions"):

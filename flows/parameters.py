@@ -160,3 +160,23 @@ REPLAY = "Add source=market (--param source=market) to replay one, or leave it o
 
 
 Source = Literal["inbox", "market"]
+
+
+class SourceParameters(WindowParameters, MarketParameters):
+    """Which window to record, and from where."""
+
+    source: Source = Field(
+        default="inbox",
+        description="inbox: what agents appended to their streams. market: a replay of candles through the agents.",
+    )
+
+    def check(self) -> None:
+        """Raises WindowError as `window` does, and ReplayWithoutMarketError."""
+        super().check()
+        if self.source != "market":
+            self.refuse_market(REPLAY)
+
+    def check_inputs(self) -> None:
+        """Of a replay, raises as `check_market` does; what inboxes hold is not known before Redis is asked."""
+        if self.source == "market":
+            self.check_market(self.window_at(dt.datetime.now(dt.UTC)))

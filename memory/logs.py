@@ -13,6 +13,7 @@ import json
 import logging
 import logging.handlers
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ RUN_FIELDS = ("flow_run_name", "task_run_name", "flow_run_id", "task_run_id")
 TEXT, JSON = "text", "json"
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 """A log file that is larger is put aside when a process opens it; with the one put aside before, twice that is kept."""
+PASSING_EVERY_S = 10.0
+"""Of lines that say how far something has come, one in so many seconds is kept."""
 _SHORT_ID = 8
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("coinswarm_log_context", default={})  # noqa: B039  (never changed)
@@ -68,6 +71,31 @@ class ContextFilter(logging.Filter):
         if not hasattr(record, "coinswarm"):
             record.coinswarm = logged_fields()
         return True
+
+
+class PassingFilter(logging.Filter):
+    """Lets a line through that says how far something has come (an attribute ``passing``) once in `PASSING_EVERY_S`.
+
+    Who watches wants each of them, hundreds a second; a log is to show that the work goes on. All handlers that share
+    a filter keep the same lines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept_at = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Part of logging."""
+        if not getattr(record, "passing", False):
+            return True
+        kept: bool | None = getattr(record, "coinswarm_kept", None)
+        if kept is None:
+            now = time.monotonic()
+            kept = now - self._kept_at >= PASSING_EVERY_S
+            record.coinswarm_kept = kept
+            if kept:
+                self._kept_at = now
+        return kept
 
 
 class TextFormatter(logging.Formatter):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from memory import MemoryConnection
+from memory.commands import command
 from memory.errors import BenchmarkRegressionError
 from memory.ledger import BenchmarkMetric, BenchmarkRecord
 from memory.ledger.benchmark_history import CONFIRMED_BY, DOCUMENTS, JUDGED, SHARE, Comparison, Rules, compare
@@ -134,7 +135,7 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def check_regressions(window: Window, figures: Mapping[str, Any]) -> None:
+def check_regressions(namespace: str, window: Window, figures: Mapping[str, Any]) -> None:
     """Refuse figures that are worse than usual.
 
     Raises
@@ -146,8 +147,9 @@ def check_regressions(window: Window, figures: Mapping[str, Any]) -> None:
     if found:
         raise BenchmarkRegressionError(
             f"retrieval is worse than usual: {'; '.join(found)}.",
-            remedy=f"Measure again with 'coinswarm run benchmark_memory --date {window.name}'; if it stays, see "
-            "'Benchmarks' in docs/operations.md.",
+            remedy=f"Measure again with '{command(f'run benchmark_memory --date {window.name}', namespace)}'; if it stays, "
+            "see 'Benchmarks' in docs/operations.md. COINSWARM_BENCHMARK_REGRESSION and COINSWARM_BENCHMARK_RECALL_DROP "
+            "set what counts as worse.",
             regressions=found,
             figures=figures,
         )

@@ -27,7 +27,7 @@ from agents.evaluation.folds import (
     months,
     walk_forward,
 )
-from agents.evaluation.jobs import Job, Plan, PolicyJob, Workshop
+from agents.evaluation.jobs import Job, Plan, Workshop
 from agents.evaluation.reporting import report_of
 from agents.evaluation.settings import default_settings, sample_settings, short_settings
 from agents.market import Market
@@ -190,22 +190,23 @@ def plan_text(evaluation: Evaluation) -> str:
 
 @retried()
 def do_jobs(evaluation: Evaluation, jobs: Sequence[Job], what: str) -> dict[str, int]:
-    """Do jobs; those that are staged take no time. Results lie in the plan's folder, so a retry goes on where it was.
+    """Do jobs that are not staged yet; results lie in the plan's folder, so a retry goes on where it was.
 
     Told to end, it ends at once: what the jobs under way did since they staged something last is lost.
 
     Returns
     -------
-    Jobs, and how many results were found staged.
+    Jobs, and how many of them were found staged: where all are, no process is started and no market read.
     """
     begun = time.perf_counter()
-    found = _staged(evaluation, jobs)
+    to_do = [job for job in jobs if not evaluation.plan.is_done(job)]
+    found = len(jobs) - len(to_do)
     # Closed here, and not when a traceback lets go of it: its processes must not outlive a run that is broken off.
-    with threadpool_limits(limits=1), closing(_results(evaluation, jobs)) as results:
-        for number, _ in enumerate(results, 1):
+    with threadpool_limits(limits=1), closing(_results(evaluation, to_do)) as results:
+        for number, _ in enumerate(results, found + 1):
             spent = time.perf_counter() - begun
             filled = round(_BAR * number / len(jobs))
-            left = spent / number * (len(jobs) - number)
+            left = spent / (number - found) * (len(jobs) - number)
             told = f"{number} of {len(jobs)}, about {left / 60:.0f} min left"
             begin(f"{what} [{'#' * filled}{'.' * (_BAR - filled)}] {told}")
             if number in {len(jobs) // 4, len(jobs) // 2, 3 * len(jobs) // 4}:
@@ -213,14 +214,10 @@ def do_jobs(evaluation: Evaluation, jobs: Sequence[Job], what: str) -> dict[str,
     return {"jobs": len(jobs), "found": found}
 
 
-def _staged(evaluation: Evaluation, jobs: Sequence[Job]) -> int:
-    seeds = len(evaluation.plan.settings.seeds)
-    workshop = Workshop(_open(evaluation), evaluation.plan)
-    return sum(workshop.done(job) >= (seeds if isinstance(job, PolicyJob) else 1) for job in jobs)
-
-
 def _results(evaluation: Evaluation, jobs: Sequence[Job]) -> Generator[Job]:
-    """Jobs as they end."""
+    """Jobs as they end; nothing is opened or started for none."""
+    if not jobs:
+        return
     if evaluation.workers == 1:
         workshop = Workshop(_open(evaluation), evaluation.plan)
         for job in jobs:

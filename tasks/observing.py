@@ -137,7 +137,7 @@ class FlowState:
 
     @property
     def has_failed(self) -> bool:
-        """Whether its last run came to nothing."""
+        """Whether its last run came to nothing; one whose process ended without a word did, whoever has noted it."""
         return self.last.status in (FAILED, DEAD)
 
 
@@ -344,7 +344,7 @@ def observe_ledger(ledger: Ledger, namespace: str) -> LedgerFacts:
             sealed=sorted({each.window for each in states if each.line in fed and each.sealed_since is not None}),
             flows=_flows(ledger, namespace),
             fencing_token=0 if holder is None else holder.token,
-            holder=None if holder is None or holder.released or holder.expired else holder,
+            holder=None if holder is None or holder.released or holder.left_behind else holder,
             benchmark=ledger.benchmarks.recent(namespace, units=RETRIEVAL_UNITS, runs=1),
             archive_files=archive.files,
             archive_bytes=archive.bytes,

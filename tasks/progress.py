@@ -19,8 +19,8 @@ def announce(text: str) -> None:
 
 
 def begin(text: str) -> None:
-    """Tell whoever watches what is being done now."""
-    logging.getLogger(STEPS_LOGGER).info("%s", text, extra={"finished": False})
+    """Tell whoever watches what is being done now; logs keep one such line in some seconds (`PassingFilter`)."""
+    logging.getLogger(STEPS_LOGGER).info("%s", text, extra={"finished": False, "passing": True})
 
 
 @dataclass(slots=True)

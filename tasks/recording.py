@@ -24,6 +24,7 @@ from memory.errors import EncoderError, InvalidRecordError, MarketDataError, Sto
 from memory.learning.quality import score_memories
 from memory.ledger import Ledger
 from memory.records import VECTOR_DIMENSION, EpisodicMemory, experience_id
+from memory.store.dead_letters import Refusal
 from memory.store.encoders import unpack_encoder
 from memory.store.episodic import StoreReport
 from memory.store.inbox import InboxEntry
@@ -63,10 +64,10 @@ class RecordCounts:
         for item in report.rejections:
             self.refuse(item.error)
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, reason: Exception | Refusal) -> None:
         """Count a record that went to the dead letters."""
         self.dead_letters += 1
-        self.dead_letter_reasons[getattr(error, "field", type(error).__name__)] += 1
+        self.dead_letter_reasons[getattr(reason, "field", type(reason).__name__)] += 1
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as plain values."""
@@ -195,7 +196,9 @@ def drain_inbox(namespace: str, encoder: str | None, min_quality: float) -> dict
             encoders: dict[str, StateEncoder] = {}
             scorer = DrainScorer(mem, ledger)
             # One drain works at a time: what another left behind is taken over at once.
-            while entries := await mem.inbox.read(CONSUMER, count=DRAIN_SIZE, idle=timedelta(0)):
+            while entries := await mem.inbox.read(
+                CONSUMER, count=DRAIN_SIZE, idle=timedelta(0), on_refused=counts.refuse
+            ):
                 try:
                     kept, refused = await _store(mem, ledger, scorer, entries, encoder, encoders, min_quality, counts)
                 except (StoreUnavailableError, EncoderError):
@@ -247,6 +250,24 @@ async def _share(mem: MemoryConnection, experiences: Sequence[EpisodicMemory], r
     kept = {*report.stored, *report.duplicates}
     shared = await mem.shared.add_shared_experiences([item for item in experiences if item.memory_id in kept])
     return len(shared.stored)
+
+
+@retried()
+def was_ever_recorded(namespace: str) -> bool:
+    """Whether a memory holds, or has learned from, anything that anybody lived through.
+
+    False in a new home alone: of a memory that Redis has lost the ledger knows archived windows or knowledge lines, and
+    where all that came in was refused there are dead letters. Cost: some milliseconds.
+    """
+    with open_workspace(namespace) as workspace:
+        ledger = workspace.ledger
+        if ledger.lines.list(namespace) or ledger.windows.spans(namespace):
+            return True
+
+        async def held(mem: MemoryConnection) -> int:
+            return await mem.episodic.count(at_least=True) or await mem.dead_letters.count()
+
+        return workspace.with_memory(held) > 0
 
 
 async def register_encoder(mem: MemoryConnection, encoder: StateEncoder) -> None:

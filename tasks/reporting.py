@@ -28,9 +28,6 @@ from tasks.workspace import open_workspace
 
 COUNTS = ("patterns_new", "patterns_confirmed", "patterns_faded")
 
-PATTERN_ARTIFACTS = 10
-"""Strongest patterns that have an artifact each: its versions are what the pattern was after each night."""
-
 
 def leave_artifact(run: LedgerRun, name: str, summary: RunSummary) -> None:
     """Show in the Prefect UI what a run came to; called in the body of its flow.
@@ -60,12 +57,28 @@ def leave_summary(namespace: str, name: str, summary: RunSummary) -> None:
         )
 
 
-def completed(result: Mapping[str, Any], warnings: Sequence[str]) -> Any:
-    """What a flow returns that did its work: its result; where there are warnings, in a state whose message they are.
+def completed(result: Mapping[str, Any], notes: Sequence[str]) -> Any:
+    """What a flow returns that did its work: its result; where there are notes, in a state whose message they are.
 
     The state's name stays Completed: whoever waits for that waits for the work.
     """
-    return Completed(message="; ".join(warnings), data=dict(result)) if warnings else dict(result)
+    return Completed(message="; ".join(notes), data=dict(result)) if notes else dict(result)
+
+
+def nothing_yet(run: LedgerRun, name: str, title: str, then: str) -> Any:
+    """End a run of a memory that nothing was ever recorded in: state, artifact and the result's `note` say so.
+
+    Parameters
+    ----------
+    name, title
+        Of its artifact; see `leave_artifact`.
+    then
+        What is to come first.
+    """
+    note = f"nothing was recorded here yet; {then}"
+    run.result |= {"note": note}
+    leave_artifact(run, name, RunSummary(title=f"{title}: nothing to learn from yet", notes=[f"{note}."]))
+    return completed(run.finished(), [note])
 
 
 def report_link(settings: Settings, path: str, text: str, fragment: str = "") -> Link | None:
@@ -125,34 +138,34 @@ def write_nightly_report(namespace: str, run_id: str, window: Window, result: Ma
     """Write the HTML report of a window, and leave its summary and patterns in the Prefect UI; the report's path."""
     # Charts take a second to load; the other flows, of which some run every few minutes, leave artifacts alone.
     from memory.reporting import markdown_summary, pattern_summary, table_rows, write_report
+    from memory.reporting.summary import SUMMARY_PATTERNS
     from tasks.report_data import collect
 
     with open_workspace(namespace) as workspace:
         settings = workspace.settings
         data = collect(workspace, window, result, run_id)
         path = str(write_report(data, settings.reports_path))
-    link = report_link(settings, path, "The report, with charts")
+    first = strongest(data.patterns, data.reference_horizon_minutes)[:SUMMARY_PATTERNS]
+    keys = {pattern.pattern_id: artifact_key("pattern", namespace, pattern.pattern_id) for pattern in first}
     create_markdown_artifact(
         key=artifact_key("nightly", namespace),
-        markdown=markdown_summary(data, link, path),
+        markdown=markdown_summary(
+            data,
+            report_link(settings, path, "The report, with charts"),
+            path,
+            {pattern_id: artifact_link(pattern_id, key) for pattern_id, key in keys.items()},
+        ),
         description=f"Night of {window.name}",
     )
-    first = strongest(data.patterns, data.reference_horizon_minutes)[:PATTERN_ARTIFACTS]
-    links: dict[str, Link] = {}
     for pattern in first:
-        key = artifact_key("pattern", namespace, pattern.pattern_id)
-        links[pattern.pattern_id] = artifact_link(pattern.pattern_id, key)
         there = report_link(settings, path, "In the report", anchor(pattern.pattern_id))
+        # Its versions are what the pattern was after each night.
         create_markdown_artifact(
-            key=key,
+            key=keys[pattern.pattern_id],
             markdown=pattern_summary(data, pattern, there),
             description=f"{pattern.pattern_id} after {window.name}",
         )
-    for pattern in data.patterns:
-        other = report_link(settings, path, pattern.pattern_id, anchor(pattern.pattern_id))
-        if pattern.pattern_id not in links and other is not None:
-            links[pattern.pattern_id] = other
-    table = Table("patterns", f"Strongest patterns after {window.name}", table_rows(data, links))
+    table = Table("patterns", f"Strongest patterns after {window.name}", table_rows(data))
     create_table_artifact(
         key=artifact_key("nightly-patterns", namespace), table=table_cells(table), description=table_title(table)
     )

@@ -90,6 +90,8 @@ def open_workspace(namespace: str, host: str | None = None) -> Iterator[Workspac
     ------
     EmbeddedServerError
         The flow runs on another machine, and this process would start servers, or read an archive, of its own.
+    ServerUnsuitableError, StoreUnavailableError
+        A configured server cannot be used, or does not answer.
     """
     outer = _OPEN.get()
     if outer is not None and outer.namespace == namespace:
@@ -98,11 +100,31 @@ def open_workspace(namespace: str, host: str | None = None) -> Iterator[Workspac
     settings = Settings(namespace=namespace)
     if host is not None and host != host_name():
         _check_shared(settings, host)
+    with open_servers(settings) as (redis_url, database_url), Ledger.open(database_url) as ledger:
+        workspace = Workspace(settings, redis_url, ledger, Archive(settings.archive_location))
+        outside = _OPEN.set(workspace)
+        try:
+            yield workspace
+        finally:
+            _OPEN.reset(outside)
+
+
+@contextmanager
+def open_servers(settings: Settings) -> Iterator[tuple[str, str]]:
+    """URLs of Redis and of the ledger's database: the configured ones, or embedded servers while the block runs.
+
+    Raises
+    ------
+    ServerUnsuitableError, StoreUnavailableError
+        A configured server cannot be used, or does not answer: none is started beside it.
+    """
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    database_url = settings.database_url.get_secret_value() if settings.database_url else None
+    wanted = [service for service, url in (("redis", redis_url), ("postgres", database_url)) if url is None]
     with ExitStack() as stack:
-        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        database_url = settings.database_url.get_secret_value() if settings.database_url else None
-        wanted = [service for service, url in (("redis", redis_url), ("postgres", database_url)) if url is None]
         if wanted:
+            if not embedded.home_status(settings.home).servers:
+                embedded.check_configured(redis_url, database_url)
             session = stack.enter_context(
                 embedded.open_session(settings.home, wanted, timeout_s=settings.start_timeout_s)
             )
@@ -110,13 +132,7 @@ def open_workspace(namespace: str, host: str | None = None) -> Iterator[Workspac
             database_url = database_url or session.endpoints.database_url
         if redis_url is None or database_url is None:
             raise RuntimeError("an embedded session gave no address for a service it was asked for")
-        ledger = stack.enter_context(Ledger.open(database_url))
-        workspace = Workspace(settings, redis_url, ledger, Archive(settings.archive_location))
-        outside = _OPEN.set(workspace)
-        try:
-            yield workspace
-        finally:
-            _OPEN.reset(outside)
+        yield redis_url, database_url
 
 
 def _check_shared(settings: Settings, host: str) -> None:

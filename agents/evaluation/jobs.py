@@ -111,6 +111,31 @@ class Plan:
             for contestant in self.settings.policies(cell)
         ]
 
+    def is_done(self, job: Job) -> bool:
+        """Whether all results of a job are staged and can be read; some milliseconds a result."""
+        if isinstance(job, PrepareJob):
+            return read_staged(self.prepared_path(job.fold, job.interval_minutes), Prepared) is not None
+        if isinstance(job, FixedJob):
+            return read_staged(self.fixed_path(job.fold, job.cell), list[Track]) is not None
+        paths = (self.policy_path(job.fold, job.cell, job.contestant, seed) for seed in self.settings.seeds)
+        return all(read_staged(path, Track) is not None for path in paths)
+
+    def prepared_path(self, fold: int, interval_minutes: int) -> Path:
+        """Where a `PrepareJob` stages its result."""
+        return self.path(fold, f"prepared-{interval_minutes}")
+
+    def fixed_path(self, fold: int, cell: Cell) -> Path:
+        """Where a `FixedJob` stages its result."""
+        return self.path(fold, f"fixed-{_file_name(cell)}")
+
+    def policy_path(self, fold: int, cell: Cell, contestant: str, seed: int) -> Path:
+        """Where a `PolicyJob` stages the result of a seed."""
+        return self.path(fold, f"policy-{_file_name(cell)}-{contestant.replace(' ', '_')}-{seed}")
+
+    def path(self, fold: int, name: str) -> Path:
+        """A file of a fold."""
+        return self.folder / f"fold-{self.folds[fold].name}" / f"{name}.json"
+
 
 class Workshop:
     """Does jobs over one market: keeps what consecutive jobs share, and stages what they bring.
@@ -145,7 +170,7 @@ class Workshop:
 
     def prepared(self, fold: int, interval_minutes: int) -> Prepared:
         """Sizes, forecasts and, at the reference interval, sizing of a fold."""
-        path = self._path(fold, f"prepared-{interval_minutes}")
+        path = self.plan.prepared_path(fold, interval_minutes)
         held = read_staged(path, Prepared)
         if held is None:
             reference = self.plan.settings.reference
@@ -158,7 +183,7 @@ class Workshop:
 
     def fixed(self, fold: int, cell: Cell) -> list[Track]:
         """Track records of agents and rules."""
-        path = self._path(fold, f"fixed-{_file_name(cell)}")
+        path = self.plan.fixed_path(fold, cell)
         held = read_staged(path, list[Track])
         if held is None:
             held = fixed_contestants(
@@ -169,7 +194,7 @@ class Workshop:
 
     def policies(self, fold: int, cell: Cell, contestant: str) -> Iterator[Track]:
         """Track records of a learned contestant, each staged as soon as it is there."""
-        paths = {seed: self._policy_path(fold, cell, contestant, seed) for seed in self.plan.settings.seeds}
+        paths = {seed: self.plan.policy_path(fold, cell, contestant, seed) for seed in self.plan.settings.seeds}
         held = {seed: read_staged(path, Track) for seed, path in paths.items()}
         if all(track is not None for track in held.values()):
             yield from (track for track in held.values() if track is not None)
@@ -182,16 +207,6 @@ class Workshop:
             if trained and track.seed is not None:
                 stage(paths[track.seed], track)
             yield track
-
-    def done(self, job: Job) -> int:
-        """How many of a job's results are staged."""
-        if isinstance(job, PrepareJob):
-            return int(self._path(job.fold, f"prepared-{job.interval_minutes}").exists())
-        if isinstance(job, FixedJob):
-            return int(self._path(job.fold, f"fixed-{_file_name(job.cell)}").exists())
-        return sum(
-            self._policy_path(job.fold, job.cell, job.contestant, seed).exists() for seed in self.plan.settings.seeds
-        )
 
     def _material(self, fold: int, interval_minutes: int) -> Material:
         if self._held is None or self._held[0] != (fold, interval_minutes):
@@ -211,19 +226,13 @@ class Workshop:
 
     def encoder(self, fold: int) -> StateEncoder:
         """The encoder of a fold, fitted on its past; kept as a file."""
-        path = self._path(fold, "encoder")
+        path = self.plan.path(fold, "encoder")
         if path.exists():
             return StateEncoder.load(path)
         span = self.plan.folds[fold]
         encoder = fit_encoder(self.market, span.known_until, since=span.start, name="evaluation")
         _replace(path, encoder.to_json().encode())
         return encoder
-
-    def _path(self, fold: int, name: str) -> Path:
-        return self.plan.folder / f"fold-{self.plan.folds[fold].name}" / f"{name}.json"
-
-    def _policy_path(self, fold: int, cell: Cell, contestant: str, seed: int) -> Path:
-        return self._path(fold, f"policy-{_file_name(cell)}-{contestant.replace(' ', '_')}-{seed}")
 
 
 def _file_name(cell: Cell) -> str:

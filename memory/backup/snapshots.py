@@ -34,6 +34,8 @@ PARTIAL = ".partial"
 _DROPPED = ".dropped-"
 _DAMAGED = ".damaged-"
 _NOTE = "progress.json"
+_OWNER_ONLY = 0o700
+"""A snapshot holds all of the memory, wherever it lies."""
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -113,7 +115,8 @@ class Partial:
         partial = cls(folder, progress)
         progress.software = software_version()
         with written_to(folder):
-            partial.path.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.path.mkdir(mode=_OWNER_ONLY)
             partial.save()
         return partial
 

@@ -4,7 +4,7 @@
 detached supervisor per home owns them and stops them, cleanly, when the last session has ended.
 """
 
-from memory.embedded.checks import check_database, check_redis
+from memory.embedded.checks import check_configured, check_database, check_redis
 from memory.embedded.options import EmbeddedOptions
 from memory.embedded.session import (
     Endpoints,
@@ -23,6 +23,7 @@ __all__ = [
     "HomeStatus",
     "ServerStatus",
     "Session",
+    "check_configured",
     "check_database",
     "check_platform",
     "check_redis",

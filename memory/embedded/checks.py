@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.database_encoding import check_encoding
+from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
 from memory.secrets import mask, redacted
 
 #: WAITAOF, which a durable write waits for, came with Redis 7.2.
@@ -49,6 +51,29 @@ class DatabaseFacts:
     holds_prefect: bool
 
 
+def check_configured(redis_url: str | None, database_url: str | None) -> None:
+    """Ask servers that are configured whether they can be used, before others are started beside them.
+
+    A Redis user who may not ask what the server is passes: whoever made that user has chosen the server. Takes one
+    round trip each; where nobody listens that is told at once.
+
+    Parameters
+    ----------
+    redis_url, database_url
+        None for one that is not configured, or not needed.
+
+    Raises
+    ------
+    ServerUnsuitableError, StoreUnavailableError
+        As `check_redis` and `check_database`.
+    """
+    if redis_url is not None:
+        with contextlib.suppress(AccessDeniedError):
+            check_redis(redis_url)
+    if database_url is not None:
+        check_database(database_url)
+
+
 def check_redis(url: str) -> RedisFacts:
     """Return what the Redis at ``url`` is, where it can hold the memory. Takes one round trip.
 
@@ -59,12 +84,16 @@ def check_redis(url: str) -> RedisFacts:
     ServerUnsuitableError
         It is too old, has no search or an old one, is a cluster whose search is partial, or the URL names a database
         that cannot be indexed.
+    AccessDeniedError
+        The user may not call INFO.
     StoreUnavailableError
         It cannot be reached, or refuses us.
     """
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
-    from memory.store.refusals import refused_connection, unreachable
+    from memory.store.refusals import refused_connection, tls_hint, translated, unreachable
     from memory.store.sentinel import SentinelUrl, server_url
     from memory.store.servers import URL_FORMS, address_of
 
@@ -75,6 +104,7 @@ def check_redis(url: str) -> RedisFacts:
             socket_timeout=_CONNECT_TIMEOUT_S,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
         )
     except ValueError:  # What it says may hold a part of the password.
         raise ServerUnsuitableError(
@@ -91,9 +121,13 @@ def check_redis(url: str) -> RedisFacts:
         except redis.RedisError as error:
             if (refused := refused_connection(error, address)) is not None:
                 raise refused from error
+            if isinstance(denied := translated(error, address), AccessDeniedError):
+                raise denied from error
+            if isinstance(error, redis.BusyLoadingError):
+                raise unreachable(error, address) from error
             raise StoreUnavailableError(
                 f"Redis at {redacted(url)} cannot be used: {str(error).rstrip('.')}.",
-                remedy="Check that it runs, that COINSWARM_REDIS_URL leads to it, and that its user may call INFO.",
+                remedy=f"Check that it runs, and that COINSWARM_REDIS_URL leads to it{tls_hint(error, address)}.",
             ) from error
         database = int(client.connection_pool.connection_kwargs.get("db") or 0)
     facts = RedisFacts(
@@ -154,22 +188,29 @@ def check_database(url: str) -> DatabaseFacts:
         It cannot be reached, or refuses us.
     """
     import psycopg
+    import sqlalchemy as sa
 
     scheme, _, rest = url.partition("://")
-    if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not rest:
+    if scheme.partition("+")[0] not in {"postgresql", "postgres"} or not rest:
         raise ServerUnsuitableError(
             f"The database URL {redacted(url)!r} is not one of Postgres.",
             remedy="Write it as postgresql+psycopg://user@host:5432/coinswarm.",
         )
     try:
-        with psycopg.connect(f"postgresql://{rest}", connect_timeout=_CONNECT_TIMEOUT_S, autocommit=True) as connection:
+        # Read as the ledger reads it, which has forms of its own, such as for several hosts.
+        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+        _, options = parsed.get_dialect()().create_connect_args(parsed)
+        options["connect_timeout"] = _CONNECT_TIMEOUT_S
+        with psycopg.connect(**options, autocommit=True) as connection:
+            encoding = connection.info.parameter_status("server_encoding") or "an unknown encoding"
             row = connection.execute(
-                "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),"
+                "SELECT current_setting('server_version_num')::int,"
                 " pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool,"
                 " to_regclass('flow_run') IS NOT NULL AND to_regclass('task_run') IS NOT NULL"
                 " AND to_regclass('deployment') IS NOT NULL"
             ).fetchone()
-    except psycopg.ProgrammingError:  # What it says of a URL may hold a part of the password.
+    except (psycopg.ProgrammingError, sa.exc.ArgumentError, ValueError):
+        # What it says of a URL may hold a part of the password.
         raise ServerUnsuitableError(
             f"The database URL {redacted(url)!r} cannot be read.",
             remedy="Write it as postgresql://user:password@host:5432/coinswarm?sslmode=verify-full; in a password "
@@ -177,11 +218,12 @@ def check_database(url: str) -> DatabaseFacts:
         ) from None
     except psycopg.Error as error:
         raise StoreUnavailableError(
-            f"Postgres at {redacted(url)} cannot be used: {mask(' '.join(str(error).split()))}.",
+            f"Postgres at {redacted(url)} cannot be used: {mask(' '.join(str(error).split())).rstrip('.?')}.",
             remedy="Check that it runs, and that COINSWARM_DATABASE_URL leads to a database that exists.",
         ) from error
     assert row is not None
-    facts = DatabaseFacts(*row)
+    version, read_only, holds_prefect = row
+    facts = DatabaseFacts(version, encoding, read_only, holds_prefect)
     judge_database(facts, redacted(url))
     return facts
 
@@ -197,10 +239,7 @@ def judge_database(facts: DatabaseFacts, where: str) -> None:
         raise ServerUnsuitableError(
             f"Postgres at {where} is read-only.", remedy="Point COINSWARM_DATABASE_URL at the primary."
         )
-    if facts.encoding != "UTF8":
-        raise ServerUnsuitableError(
-            f"The database at {where} is in {facts.encoding}.", remedy="Create one with ENCODING 'UTF8'."
-        )
+    check_encoding(facts.encoding, where)
     if facts.holds_prefect:
         raise ServerUnsuitableError(
             f"The database at {where} is Prefect's own.",

@@ -24,6 +24,8 @@ from memory.errors import EmbeddedServerError
 
 _HOST = "127.0.0.1"
 _PROBE_TIMEOUT_S = 0.5
+_LOOPBACK_TIMEOUT_S = 2.0
+"""Longest wait for a connection within this machine, where nothing that is on its way gets lost."""
 _USER = "coinswarm"
 _SECRET_BYTES = 32
 _LEAST_PORT = 20_000
@@ -161,6 +163,33 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def check_loopback() -> None:
+    """Look that programs of this machine can reach each other on 127.0.0.1.
+
+    A container or namespace without a network of its own has the interface, but down: binding succeeds there all the
+    same, and a server would be waited for in vain.
+
+    Raises
+    ------
+    EmbeddedServerError
+        Nothing can be reached there.
+    """
+    with contextlib.closing(socket.socket(socket.AF_INET)) as listener:
+        listener.bind((_HOST, 0))
+        listener.listen(1)
+        with contextlib.closing(socket.socket(socket.AF_INET)) as connection:
+            connection.settimeout(_LOOPBACK_TIMEOUT_S)
+            try:
+                connection.connect(listener.getsockname())
+            except OSError as error:
+                raise EmbeddedServerError(
+                    f"nothing on this machine can be reached at {_HOST} ({error.strerror or error}), where the "
+                    "embedded Prefect server listens.",
+                    remedy="Bring the loopback interface up (ip link set lo up), or set COINSWARM_PREFECT_API_URL to a "
+                    "server elsewhere.",
+                ) from error
 
 
 def make_secret(home: Home) -> None:

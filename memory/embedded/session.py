@@ -18,7 +18,7 @@ from typing import Any
 from memory.embedded.home import FileLock, Home, read_json
 from memory.embedded.launch import EXIT_NO_USER_NAMESPACE
 from memory.embedded.options import EmbeddedOptions
-from memory.embedded.prefect_server import client_environment
+from memory.embedded.prefect_server import check_loopback, client_environment
 from memory.embedded.process import (
     ProcessIdentity,
     last_lines,
@@ -156,7 +156,7 @@ def open_session(
     HomeTooNewError
         The home was written by a newer version.
     EmbeddedServerError
-        A server does not start (the message quotes its log), or not in time.
+        A server does not start (the message quotes its log), or not in time; the loopback interface is down.
     """
     wanted = tuple(dict.fromkeys(services))
     unknown = [name for name in wanted if name not in SERVICES]
@@ -164,6 +164,8 @@ def open_session(
         raise ValueError(f"services must be some of {', '.join(SERVICES)}, not {wanted!r}.")
     if {"redis", "postgres"} & set(wanted):
         find_programs(locate)
+    if "prefect" in wanted:
+        check_loopback()
     place = Home.at(home)
     place.create()
     lock = place.lock("users")

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from psycopg.pq import Format
 from sqlalchemy.orm import Session
 
+from memory.database_encoding import check_encoding
 from memory.errors import CoinswarmError, InvalidRecordError, ServerUnsuitableError, StoreUnavailableError
 from memory.secrets import redacted, remember_url
 
@@ -81,7 +83,10 @@ class Database:
             json_serializer=_to_json,
         )
         sa.event.listen(engine, "before_cursor_execute", _choose_format)
-        return cls(engine)
+        database = cls(engine)
+        # Before SQLAlchemy asks a new connection anything, and fails on answers that are no text.
+        sa.event.listen(engine, "connect", database._check_connection, insert=True)
+        return database
 
     @property
     def display_url(self) -> str:
@@ -98,6 +103,8 @@ class Database:
         ------
         StoreUnavailableError
             Postgres cannot be reached, went away, or cannot write.
+        ServerUnsuitableError
+            The database is in another encoding than UTF8.
         InvalidRecordError
             A value that Postgres cannot hold.
         """
@@ -142,6 +149,14 @@ class Database:
                 raise
             # What libpq says of a URL that it cannot read may hold a part of the password.
             raise translated from (None if isinstance(translated, ServerUnsuitableError) else error)
+
+    def _check_connection(self, connection: psycopg.Connection, _: Any) -> None:
+        encoding = connection.info.parameter_status("server_encoding") or "an unknown encoding"
+        try:
+            check_encoding(encoding, self.display_url)
+        except CoinswarmError:
+            connection.close()
+            raise
 
     def dispose(self) -> None:
         """Closes all connections."""

@@ -14,7 +14,17 @@ def host_name() -> str:
 
 def is_gone(host: str, process_id: int) -> bool:
     """Whether a process is known to have ended; False for one of another host, about which nothing is known."""
-    return host == host_name() and not Path(f"/proc/{process_id}").exists()
+    return host == host_name() and not _runs(process_id)
+
+
+def _runs(process_id: int) -> bool:
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # One that was killed and that its parent has not asked about keeps its number, and does nothing any more. The
+    # name before its state may hold blanks and brackets.
+    return text[text.rindex(")") + 2] not in "ZX"
 
 
 def _process_space() -> str:

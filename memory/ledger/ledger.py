@@ -76,7 +76,7 @@ class Ledger:
         LedgerTooNewError
             The schema was made by a newer version of the software.
         ServerUnsuitableError
-            The URL is not Postgres's, or the database is Prefect's.
+            The URL is not Postgres's, or the database is Prefect's or in another encoding than UTF8.
         """
         database = Database.connect(database_url)
         try:

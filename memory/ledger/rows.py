@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from memory.ledger.host import is_gone
 from memory.window import Window
 
 
@@ -59,6 +60,11 @@ class Holder:
     expires_at: datetime
     released: bool
     expired: bool
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether its lease is over, or its process, on this host, has ended without giving it back."""
+        return not self.released and (self.expired or is_gone(self.host, self.process_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,20 @@
-"""What ran: one row a run, its heartbeat, its result, and the reconciler that finds the dead."""
+"""What ran: one row a run, its heartbeat, its result, and the reconciler that finds the dead.
+
+A run whose process has ended without a word cannot say so: its row goes on saying RUNNING until the next run reconciles
+it. Whoever reads rows reads them as the reconciler would leave them, and writes nothing.
+"""
 
 from __future__ import annotations
 
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from memory.errors import FencedOutError
 from memory.ledger.database import Database
@@ -19,12 +25,66 @@ from memory.ledger.rows import RunRecord
 from memory.window import Window
 
 RUNNING, SUCCEEDED, FAILED, DEAD = "RUNNING", "SUCCEEDED", "FAILED", "DEAD"
+GONE = "its process ended without a word"
+"""Of a run of this host, whose processes can be looked at."""
+SILENT = "no heartbeat within the lease"
+"""Of a run of another host, or one that is stopped: its lease by Postgres's clock is all that is known."""
 
 _clock = sa.func.clock_timestamp
+_LEASE_OVER = Run.heartbeat_at + Run.lease_s * sa.literal(timedelta(seconds=1), sa.Interval()) < _clock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Which runs died, for one statement: expressions over `Run` that Postgres evaluates row by row.
+
+    Attributes
+    ----------
+    gone
+        Ids of runs that were running when they were asked for, and whose process on this host is gone.
+    """
+
+    gone: Sequence[str]
+
+    @classmethod
+    def of(cls, session: Session, *runs: sa.ColumnElement[bool]) -> _Verdict:
+        """Of some runs. One question, and a look at /proc for each of them that runs here."""
+        running = sa.select(Run.run_id, Run.host, Run.process_id).where(
+            Run.status == RUNNING, Run.host == host_name(), *runs
+        )
+        return cls([row.run_id for row in session.execute(running) if is_gone(row.host, row.process_id)])
+
+    @property
+    def died(self) -> sa.ColumnElement[bool]:
+        """Whether a run has died and nobody has noted it; one that has ended since `gone` was read has not."""
+        return sa.and_(Run.status == RUNNING, sa.or_(Run.run_id.in_(self.gone), _LEASE_OVER))
+
+    @property
+    def reason(self) -> sa.ColumnElement[str]:
+        """Why one that died is taken for dead."""
+        return sa.case((Run.run_id.in_(self.gone), GONE), else_=SILENT)
+
+    @property
+    def status(self) -> sa.ColumnElement[str]:
+        """The status of a run as it is now."""
+        return sa.case((self.died, DEAD), else_=Run.status)
+
+    @property
+    def error(self) -> sa.ColumnElement[str | None]:
+        """Why a run came to nothing, as far as is known now."""
+        return sa.case((self.died, self.reason), else_=Run.error)
+
+    def select(self) -> sa.Select[tuple[Run, str, str | None]]:
+        """Runs, with status and error as they are now."""
+        return sa.select(Run, self.status, self.error)
 
 
 class RunRepository:
-    """Rows about runs of flows."""
+    """Rows about runs of flows.
+
+    What is read tells a run that died from one that runs, as `reconcile` does: its status is DEAD, with the reason,
+    also where nobody has noted it yet. It has no end then.
+    """
 
     def __init__(self, database: Database, fence: FenceRepository) -> None:
         self._database = database
@@ -108,41 +168,25 @@ class RunRepository:
         -------
         The runs that were found dead, oldest first.
         """
+        here = Run.namespace == namespace
         with self._database.transaction() as session:
-            running = session.scalars(
-                sa.select(Run).where(Run.namespace == namespace, Run.status == RUNNING, Run.host == host_name())
-            ).all()
-            gone = [run.run_id for run in running if is_gone(run.host, run.process_id)]
+            verdict = _Verdict.of(session, here)
             dead = session.scalars(
                 sa.update(Run)
-                .where(
-                    Run.namespace == namespace,
-                    Run.status == RUNNING,
-                    sa.or_(
-                        Run.run_id.in_(gone),
-                        Run.heartbeat_at + Run.lease_s * sa.literal(timedelta(seconds=1), sa.Interval()) < _clock(),
-                    ),
-                )
-                .values(
-                    status=DEAD,
-                    finished_at=_clock(),
-                    error=sa.case(
-                        (Run.run_id.in_(gone), "its process ended without a word"),
-                        else_="no heartbeat within the lease",
-                    ),
-                )
+                .where(here, verdict.died)
+                .values(status=DEAD, finished_at=_clock(), error=verdict.reason)
                 .returning(Run)
             ).all()
-            found = sorted((_record(run) for run in dead), key=lambda run: run.started_at)
+            found = sorted((_record(run, run.status, run.error) for run in dead), key=lambda run: run.started_at)
         # Revoked for every dead run, so that a reconciler that died right here is made up for by the next one.
         self._fence.revoke_dead(namespace)
         return found
 
     def get(self, run_id: str) -> RunRecord | None:
         """One run, or None."""
+        this = Run.run_id == run_id
         with self._database.transaction() as session:
-            run = session.get(Run, run_id, populate_existing=True)
-            return None if run is None else _record(run)
+            return next(iter(_read(session, _Verdict.of(session, this).select().where(this))), None)
 
     def list(
         self,
@@ -154,15 +198,17 @@ class RunRepository:
         limit: int = 50,
     ) -> Sequence[RunRecord]:
         """Runs of a namespace, latest first."""
-        query = sa.select(Run).where(Run.namespace == namespace)
-        if flow is not None:
-            query = query.where(Run.flow == flow)
-        if status is not None:
-            query = query.where(Run.status == status)
-        if window is not None:
-            query = query.where(Run.window == window)
+        here = Run.namespace == namespace
         with self._database.transaction() as session:
-            return [_record(run) for run in session.scalars(query.order_by(Run.started_at.desc()).limit(limit))]
+            verdict = _Verdict.of(session, here)
+            query = verdict.select().where(here)
+            if flow is not None:
+                query = query.where(Run.flow == flow)
+            if status is not None:
+                query = query.where(verdict.status == status)
+            if window is not None:
+                query = query.where(Run.window == window)
+            return _read(session, query.order_by(Run.started_at.desc()).limit(limit))
 
     def namespaces(self) -> Sequence[str]:
         """Namespaces that any run worked in, sorted."""
@@ -175,20 +221,23 @@ class RunRepository:
 
     def latest(self, namespace: str, *statuses: str) -> dict[str, RunRecord]:
         """The latest run of each flow that ever ran (of those in one of some statuses, where given), by flow."""
-        query = sa.select(Run).where(Run.namespace == namespace)
-        if statuses:
-            query = query.where(Run.status.in_(statuses))
-        query = query.distinct(Run.flow).order_by(Run.flow, Run.started_at.desc())
+        here = Run.namespace == namespace
         with self._database.transaction() as session:
-            found = {run.flow: _record(run) for run in session.scalars(query)}
-        return dict(sorted(found.items()))
+            verdict = _Verdict.of(session, here)
+            query = verdict.select().where(here)
+            if statuses:
+                query = query.where(verdict.status.in_(statuses))
+            found = _read(session, query.distinct(Run.flow).order_by(Run.flow, Run.started_at.desc()))
+        return {run.flow: run for run in sorted(found, key=lambda run: run.flow)}
 
     def counts(self, namespace: str) -> dict[str, dict[str, int]]:
         """How many runs of each flow are in each status, by flow; those that were removed since are not among them."""
-        query = sa.select(Run.flow, Run.status, sa.func.count()).where(Run.namespace == namespace)
+        here = Run.namespace == namespace
         found: dict[str, dict[str, int]] = {}
         with self._database.transaction() as session:
-            for flow, status, number in session.execute(query.group_by(Run.flow, Run.status)):
+            judged = sa.select(Run.flow, _Verdict.of(session, here).status.label("status")).where(here).subquery()
+            query = sa.select(judged.c.flow, judged.c.status, sa.func.count()).group_by(*judged.c)
+            for flow, status, number in session.execute(query):
                 found.setdefault(flow, {})[status] = number
         return dict(sorted(found.items()))
 
@@ -205,16 +254,22 @@ class RunRepository:
                 )
 
 
-def _record(run: Run) -> RunRecord:
+def _read(session: Session, query: sa.Select[tuple[Run, str, str | None]]) -> Sequence[RunRecord]:
+    # A session that was joined may hold rows as they were when it first read them.
+    rows = session.execute(query.execution_options(populate_existing=True))
+    return [_record(run, status, error) for run, status, error in rows]
+
+
+def _record(run: Run, status: str, error: str | None) -> RunRecord:
     return RunRecord(
         run_id=run.run_id,
         namespace=run.namespace,
         flow=run.flow,
         window=run.window,
-        status=run.status,
+        status=status,
         parameters=run.parameters,
         result=run.result,
-        error=run.error,
+        error=error,
         report_path=run.report_path,
         flow_run_id=run.flow_run_id,
         host=run.host,

@@ -1,7 +1,8 @@
 """What a run leaves behind in the Prefect UI: markdown that says what was read, learned, changed and dropped; tables.
 
-Names and texts come from data: all of them are escaped here, so that none can be markup, a link or HTML. The UI
-renders descriptions and the cells of tables as markdown too.
+Names and texts come from data: all of them are escaped here, so that none can be markup, a link or HTML. One of
+Prefect's two UIs renders descriptions and the cells of tables as markdown too, the other shows cells as they are: what
+is literal anyway, such as the name of a regime, is therefore left as it is, and cells hold no links.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from memory.errors import InvalidQueryError
 from memory.reporting import wording
 
-_MARKUP = re.compile(r"([\\`*_\[\]#|~!])")
+_MARKUP = re.compile(r"([\\`*\[\]#|~!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+"""What may be markup; an underscore within a word never is."""
 _BARE_HOST = re.compile(r"(www)\.", re.IGNORECASE)
 _LIST_MARK = re.compile(r"^(\d*)([-+=.)])(?=\s|[-+=]|$)")
 _TARGET = re.compile(r"(https?://[^\s()<>\"'\\|`@]+|/[A-Za-z0-9][A-Za-z0-9/_.#-]*)")
@@ -171,8 +173,13 @@ def shown(value: Value) -> str:
 
 
 def _cell(value: Value) -> str | int | float | None:
-    """A value in a cell: numbers stay numbers, so that the UI's search and copies of it have them."""
-    if isinstance(value, bool | str | Link):
+    """A value in a cell: numbers stay numbers, so that the UI's search and copies of it have them; of a link its text.
+
+    The UI that shows cells as they are would show its target beside it.
+    """
+    if isinstance(value, Link):
+        return escaped(value.text)
+    if isinstance(value, bool | str):
         return shown(value)
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None

@@ -9,8 +9,8 @@ from memory.reporting import headlines, ranking, wording
 from memory.reporting.artifacts import Link, Value, escaped, shown
 from memory.reporting.data import ReportData
 
-SUMMARY_PATTERNS = 8
-"""Patterns in the markdown table; the report holds more."""
+SUMMARY_PATTERNS = 10
+"""Patterns in the markdown table, each with an artifact of its own; the report holds more."""
 
 TABLE_PATTERNS = 50
 """Rows of the table artifact."""
@@ -19,7 +19,9 @@ SUMMARY_EVENTS = 20
 """Latest events of a pattern's story in its artifact."""
 
 
-def markdown_summary(data: ReportData, report: Link | None = None, path: str = "") -> str:
+def markdown_summary(
+    data: ReportData, report: Link | None = None, path: str = "", links: Mapping[str, Link] | None = None
+) -> str:
     """The night on half a page of markdown: headline, regressions, figures, the strongest patterns, seconds a step.
 
     Parameters
@@ -28,7 +30,10 @@ def markdown_summary(data: ReportData, report: Link | None = None, path: str = "
         Link to the whole report, where it is served.
     path
         File of the report, named where it is not served.
+    links
+        Where to read more of a pattern, by its id.
     """
+    links = links or {}
     facts = data.facts
     lines = [
         f"# What the memory learned on {wording.long_date(facts.window_start)}",
@@ -53,7 +58,7 @@ def markdown_summary(data: ReportData, report: Link | None = None, path: str = "
             trade = f"{best.action.lower()} {wording.horizon(best.horizon_minutes)}" if best else wording.MISSING
             cells = (
                 str(rank),
-                escaped(ranking.title(pattern)),
+                f"{escaped(ranking.title(pattern))} {shown(links.get(pattern.pattern_id, pattern.pattern_id))}",
                 escaped(wording.regime_name(pattern.regime)),
                 escaped(trade),
                 wording.basis_points(best.shrunk_net_mean if best else None),
@@ -111,15 +116,8 @@ def pattern_summary(data: ReportData, pattern: PatternMemory, report: Link | Non
     return "\n".join(lines).rstrip() + "\n"
 
 
-def table_rows(data: ReportData, links: Mapping[str, Link] | None = None) -> list[dict[str, Value]]:
-    """The strongest patterns as rows of a table artifact: plain values, returns in basis points, JSON-safe.
-
-    Parameters
-    ----------
-    links
-        Where to read more of a pattern, by its id.
-    """
-    links = links or {}
+def table_rows(data: ReportData) -> list[dict[str, Value]]:
+    """The strongest patterns as rows of a table artifact: plain values, returns in basis points, JSON-safe."""
     rows: list[dict[str, Value]] = []
     for rank, pattern in enumerate(
         ranking.strongest(data.patterns, data.reference_horizon_minutes)[:TABLE_PATTERNS], 1
@@ -129,7 +127,7 @@ def table_rows(data: ReportData, links: Mapping[str, Link] | None = None) -> lis
         rows.append(
             {
                 "rank": rank,
-                "pattern": links.get(pattern.pattern_id, pattern.pattern_id),
+                "pattern": pattern.pattern_id,
                 "status": pattern.status,
                 "regime": pattern.regime,
                 "products": ", ".join(pattern.product_ids),

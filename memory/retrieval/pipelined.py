@@ -151,9 +151,9 @@ class PipelinedLink(RedisLink):
             return await with_scripts(partial(self._ask_all, deadline=deadline), commands, self._scripts)
 
         answers = await self._try(answered, timeout_s=timeout_s)
-        for answer in answers:
+        for asked, answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception):
-                raise self._translate(answer)
+                raise self._translate(answer, asked)
         return list(answers[-1]) if transaction else answers
 
     async def transaction(self, *_: Any, **__: Any) -> Any:
@@ -280,19 +280,15 @@ class PipelinedLink(RedisLink):
     def _expire(self, wire: WireConnection, future: asyncio.Future[Any]) -> None:
         """The deadline of a command has passed, whether or not its caller still waits for the answer.
 
-        Nothing more is sent over its connection, which may be dead without having said so; it ends with the last who
-        waits for it.
+        Nothing more is sent over its connection, which ends with the last who waits for it.
         """
-        if not future.done():
-            future.set_exception(TimeoutError())
-        elif future not in wire._waiting:
-            return  # Its caller has left, and the answer has come.
+        if not wire.expire(future):
+            return
         if wire in self._shared_wires:
             self._shared_wires.remove(wire)
             self._retired.append(wire)
             self._lost(TimeoutError("no answer before the deadline"))
-        if all(waiting.done() for waiting in wire._waiting):
-            wire.abort()
+        wire.abort_if_idle()
 
     # --- in line ---------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ PAGE_SIZE = 500
 ENTRY_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 MESSAGES = "messages"
 """Origin of letters that were messages between agents; where handling failed, a colon and the reader's name follow."""
+UNSENT = "unsent"
+"""Origin of letters that are messages which the server never took, so that no agent could read them."""
 UNKNOWN_AGENT = ""
 """Agent of a dead letter whose agent id is malformed: it can be read and dropped, not replayed."""
 
@@ -71,7 +73,7 @@ class DeadLetter:
     reason, field
         What was wrong with it, and in which field.
     origin
-        ``store``, ``inbox``, ``shared``, ``recorder`` or ``messages``.
+        ``store``, ``inbox``, ``shared``, ``recorder``, ``messages`` or ``unsent``.
     received_at
         When it was written down (server clock).
     packed
@@ -89,7 +91,12 @@ class DeadLetter:
     @property
     def is_message(self) -> bool:
         """Whether it is a message between agents, and no experience."""
-        return self.origin.partition(":")[0] == MESSAGES
+        return self.is_unsent or self.origin.partition(":")[0] == MESSAGES
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether it is a message that was never sent, which its sender wrote down itself."""
+        return self.origin == UNSENT
 
     @property
     def reader(self) -> str | None:
@@ -240,8 +247,8 @@ class DeadLetters:
     ) -> int:
         """Put letters back into their agents' inboxes, from where they are drained again; returns how many.
 
-        Letters without a valid agent id stay, and so do messages (see `Messages.redeliver`). Each letter moves in one
-        step.
+        Letters without a valid agent id stay, and so do messages (see `Messages.redeliver` and `Messages.send_unsent`).
+        Each letter moves in one step.
 
         Parameters
         ----------

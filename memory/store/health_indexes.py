@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from memory.commands import command
 from memory.records import SemanticType
 from memory.store.health_check import Check, OpenMemory, facts_of, fail, ok, warn
 from memory.store.health_records import Census, Kind, experience_kinds
@@ -22,8 +23,6 @@ SHOWN = 3
 BUILD_PATIENCE_S = 3.0
 BUILD_POLL_S = 0.05
 _WITH_VECTOR = (SemanticType.PATTERN, SemanticType.REGIME)
-
-REINDEX = "Build it again: coinswarm run reindex_memory; what is stored is safe."
 
 
 async def check_indexes(mem: OpenMemory, census: Census) -> list[Check]:
@@ -46,7 +45,7 @@ async def check_indexes(mem: OpenMemory, census: Census) -> list[Check]:
     found += await _aliases(mem, names)
     found += _orphans(mem, encoder_ids, names, in_use)
     jobs = [await read_job(mem.link, kind.collection.family, name) for kind in kinds for name in encoder_ids]
-    return [*found, *_changes([job for job in jobs if job is not None])]
+    return [*found, *_changes(mem, [job for job in jobs if job is not None])]
 
 
 async def _partitions(mem: OpenMemory, schema: IndexSchema) -> list[str]:
@@ -84,7 +83,13 @@ async def _coverage(
     dropped = sorted({*parts, *(part for own in parts.values() for part in own)} - names)
     if dropped:
         listed = f"{', '.join(dropped[:SHOWN])}{' and more' if len(dropped) > SHOWN else ''}"
-        return [fail(name, f"{listed} is missing: its {kind.noun} cannot be found.", REINDEX)]
+        return [
+            fail(
+                name,
+                f"{listed} is missing: its {kind.noun} cannot be found.",
+                f"Build it again; what is stored is safe: {_reindexing(mem)}",
+            )
+        ]
     stored = census.counts[kind.name]
     if not stored and not schemas:
         return [ok(name, f"no {kind.noun} yet")]
@@ -118,7 +123,7 @@ async def _coverage(
             f"Build it: mem.indexes.{ensure}({strangers[0]!r}), or remove its records ({kind.noun} of that encoder)."
         )
     else:
-        why, remedy = "", "Look which ones below under 'index failures', then coinswarm run reindex_memory."
+        why, remedy = "", f"Look which ones below under 'index failures', then {_reindexing(mem)}"
     return [fail(name, f"{missing:,} of {stored:,} {kind.noun} are in no index{why}.", remedy)]
 
 
@@ -127,11 +132,9 @@ async def _completing(mem: OpenMemory, schema: IndexSchema) -> str:
     for pair in sorted(await mem.indexes.partitions.reload(schema)):
         part = partition_name(schema, *pair)
         if await mem.reader.count(schema, select(tags=[scope_tag(*pair) or ""])) > await _documents(mem, part):
-            return f"FT.DROPINDEX {part} (records stay), then coinswarm run reindex_memory, which builds it again."
-    return (
-        "coinswarm run reindex_memory --param layout=single, then the same with layout=partitioned: some pairs of "
-        "agent and product are not listed."
-    )
+            return f"FT.DROPINDEX {part} (records stay), then build it again: {_reindexing(mem)}"
+    single, partitioned = (_reindexing(mem, layout=layout) for layout in ("single", "partitioned"))
+    return f"Some pairs of agent and product are not listed: {single}, then {partitioned}"
 
 
 async def _definitions(mem: OpenMemory, kind: Kind, schemas: dict[str, IndexSchema], names: set[str]) -> list[Check]:
@@ -145,7 +148,7 @@ async def _definitions(mem: OpenMemory, kind: Kind, schemas: dict[str, IndexSche
             looked_at += 1
             differs = _difference(await mem.link.execute("FT.INFO", definition.name), definition)
             if differs:
-                remedy = f"FT.DROPINDEX {definition.name} (records stay), then coinswarm run reindex_memory."
+                remedy = f"FT.DROPINDEX {definition.name} (records stay), then {_reindexing(mem)}"
                 return [fail(name, f"{definition.name} was made by somebody else: {differs}.", remedy)]
     if not looked_at:
         return []
@@ -242,7 +245,7 @@ async def _semantic(mem: OpenMemory, encoder_ids: list[str], names: set[str], ce
         fail(
             "semantic index",
             f"{stored - documents:,} of {stored:,} versions of patterns and regimes are in no index.",
-            "Publish them again: coinswarm run consolidate_memories for the newest window.",
+            f"Publish them again: {command('run rebuild_memory', mem.keys.namespace)}",
         )
     ]
 
@@ -330,7 +333,7 @@ def _belongs(name: str, schema: IndexSchema) -> bool:
     return schema.partitioned and pair != name and pair.count(":") == 1
 
 
-def _changes(jobs: list[ReindexJob]) -> list[Check]:
+def _changes(mem: OpenMemory, jobs: list[ReindexJob]) -> list[Check]:
     """Changes of an index that are under way, or were left half done."""
     if not jobs:
         return [ok("reindexing", "nothing under way")]
@@ -339,22 +342,28 @@ def _changes(jobs: list[ReindexJob]) -> list[Check]:
         warn(
             "reindexing",
             f"{listed}: a change is under way, or was stopped.",
-            f"Where none runs, {_taking_up(jobs[0])}",
+            f"Where none runs, {_taking_up(mem, jobs[0])}",
         )
     ]
 
 
-def _taking_up(job: ReindexJob) -> str:
+def _reindexing(mem: OpenMemory, **parameters: str) -> str:
+    """The command that builds the indexes again."""
+    words = ["run reindex_memory", *(f"--param {name}={value}" for name, value in parameters.items())]
+    return command(" ".join(words), mem.keys.namespace)
+
+
+def _taking_up(mem: OpenMemory, job: ReindexJob) -> str:
     """The command that takes up a change that was stopped."""
-    target, command = job.target, "coinswarm run reindex_memory"
+    target = job.target
     if job.phase == "abandoned":
-        return f"{command} --param abandon=true"
+        return _reindexing(mem, abandon="true")
     if not job.changes_encoder:
         choices = {"layout": target.layout, "algorithm": target.algorithm, "vector_type": target.vector_type}
-        return " ".join([command, *(f"--param {name}={value}" for name, value in choices.items())])
+        return _reindexing(mem, **choices)
     if job.phase == "filling":
-        return f"{command} --param encoder={target.encoder_id}"
+        return _reindexing(mem, encoder=target.encoder_id)
     return (
         f"restart clients of {job.source.encoder_id} with {target.encoder_id}, then "
-        f"{command} --param encoder={target.encoder_id} --param remove_old=true"
+        f"{_reindexing(mem, encoder=target.encoder_id, remove_old='true')}"
     )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from redis.exceptions import RedisError
 
+from memory.commands import command
 from memory.embedded.checks import search_version
 from memory.errors import AccessDeniedError
 from memory.store.health_check import Check, OpenMemory, fail, info, ok, server_time, warn
@@ -97,14 +98,15 @@ async def check_memory_left(mem: OpenMemory) -> list[Check]:
     daily = await _growth(mem)
     bound = limit or machine
     share = used / bound
-    seen = f"{_size(used)} of {_size(bound)} ({share:.0%})"
+    seen = f"{size_text(used)} of {size_text(bound)} ({share:.0%})"
     days = None
     if each is not None:
         seen += f", {each:,.0f} bytes an experience"
     if each is not None and daily:
         days = max(bound - used, 0) / (each * daily)
         seen += f", {daily:,.0f} a day: full in {days:,.0f} days without pruning"
-    remedy = "Raise maxmemory, prune (coinswarm run prune_memories), or use FLOAT16 vectors."
+    prune = command("run prune_memories", mem.keys.namespace)
+    remedy = f"Raise maxmemory, prune ({prune}), or use FLOAT16 vectors."
     if share >= FULL_SHARE:
         return [fail("memory", f"{seen}; writes are about to be refused.", remedy)]
     if share >= HIGH_SHARE or (days is not None and days < DAYS_AHEAD):
@@ -178,7 +180,8 @@ async def _setting(mem: OpenMemory, name: str) -> str | None:
     return None if value is None else value.decode()
 
 
-def _size(number: int) -> str:
+def size_text(number: int) -> str:
+    """Bytes for people, in units of 1024."""
     value = float(number)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:

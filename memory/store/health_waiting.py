@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from memory.commands import command
 from memory.records import from_ms
 from memory.store.health_check import Check, OpenMemory, ok, server_time, warn
 from memory.store.inbox import DEFAULT_IDLE, GROUP
@@ -31,7 +32,7 @@ async def check_inbox(mem: OpenMemory) -> list[Check]:
         f"{sum(lengths.values()):,} entries of {len(lengths)} agents (most: {largest}, {lengths[largest]:,}), "
         f"the oldest {_age(age)} old"
     )
-    remedy = "Drain it: coinswarm run record_experiences."
+    remedy = f"Drain it: {command('run record_experiences', mem.keys.namespace)}"
     if idle:
         return [warn("inbox", f"{seen}; a drain left {idle:,} of them behind.", remedy)]
     if age > BACKLOG_AGE:
@@ -57,7 +58,8 @@ async def check_dead_letters(mem: OpenMemory) -> list[Check]:
     listed = "; ".join(f"{times:,} x {field}, such as: {reason}" for field, times, reason in reasons)
     full = count >= mem.settings.dead_letter_limit
     seen = f"{count:,}{', as many as are kept: older ones are gone' if full else ''} ({listed})"
-    return [warn("dead letters", seen, "Correct the cause, then 'coinswarm deadletters retry --all'.")]
+    again = command("deadletters retry --all", mem.keys.namespace)
+    return [warn("dead letters", seen, f"Correct the cause, then {again}")]
 
 
 def _age(age: timedelta) -> str:

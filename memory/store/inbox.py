@@ -7,7 +7,7 @@ again is a no-op, so it duplicates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -209,11 +209,13 @@ class Inbox:
         count: int = 1000,
         agent_ids: Collection[str] | None = None,
         idle: timedelta = DEFAULT_IDLE,
+        on_refused: Callable[[Refusal], None] | None = None,
     ) -> list[InboxEntry]:
         """Take up to about `count` entries to work on: first those that another drain left behind, then new ones.
 
         They belong to this consumer until they are acknowledged, or have been idle for `idle`. Entries that were
-        handed out five times, and those that are no experience at all, go to the dead letters here.
+        handed out five times, and those that are no experience at all, go to the dead letters here; where all that was
+        taken did, more is taken.
 
         Parameters
         ----------
@@ -225,6 +227,8 @@ class Inbox:
             Inboxes to read; by default all.
         idle
             How long another drain must have held an entry.
+        on_refused
+            Called with each entry that went to the dead letters.
 
         Returns
         -------
@@ -235,25 +239,14 @@ class Inbox:
         if not agents:
             return []
         await self._ensure_groups(agents)
-        share = max(1, count // len(agents))
-        entries: list[InboxEntry] = []
-        for agent in agents:
-            entries += await self._claim(agent, consumer, share, idle)
-        room = count - len(entries)
-        if room > 0:
-            streams = [self._keys.inbox(agent) for agent in agents]
-            # Once handed out, an entry is pending; where the answer gets lost, it is claimed like any other.
-            answer = await self._link.execute(
-                *("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", max(1, room // len(agents)), "STREAMS"),
-                *streams,
-                *([">"] * len(streams)),
-                retry=False,
-            )
-            by_stream = {} if answer is None else {stream: _entries(found) for stream, found in answer.items()}
-            for agent, stream in zip(agents, streams, strict=True):
-                fresh = [(entry, fields, 1) for entry, fields in by_stream.get(stream.encode(), [])]
-                entries += await self._unpack(agent, fresh)
-        return entries
+        while True:
+            refused: list[Refusal] = []
+            entries = await self._take(agents, consumer, count, idle, refused)
+            if on_refused is not None:
+                for refusal in refused:
+                    on_refused(refusal)
+            if entries or not refused:
+                return entries
 
     async def acknowledge(self, entries: Sequence[InboxEntry]) -> int:
         """Say that entries are dealt with, and remove them; returns how many were still there."""
@@ -301,7 +294,33 @@ class Inbox:
                 if "BUSYGROUP" not in str(error):
                     raise
 
-    async def _claim(self, agent: str, consumer: str, count: int, idle: timedelta) -> list[InboxEntry]:
+    async def _take(
+        self, agents: Sequence[str], consumer: str, count: int, idle: timedelta, refused: list[Refusal]
+    ) -> list[InboxEntry]:
+        """One turn of `read`; what goes to the dead letters is added to `refused`."""
+        share = max(1, count // len(agents))
+        entries: list[InboxEntry] = []
+        for agent in agents:
+            entries += await self._claim(agent, consumer, share, idle, refused)
+        room = count - len(entries)
+        if room > 0:
+            streams = [self._keys.inbox(agent) for agent in agents]
+            # Once handed out, an entry is pending; where the answer gets lost, it is claimed like any other.
+            answer = await self._link.execute(
+                *("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", max(1, room // len(agents)), "STREAMS"),
+                *streams,
+                *([">"] * len(streams)),
+                retry=False,
+            )
+            by_stream = {} if answer is None else {stream: _entries(found) for stream, found in answer.items()}
+            for agent, stream in zip(agents, streams, strict=True):
+                fresh = [(entry, fields, 1) for entry, fields in by_stream.get(stream.encode(), [])]
+                entries += await self._unpack(agent, fresh, refused)
+        return entries
+
+    async def _claim(
+        self, agent: str, consumer: str, count: int, idle: timedelta, refused: list[Refusal]
+    ) -> list[InboxEntry]:
         """Take over what other drains left behind; what failed too often goes to the dead letters."""
         stream = self._keys.inbox(agent)
         idle_ms = int(idle.total_seconds() * 1000)
@@ -311,44 +330,34 @@ class Inbox:
             return []
         claimed = await self._link.execute("XCLAIM", stream, GROUP, consumer, idle_ms, *deliveries, retry=False)
         taken = [(entry, fields, deliveries[entry] + 1) for entry, fields in _entries(claimed)]
-        worn = [item for item in taken if item[2] > MAX_DELIVERIES]
-        await self._link.pipeline(
-            [
-                self._dead_letters.command(
-                    Refusal(
-                        fields.get(b"content", b""),
-                        f"Handed out {MAX_DELIVERIES} times and never stored.",
-                        "experience",
-                        agent,
-                    ),
-                    origin="inbox",
-                    acknowledge=(stream, GROUP, entry.decode()),
-                )
-                for entry, fields, _ in worn
-            ]
-        )
-        return await self._unpack(agent, [item for item in taken if item[2] <= MAX_DELIVERIES])
+        return await self._unpack(agent, taken, refused)
 
     async def _unpack(
-        self, agent: str, raw_entries: Sequence[tuple[bytes, dict[bytes, bytes], int]]
+        self, agent: str, raw_entries: Sequence[tuple[bytes, dict[bytes, bytes], int]], refused: list[Refusal]
     ) -> list[InboxEntry]:
-        entries = []
-        refused: list[Command] = []
+        """The entries that can be worked on; the others go to the dead letters."""
+        entries: list[InboxEntry] = []
+        bad: list[tuple[bytes, Refusal]] = []
         for entry, fields, deliveries in raw_entries:
             packed = fields.get(b"content", b"")
+            if deliveries > MAX_DELIVERIES:
+                reason = f"Handed out {MAX_DELIVERIES} times and never stored."
+                bad.append((entry, Refusal(packed, reason, "experience", agent)))
+                continue
             try:
                 content = unpack_raw(packed)
             except InvalidRecordError as error:
-                refused.append(
-                    self._dead_letters.command(
-                        Refusal(packed, str(error), error.field, agent),
-                        origin="inbox",
-                        acknowledge=(self._keys.inbox(agent), GROUP, entry.decode()),
-                    )
-                )
+                bad.append((entry, Refusal(packed, str(error), error.field, agent)))
             else:
                 entries.append(InboxEntry(agent, entry.decode(), deliveries, content, packed))
-        await self._link.pipeline(refused)
+        stream = self._keys.inbox(agent)
+        await self._link.pipeline(
+            [
+                self._dead_letters.command(refusal, origin="inbox", acknowledge=(stream, GROUP, entry.decode()))
+                for entry, refusal in bad
+            ]
+        )
+        refused += [refusal for _, refusal in bad]
         return entries
 
 

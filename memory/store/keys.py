@@ -282,6 +282,11 @@ class Keys:
         return f"{self.namespace}:dead_letter_digests"
 
 
+def namespace_of(key: str) -> str:
+    """The namespace of a key, or of an index, by its name."""
+    return key.partition(":")[0]
+
+
 def drill_namespace(namespace: str) -> str:
     """Namespace that the drills of a memory restore into; nobody names one so by chance."""
     return f"{DRILL_PREFIX}{hashlib.sha256(namespace.encode()).hexdigest()[:16]}"

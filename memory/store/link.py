@@ -25,7 +25,7 @@ from memory.store.cluster import check_cluster
 from memory.store.durability import DISK_TIMEOUT_S, wait_for_disk
 from memory.store.refusals import LOST, is_busy, no_answer, refused_connection, takes_no_writes, translated, unreachable
 from memory.store.scripts import Command, Script, with_scripts
-from memory.store.servers import URL_FORMS, address_of, connection_pool, database_of
+from memory.store.servers import URL_FORMS, address_of, connection_pool, database_of, user_of
 from memory.store.wire_pool import SHAREABLE, WirePool
 
 __all__ = [
@@ -178,14 +178,16 @@ class RedisLink:
                 return await wires.execute(arguments, deadline)
             except (RedisError, OSError) as error:  # OSError: TimeoutError is one of them.
                 again = partial(wires.execute, arguments)
-                return await self._attempt(again, retry=retry, timeout_s=timeout_s, deadline=deadline, met=error)
+                return await self._attempt(
+                    again, retry=retry, timeout_s=timeout_s, deadline=deadline, met=error, asked=arguments
+                )
         command: Read = client.execute_command
 
         async def run(deadline: float) -> Any:
             async with asyncio.timeout_at(deadline):
                 return await command(*arguments)
 
-        return await self._attempt(run, retry=retry, timeout_s=timeout_s)
+        return await self._attempt(run, retry=retry, timeout_s=timeout_s, asked=arguments)
 
     async def pipeline(
         self, commands: Sequence[Command], *, transaction: bool = False, timeout_s: float | None = None
@@ -219,9 +221,9 @@ class RedisLink:
             return answers
 
         answers = await self._attempt(answered, timeout_s=timeout_s)
-        for answer in answers:
+        for asked, answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception):
-                raise self._translate(answer)
+                raise self._translate(answer, asked)
         return answers
 
     def register(self, text: str) -> Script:
@@ -325,10 +327,11 @@ class RedisLink:
         timeout_s: float | None = None,
         deadline: float | None = None,
         met: Exception | None = None,
+        asked: Sequence[Any] = (),
     ) -> Result:
         """Run an operation that ends by a deadline, and again where the connection failed; its errors, translated.
 
-        `met` is what the first attempt, made before, ended in; its deadline stands.
+        `met` is what the first attempt, made before, ended in; its deadline stands. `asked` is the command, for errors.
         """
         loop = asyncio.get_running_loop()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
@@ -356,7 +359,7 @@ class RedisLink:
                     renewed = True
                     await self._renew()
                 elif not is_busy(error) or loop.time() + delay_s >= deadline:
-                    translated_error = self._translate(error)
+                    translated_error = self._translate(error, asked)
                     if translated_error is error:
                         raise
                     raise translated_error from error
@@ -372,6 +375,6 @@ class RedisLink:
         wires.retire_all()
         await client.connection_pool.disconnect(inuse_connections=False)
 
-    def _translate(self, error: Exception) -> Exception:
-        """The error that a caller meets for one of the server's."""
-        return translated(error, self.address)
+    def _translate(self, error: Exception, asked: Sequence[Any] = ()) -> Exception:
+        """The error that a caller meets for one of the server's, to a command whose words are given."""
+        return translated(error, self.address, user=user_of(self._url), command=str(asked[0]) if asked else "")

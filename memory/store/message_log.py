@@ -115,7 +115,7 @@ class MessageLog:
             for sender, page in zip(list(starts), pages, strict=True):
                 for entry, pairs in page:
                     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-                    message = _readable(fields.get(b"c", b""), sender, run_id)
+                    message = readable(fields.get(b"c", b""), sender, run_id)
                     if message is None or message.timestamp is None:
                         continue
                     if (
@@ -148,8 +148,8 @@ def _was_preceded(entry: tuple[bytes, list[bytes]], since: datetime | None) -> b
     return fields.get(b"n") != b"1" and (since is None or not stamp.isdigit() or to_ms(since) <= int(stamp))
 
 
-def _readable(packed: bytes, sender: str, run_id: str) -> AgentMemoryMessage | None:
-    """The message of an entry; None where it is none, or not its sender's: readers put those to the dead letters."""
+def readable(packed: bytes, sender: str, run_id: str) -> AgentMemoryMessage | None:
+    """The message of an entry; None where it is none, or not of that sender and run: readers bury those."""
     try:
         message = unpack_message(packed)
     except InvalidRecordError:

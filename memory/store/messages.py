@@ -41,6 +41,7 @@ from memory.store.message_log import (
     checked_run,
     checked_types,
     needed_identifier,
+    readable,
 )
 from memory.store.message_mailbox import Mailbox, MailFilter, MailScripts, Retention
 from memory.store.message_reader import LEASE, MessageReader, OnMissed
@@ -321,6 +322,37 @@ class Messages(MessageLog):
             mailbox = self._mailbox(letter.agent_id, message.run_id, letter.reader, LEASE)
             done += await self._dead_letters.exchange(letter.entry_id, mailbox.returning(message, letter.packed))
         return done
+
+    async def send_unsent(self, entry_ids: Collection[str] | None = None) -> tuple[str, ...]:
+        """Send messages that went to the dead letters before they were ever sent; returns the ids of these letters.
+
+        A message leaves the dead letters once it is sent: killed in between, it is there still, and sending it again
+        tells nobody twice. What is dated ahead of the server's clock stays, and so does what is not its agent's own.
+
+        Parameters
+        ----------
+        entry_ids
+            Letters to send; all where None.
+
+        Raises
+        ------
+        InvalidRecordError
+            Inside a replay: what happened now is not told to those who replay the past.
+        StoreUnavailableError
+            Redis cannot be reached.
+        """
+        sent = []
+        for letter in await self._dead_letters.read(entry_ids=entry_ids):
+            message = readable(letter.packed, letter.agent_id, LIVE_RUN) if letter.is_unsent else None
+            if message is None:
+                continue
+            try:
+                await self.send(message)
+            except FutureMessageError:
+                continue
+            await self._dead_letters.drop([letter.entry_id])
+            sent.append(letter.entry_id)
+        return tuple(sent)
 
     # --- internals -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 
 from redis.asyncio.sentinel import MasterNotFoundError
@@ -28,6 +29,7 @@ LOST = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError, async
 RIGHTS = "coinswarm acl makes users with all rights that they need."
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "RECORD_LAYER_FAILURE")
+_NO_CERTIFICATE = ("NO_CERTIFICATE_OR_CRL_FOUND", "PEM_LIB", "NO_START_LINE", "KEY_VALUES_MISMATCH")
 _SHOWN = 200
 _ANNOTATION = " of pipeline caused error: "
 _COMMAND_DENIED = re.compile(r"User (\S+) has no permissions to run the '([^']+)' command")
@@ -53,6 +55,13 @@ def refused_connection(error: BaseException, address: str) -> ServerUnsuitableEr
             f"the Redis server at {address} refused the user or password.",
             remedy="Correct them in COINSWARM_REDIS_URL, or in the file that COINSWARM_REDIS_URL_FILE names.",
         )
+    unread = next((reason for reason in reasons if _is_unread_certificate(reason, address)), None)
+    if unread is not None:
+        why = getattr(unread, "reason", None) or getattr(unread, "strerror", None) or type(unread).__name__
+        return ServerUnsuitableError(
+            f"a file of certificates or keys that the URL of Redis at {address} names cannot be read ({why}).",
+            remedy="Correct ssl_ca_certs, ssl_certfile and ssl_keyfile in it: PEM files that this user may read.",
+        )
     untrusted = next((reason for reason in reasons if isinstance(reason, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         return ServerUnsuitableError(
@@ -66,6 +75,14 @@ def refused_connection(error: BaseException, address: str) -> ServerUnsuitableEr
             remedy="Use redis:// where it speaks none; else see which versions it takes, and whether it asks for ours.",
         )
     return None
+
+
+def _is_unread_certificate(reason: BaseException | None, address: str) -> bool:
+    """Whether a connection failed before it began, over a file that its URL names."""
+    if isinstance(reason, ssl.SSLError):
+        return reason.reason in _NO_CERTIFICATE
+    files = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
+    return address.startswith("rediss") and isinstance(reason, files)
 
 
 def no_answer(address: str, limit_s: float) -> StoreUnavailableError:
@@ -96,16 +113,32 @@ def unreachable(error: BaseException, address: str) -> StoreUnavailableError:
         )
     return StoreUnavailableError(
         f"Redis at {address} cannot be reached ({type(error).__name__}).",
-        remedy="Check that it runs and that COINSWARM_REDIS_URL names it; what was stored is safe, "
-        "and sending the same again stores nothing twice.",
+        remedy=f"Check that it runs and that COINSWARM_REDIS_URL names it{tls_hint(error, address)}; what was stored "
+        "is safe, and sending the same again stores nothing twice.",
     )
 
 
-def translated(error: Exception, address: str) -> Exception:
-    """The error that a caller meets for one of the server's; the very same where nothing more is known of it."""
+def tls_hint(error: BaseException, address: str) -> str:
+    """What to add to "check its URL" where a server took a connection without TLS, and then did not go on with it."""
+    nobody = ConnectionRefusedError | FileNotFoundError | socket.gaierror
+    if not address.startswith("redis://") or any(
+        isinstance(reason, nobody) for reason in (error, error.__cause__, error.__context__)
+    ):
+        return ""
+    return " (with rediss:// where it speaks TLS)"
+
+
+def translated(error: Exception, address: str, *, user: str = "", command: str = "") -> Exception:
+    """The error that a caller meets for one of the server's; the very same where nothing more is known of it.
+
+    Parameters
+    ----------
+    user, command
+        Who asked, and what, where that is known: of keys that a user may not use, the server names neither.
+    """
     said = _said(error)
     if isinstance(error, NoPermissionError) or _SCRIPT_DENIED in said:
-        return _denied(said, address)
+        return _denied(said, address, user, command)
     if isinstance(error, OutOfMemoryError):
         return StoreUnavailableError(
             f"Redis at {address} is full.",
@@ -139,22 +172,24 @@ def translated(error: Exception, address: str) -> Exception:
     return error
 
 
-def _denied(said: str, address: str) -> AccessDeniedError:
+def _denied(said: str, address: str, user: str, command: str) -> AccessDeniedError:
     """Names the right that is missing; of keys the server does not say which."""
+    who = f"the user {user} of Redis at {address}" if user else f"the user of Redis at {address}"
     match = _COMMAND_DENIED.search(said)
     if match is not None:
-        user, command = match[1], match[2].lower()
+        denied, right = match[1], match[2].lower()
         return AccessDeniedError(
-            f"the user {user} of Redis at {address} may not run {command.upper().replace('|', ' ')}.",
-            remedy=f"Allow it there: ACL SETUSER {user} +{command}; {RIGHTS}",
+            f"the user {denied} of Redis at {address} may not run {right.upper().replace('|', ' ')}.",
+            remedy=f"Allow it there: ACL SETUSER {denied} +{right}; {RIGHTS}",
         )
     if "access a key" in said:
         return AccessDeniedError(
-            f"the user of Redis at {address} may not use a key or an index that it needs.",
-            remedy=f"Use the user that is meant for this, or give it the key there (ACL SETUSER USER ~KEY); {RIGHTS}",
+            f"{who} may not use a key or an index that {command or 'it'} needs.",
+            remedy="Use the user that is meant for this, or give it the key there (ACL SETUSER "
+            f"{user or 'USER'} ~KEY; ACL LOG names what was refused); {RIGHTS}",
         )
     return AccessDeniedError(
-        f"the user of Redis at {address} lacks a right: {said[:_SHOWN].rstrip('.')}.",
+        f"{who} lacks a right: {said[:_SHOWN].rstrip('.')}.",
         remedy=f"Give it that right there (ACL SETUSER); {RIGHTS}",
     )
 
@@ -164,4 +199,6 @@ def _said(error: BaseException) -> str:
     said = str(error)
     if not isinstance(error, RedisError) or _ANNOTATION not in said:
         return said
-    return said.rpartition(_ANNOTATION)[2].removeprefix("(")[1:].removesuffix(",)")[:-1]
+    text = said.rpartition(_ANNOTATION)[2]
+    # The client for asyncio writes a tuple there, the other one what the server said.
+    return text.removeprefix("(")[1:].removesuffix(",)")[:-1] if text.startswith("(") else text

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
+from memory.commands import command
 from memory.errors import AccessDeniedError, StoreUnavailableError
 from memory.records import Vector
 from memory.store.answers import check_complete
 from memory.store.codec import decode_names, unpack_vector
 from memory.store.indexes import IndexSchema
-from memory.store.keys import Keys
+from memory.store.keys import Keys, namespace_of
 from memory.store.link import RedisLink
 
 PAGE_SIZE = 100
@@ -196,7 +197,8 @@ class Reader:
 
 def missing_index(error: ResponseError, schema: IndexSchema) -> Exception:
     """The error to raise for a search that the server refused."""
-    remedy = "Build it again: coinswarm run reindex_memory, or mem.indexes.restore; what is stored is safe."
+    again = command("run reindex_memory", namespace_of(schema.name))
+    remedy = f"Build it again: {again}, or mem.indexes.restore; what is stored is safe."
     return lost_index(error, schema.name, remedy)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -18,6 +18,7 @@ from memory.store.sentinel import SentinelUrl, following_pool, replica_urls
 
 URL_FORMS = "redis://host:6379, rediss://host:6379, unix:///path/to/redis.sock or redis+sentinel://host:26379,host:26379/service"
 _NEXT_URL = re.compile(r",(?=\s*[A-Za-z][A-Za-z0-9+.-]*://)")
+_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^:/?#@]*)(?::[^/?#]*)?@")
 _PARTS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#]*@)?(?P<rest>.*)", re.DOTALL)
 
 
@@ -51,6 +52,13 @@ def address_of(url: str) -> str:
         return f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"
     except ValueError:
         return "a URL that cannot be read"
+
+
+def user_of(url: str) -> str:
+    """The user whom a URL names; ``default`` where it names none, as Redis has it."""
+    found = _USER.match(url)
+    named = dict(parse_qsl(url.partition("?")[2])).get("username")
+    return unquote(found[1]) if found and found[1] else named or "default"
 
 
 async def named_replicas(urls: Sequence[str], timeout_s: float) -> list[str]:

@@ -174,6 +174,21 @@ class WireConnection(asyncio.BufferedProtocol):
         """Commands whose answers have not come."""
         return len(self._waiting)
 
+    def expire(self, future: asyncio.Future[Any]) -> bool:
+        """Let a command fail whose deadline has passed; whether nothing more may be sent over this connection.
+
+        It may be dead without having said so. False where the caller has left and the answer has come after all.
+        """
+        if not future.done():
+            future.set_exception(TimeoutError())
+            return True
+        return future in self._waiting
+
+    def abort_if_idle(self) -> None:
+        """Break off where nobody waits for an answer any more; who has left does not count."""
+        if all(future.done() for future in self._waiting):
+            self.abort()
+
     def abort(self, error: Exception | None = None) -> None:
         """Break off now; what waits fails. `error` is passed to `on_close`."""
         self._closed = True

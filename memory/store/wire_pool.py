@@ -176,14 +176,10 @@ class WirePool:
     def _expire(self, connection: WireConnection, future: asyncio.Future[Any]) -> None:
         """The deadline of a command has passed, whether or not its caller still waits for the answer.
 
-        Nothing more is sent over its connection, which may be dead without having said so; it ends with the last who
-        waits for it.
+        Nothing more is sent over its connection, which ends with the last who waits for it.
         """
-        if not future.done():
-            future.set_exception(TimeoutError())
-        elif future not in connection._waiting:
-            return  # Its caller has left, and the answer has come.
-        self._retire(connection)
+        if connection.expire(future):
+            self._retire(connection)
 
     def retire_all(self) -> None:
         """Send nothing more over the connections that are open; whoever waits for an answer on one still gets it."""
@@ -195,13 +191,8 @@ class WirePool:
             self._open.remove(connection)
             self._retired.append(connection)
             for waiting in connection._waiting:
-                waiting.add_done_callback(lambda _: self._end_when_idle(connection))
-        self._end_when_idle(connection)
-
-    @staticmethod
-    def _end_when_idle(connection: WireConnection) -> None:
-        if all(future.done() for future in connection._waiting):
-            connection.abort()
+                waiting.add_done_callback(lambda _: connection.abort_if_idle())
+        connection.abort_if_idle()
 
     def _begin(self) -> asyncio.Task[WireConnection]:
         if self._closed:

@@ -20,7 +20,10 @@ from agents.baselines import baseline_agents
 from agents.encoder import StateEncoder
 from agents.fitting import default_encoder
 from agents.market import Market
+from agents.recorder import ExperienceRecorder
+from agents.replay import MarketReplay, State
 from agents.simulation import SimulatedWindow, simulate
+from memory import MemoryConnection
 from memory.records import EpisodicMemory
 
 NIGHT = datetime(2021, 6, 17, tzinfo=UTC), datetime(2021, 6, 18, tzinfo=UTC)
@@ -149,3 +152,25 @@ async def filled(remembered_hours: Remembered) -> AsyncIterator[memory.MemoryCon
     """An open memory on the filled namespace."""
     async with memory.connect(redis_url=remembered_hours.redis_url, namespace=remembered_hours.namespace) as mem:
         yield mem
+
+
+@pytest.fixture
+async def recorder(mem: MemoryConnection) -> AsyncIterator[ExperienceRecorder]:
+    """A recorder into episodic memory."""
+    # A busy machine may take long over what is written; nothing here is about how long.
+    async with ExperienceRecorder(mem, destination="episodic", close_wait_s=120.0, on_termination=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def bitcoin(coinbase: Market) -> Market:
+    """The sample with quotes and gaps, one product of it."""
+    return Market("sample-coinbase", [coinbase.products["BTC-USD"]])
+
+
+@pytest.fixture(scope="module")
+def states(binance: Market, encoder: StateEncoder) -> list[State]:
+    """Some hours of one product without quotes."""
+    replay = MarketReplay(binance, NIGHT[0], NIGHT[0] + timedelta(hours=6), encoder)
+    table = replay.product("BTC-USDT")
+    return [table.state(row) for row in range(360)]

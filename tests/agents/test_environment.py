@@ -29,11 +29,6 @@ DAY = datetime(2018, 4, 4, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def bitcoin(coinbase: Market) -> Market:
-    return Market("sample-coinbase", [coinbase.products["BTC-USD"]])
-
-
-@pytest.fixture(scope="module")
 def replay(bitcoin: Market, coinbase_encoder: StateEncoder) -> MarketReplay:
     return MarketReplay(bitcoin, DAY, DAY + timedelta(days=2), coinbase_encoder)
 

@@ -19,9 +19,18 @@ import pytest
 
 import memory
 from agents.recorder import ExperienceRecorder
-from agents.recorder_report import CLOSED, FULL, MAX_REASONS, NOT_WRITTEN, OTHER_REASONS, TOO_OLD, RecorderCounts
+from agents.recorder_report import (
+    CLOSED,
+    FULL,
+    MAX_REASONS,
+    NOT_ALLOWED,
+    NOT_WRITTEN,
+    OTHER_REASONS,
+    TOO_OLD,
+    RecorderCounts,
+)
 from memory import Action, DecisionTrace, EpisodicMemory, MemoryConnection, Settings, Side
-from memory.errors import InvalidQueryError, StoreUnavailableError
+from memory.errors import AccessDeniedError, InvalidQueryError, StoreUnavailableError
 from memory.store.decisions import TraceReport
 from tests.memory.conftest import OwnRedis
 
@@ -338,12 +347,45 @@ async def test_closing_says_what_it_could_not_write(struck: MemoryConnection, ow
     await recorder.open()
     recorder.record(lived(1))
     own_redis.kill()
-    with pytest.raises(StoreUnavailableError, match="1 experiences could not be written"):
+    with pytest.raises(StoreUnavailableError, match="1 experience could not be written"):
         await recorder.close()
     assert recorder.report().dropped == {NOT_WRITTEN: 1}
     assert not recorder.record(lived(2))
     assert recorder.report().dropped == {NOT_WRITTEN: 1, CLOSED: 1}
     await asyncio.to_thread(own_redis.start)
+
+
+async def test_a_right_that_the_user_lacks_is_told_at_the_first_refusal(
+    own_redis: OwnRedis, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace=namespace) as admin:
+        await admin.link.execute("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "-xadd")
+    started = time.monotonic()
+    url = own_redis.url.replace("unix://", "unix://mute:pw@")
+    async with memory.connect(redis_url=url, namespace=namespace) as mem:
+        recorder = ExperienceRecorder(mem, close_wait_s=DEADLINE_S, interval_s=0.01)
+        await recorder.open()
+        recorder.record(lived(1))
+        await until(lambda: "the user mute of" in caplog.text)
+        for end in (recorder.flush, recorder.close):
+            with pytest.raises(
+                AccessDeniedError, match=r"1 experience could not .*: the user mute .* XADD\."
+            ) as refused:
+                await end()
+            assert refused.value.remedy.startswith("Allow it there: ACL SETUSER mute +xadd;")
+    assert recorder.report().dropped == {NOT_ALLOWED: 1}
+    assert time.monotonic() - started < DEADLINE_S
+
+
+async def test_what_could_not_be_written_in_time_names_the_cause(own_redis: OwnRedis, namespace: str) -> None:
+    async with memory.connect(redis_url=own_redis.url, namespace=namespace) as mem:
+        await mem.link.execute("CONFIG", "SET", "maxmemory", 1)
+        recorder = ExperienceRecorder(mem, close_wait_s=0.3)
+        await recorder.open()
+        recorder.record(lived(1))
+        with pytest.raises(StoreUnavailableError, match=r"written within 0\.3 s: Redis at .* is full") as refused:
+            await recorder.close()
+        assert "maxmemory" in refused.value.remedy
 
 
 async def test_an_error_of_the_block_is_not_hidden_by_what_could_not_be_written(

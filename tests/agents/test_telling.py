@@ -74,9 +74,21 @@ async def test_one_that_is_refused_at_five_decision_times_is_a_dead_letter(mem: 
     await teller.tell([], now + MAX_TRIES * MINUTE)
     assert (teller.waiting, teller.dead) == (0, 1)
     (letter,) = await mem.dead_letters.read()
-    assert (letter.agent_id, letter.field, letter.is_message) == ("analyst", "timestamp", True)
+    assert (letter.agent_id, letter.field, letter.is_unsent) == ("analyst", "timestamp", True)
     assert "ahead of the server's clock" in letter.reason
     assert await heard(mem) == []
+
+
+async def test_one_that_was_never_sent_can_be_sent_once_the_clock_allows(strict: MemoryConnection) -> None:
+    now = datetime.now(UTC)
+    teller = Teller(strict)
+    await teller.tell([message(now + timedelta(seconds=SKEW_S + 0.8), "ahead")], now)
+    await teller.close()
+    assert await strict.messages.send_unsent() == ()
+    assert await strict.dead_letters.count() == 1
+    await asyncio.sleep(0.9)
+    assert len(await strict.messages.send_unsent()) == 1
+    assert (await strict.dead_letters.count(), await heard(strict)) == (0, ["ahead"])
 
 
 async def test_what_waits_at_the_end_is_a_dead_letter(mem: MemoryConnection) -> None:

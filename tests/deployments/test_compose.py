@@ -74,6 +74,10 @@ def test_every_service_that_stays_has_a_health_check_and_comes_back(compose: dic
             assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
 
 
+def test_databases_hold_every_text_whatever_the_image_takes_by_itself(compose: dict[str, Any]) -> None:
+    assert "--encoding=UTF8" in compose["services"]["postgres"]["environment"]["POSTGRES_INITDB_ARGS"].split()
+
+
 def test_no_password_is_written_down(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for name, value in service.get("environment", {}).items():

@@ -152,8 +152,9 @@ def test_experiences_that_no_night_learned_from_are_pointed_out(servers: Any, co
     assert examined(configured)["nightly"]["status"] == "ok"
     record_one(servers, configured)
     nightly = examined(configured)["nightly"]
-    assert (nightly["status"], nightly["remedy"]) == ("warn", "coinswarm run nightly")
-    assert "1 experiences wait" in nightly["seen"]
+    learns = f"coinswarm run backfill --from 2021-06-17 --to 2021-06-17 --namespace {configured}"
+    assert (nightly["status"], nightly["remedy"]) == ("warn", learns)
+    assert "of 1 experiences those of 2021-06-17 wait" in nightly["seen"]
 
 
 def test_a_night_that_failed_is_named_with_the_command_that_repeats_it(ledger: Ledger, configured: str) -> None:
@@ -199,7 +200,11 @@ def test_a_lock_whose_holder_died_is_left_behind(ledger: Ledger, servers: Any, c
     subprocess.run([sys.executable, "-c", program, servers.database_url, configured], check=False, timeout=60)
     checks = examined(configured)
     assert (checks["lock"]["status"], "left behind" in checks["lock"]["seen"]) == ("warn", True)
-    assert (checks["nightly"]["status"], "process is gone" in checks["nightly"]["seen"]) == ("fail", True)
+    assert (checks["nightly"]["status"], "dead: its process ended without a word" in checks["nightly"]["seen"]) == (
+        "fail",
+        True,
+    )
+    assert checks["lock"]["remedy"].startswith(f"coinswarm run nightly --namespace {configured}: ")
 
 
 def test_a_ledger_older_than_its_redis_would_be_fenced_out(servers: Any, configured: str, token: FencingToken) -> None:

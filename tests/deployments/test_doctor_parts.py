@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from deployments import doctor_servers
+from deployments import doctor_ledger, doctor_servers
 from deployments.console import Console
 from deployments.doctor import _age_of_knowledge, doctor
 from deployments.doctor_servers import (
@@ -21,7 +22,7 @@ from deployments.doctor_servers import (
     while_starting,
 )
 from deployments.examination import Examination, attempt
-from deployments.prefect_state import DeploymentState, PrefectState
+from deployments.prefect_state import DeploymentState, FailedRun, PrefectState
 from deployments.reaching import DOWN, READY, UNUSED, Reached, ServerState
 from deployments.up_state import Phase
 from memory import Freshness, Window
@@ -189,6 +190,23 @@ def test_what_an_up_that_starts_has_not_brought_yet_is_no_fault(tmp_path: Path) 
     assert by_name(while_starting(case(up="ready"), half))["worker"].status.value == "fail"
 
 
+def test_runs_that_only_prefect_knows_of_are_named_with_the_command() -> None:
+    lost = FailedRun(
+        run_id="f-1",
+        flow="janitor",
+        status="CRASHED",
+        message="no such image",
+        at=NOW,
+        began=NOW,
+        due=NOW,
+        parameters={"namespace": "crypto"},
+    )
+    found = by_name(judge_prefect(Settings(namespace="crypto"), state(), [lost]))["runs"]
+    assert "janitor crashed" in found.seen
+    assert "no such image" in found.seen
+    assert (found.status.value, found.remedy) == ("warn", "coinswarm run janitor --namespace crypto")
+
+
 # --- how old knowledge is --------------------------------------------------------------------------------------
 
 
@@ -213,6 +231,39 @@ def test_old_knowledge_matters_where_agents_record_live(age_h: float | None, liv
     assert check.status.value == status
     examined.settings = Settings(knowledge_max_age_h=100)
     assert _age_of_knowledge(examined).status.value == "ok"
+
+
+# --- before the first night ------------------------------------------------------------------------------------
+
+TODAY = date(2021, 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("days", "learned", "command"),
+    [
+        pytest.param(("06-17", "06-20"), (), "run backfill --from 2021-06-17 --to 2021-06-20", id="history"),
+        pytest.param(("06-17", "06-20"), ("06-17",), "run backfill --from 2021-06-18 --to 2021-06-20", id="the rest"),
+        pytest.param(("06-17", "06-20"), ("06-19", "06-20"), None, id="all was learned"),
+        pytest.param(("07-01", "07-01"), (), "run nightly", id="the last full day"),
+        pytest.param(("07-01", "07-02"), (), "run nightly", id="the last full day, and today"),
+        pytest.param(("06-30", "07-02"), (), "run backfill --from 2021-06-30 --to 2021-07-01", id="not today"),
+        pytest.param(("07-02", "07-02"), (), None, id="only today"),
+        pytest.param(None, (), None, id="tomorrow"),
+    ],
+)
+def test_the_command_before_the_first_night_learns_from_the_days_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, days: tuple[str, str] | None, learned: tuple[str, ...], command: str | None
+) -> None:
+    def day(text: str) -> date:
+        return date.fromisoformat(f"2021-{text}")
+
+    examined = case(live=7, namespace="crypto")
+    examined.reached = replace(examined.reached, redis_url="unix:///nobody.sock")
+    there = None if days is None else (day(days[0]), day(days[1]))
+    monkeypatch.setattr(doctor_ledger, "_days", lambda *_: there)
+    check = doctor_ledger.never_ran(examined, [Window.of_date(day(text)) for text in learned], today=TODAY)
+    by_name([check])
+    assert check.remedy == ("" if command is None else f"coinswarm {command} --namespace crypto")
 
 
 # --- what ran, of the ledger -----------------------------------------------------------------------------------

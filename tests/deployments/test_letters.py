@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 
 import memory
 from memory import MemoryConnection
-from memory.store.dead_letters import Refusal
+from memory.messages import pack_message, validate_message
+from memory.store.dead_letters import UNSENT, Refusal
 
 RECORD: dict[str, Any] = {
     "agent_id": "momentum",
@@ -145,6 +146,36 @@ def test_a_message_whose_handling_failed_goes_back_to_its_reader(
     assert typed("deadletters", "show", letter["entry_id"], "--json").json()["content"]["insight"] == "a thin book"
     result = typed("deadletters", "retry", "--all", "--json").json()
     assert (result["to_inbox"], result["to_readers"], result["left"]) == (0, 1, 0)
+
+
+def test_a_message_that_was_never_sent_goes_out_and_one_in_anothers_name_stays(typed: Any, in_memory: Any) -> None:
+    told = memory.AgentMemoryMessage(sender_agent_id="scout", message_type="WARNING", insight="a thin book")
+    packed = pack_message(validate_message(told))
+    ahead = memory.AgentMemoryMessage(
+        sender_agent_id="scout",
+        message_type="WARNING",
+        insight="a thick book",
+        timestamp=datetime.now(UTC) + timedelta(hours=1),
+    )
+
+    async def bury(mem: MemoryConnection) -> list[str]:
+        refusals = [
+            Refusal(packed, "ahead of the clock", "timestamp", "scout"),
+            Refusal(packed, "ahead of the clock", "timestamp", "mallory"),
+            Refusal(pack_message(validate_message(ahead)), "ahead of the clock", "timestamp", "scout"),
+        ]
+        return await mem.dead_letters.add(refusals, origin=UNSENT)
+
+    _, forged, early = in_memory(bury)
+    result = typed("deadletters", "retry", "--all", "--json").json()
+    assert (result["sent"], result["to_readers"], result["to_inbox"], result["left"]) == (1, 0, 0, 2)
+    assert [item["entry_id"] for item in result["kept"]] == [forged, early]
+
+    async def heard(mem: MemoryConnection) -> list[str]:
+        return [message.insight for message in (await mem.messages.history("trader")).messages]
+
+    assert in_memory(heard) == ["a thin book"]
+    assert "2 stayed: it is still dated ahead of the server's clock" in typed("deadletters", "retry", "--all").stdout
 
 
 def test_nothing_is_dropped_without_yes(typed: Any, ids: list[str]) -> None:

@@ -22,7 +22,8 @@ import deployments
 from deployments import metrics as exporter
 from deployments.looking import LedgerSchemaError, Sight, servers_as_asked
 from deployments.metric_families import METRICS, families
-from deployments.metrics import OWN_METRICS, LookError, MetricsPortError, read_once, start_metrics
+from deployments.metrics import OWN_METRICS, MetricsPortError, read_once, start_metrics
+from deployments.patience import LookError
 from deployments.prefect_state import DeploymentState, Looked, PrefectState
 from deployments.reaching import READY, Reached
 from memory.embedded.home import Home, write_json

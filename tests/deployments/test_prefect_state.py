@@ -9,10 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
+import rich.console
 
+from deployments.console import Console
+from deployments.doctor import doctor
+from deployments.metrics import read_once
 from deployments.prefect_state import Looked, PrefectLook, PrefectLookError, credentials, look
 from deployments.registry import TAG, namespace_tag
+from deployments.status import show_status, status
 from memory.embedded.home import Home
+from memory.embedded.prefect_server import read_secret
+from memory.ledger import Ledger
+from memory.settings import Settings
 
 SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=3)
 
@@ -67,6 +75,81 @@ def test_deployments_are_told_with_their_next_runs(
     assert state.next_runs() == {f"nightly-{namespace}": nightly.next_run}
     assert (state.workers, state.late_runs) == ([], 0)
     assert found.from_deployments == {deployed["waiting"]: True, deployed["alone"]: False}
+
+
+def test_the_latest_runs_that_failed_are_told_and_those_that_wait_again_are_not(
+    prefect_server: str, deployed: dict[str, str], home: Home, namespace: str
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import AwaitingRetry, Crashed, Failed, Pending, Running
+
+    def begun(client: Any, deployment: str, *states: Any, **given: Any) -> str:
+        parameters = {"parameters": given} if given else {}
+        found = client.read_deployment_by_name(f"{deployment}-{namespace}/{namespace}")
+        run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        for state in states:
+            client.set_flow_run_state(run.id, state, force=True)
+        return str(run.id)
+
+    with get_client(sync_client=True) as client:
+        never = begun(client, "nightly", Pending(), Crashed(message="no such image"), source="inbox")
+        begun(client, "nightly", Pending(), Crashed(message="no such image"), AwaitingRetry(scheduled_time=SOON))
+        begun(client, "nightly", Failed(message="of another memory"), namespace="elsewhere")
+        failed = begun(client, "janitor", Pending(), Running(), Failed(message="refused"), namespace=namespace)
+    state = look(prefect_server, home, namespace).state
+    assert state is not None
+    found = {run.run_id: run for run in state.failed_runs}
+    assert set(found) == {never, failed}
+    first, second = found[never], found[failed]
+    assert (first.flow, first.status, first.message) == (f"nightly-{namespace}", "CRASHED", "no such image")
+    assert (first.began, first.parameters) == (first.at, {"source": "inbox"})
+    assert (second.status, second.message) == ("FAILED", "refused")
+    assert second.due <= second.began < second.at
+
+
+def run_in(namespace: str, flow: str, state: Any) -> str:
+    """A deployment of a flow, and a run of it in a state; the run's id in Prefect."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        made = client.create_deployment(
+            client.create_flow_from_name(flow), namespace, tags=[TAG, namespace_tag(namespace)]
+        )
+        given = {"namespace": namespace, "source": "market", "date": "2021-06-17"}
+        run = client.create_flow_run_from_deployment(made, parameters={"parameters": given})
+        client.set_flow_run_state(run.id, state, force=True)
+    return str(run.id)
+
+
+def test_a_run_that_only_prefect_knows_of_is_a_failure_until_the_ledger_has_a_later_one(
+    ledger: Ledger, home: Home, configured: str, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Crashed
+
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", read_secret(home))
+    monkeypatch.setenv("COINSWARM_PREFECT_API_URL", prefect_server)
+    ledger.runs.finish(ledger.runs.start("nightly", configured, {}, lease_s=60), {})
+    run_id = run_in(configured, "nightly", Crashed(message="Flow run process exited\nwith code -9"))
+    result = status(configured)
+    (failure,) = result["failures"]
+    assert (failure["flow"], failure["run_id"], failure["flow_run_id"]) == ("nightly", None, run_id)
+    assert (failure["status"], failure["window"]) == ("CRASHED", "2021-06-17")
+    retry, again = failure["retry"]
+    assert retry.endswith(f"flow-run retry {run_id}")
+    assert again == f"coinswarm run nightly --namespace {configured} --date 2021-06-17 --param source=market"
+    out = rich.console.Console(width=200, record=True, force_terminal=False)
+    show_status(result, out)
+    page = out.export_text()
+    assert "nightly of 2021-06-17 crashed at" in page
+    assert "before the ledger knew of it: Flow run process exited with code -9" in page
+    assert result["flows"][0]["last"]["status"] == "SUCCEEDED"
+    told = [check for check in doctor(configured, Console(as_json=True))["checks"] if check["name"] == "runs"]
+    assert [(check["status"].value, check["remedy"]) for check in told] == [("warn", again)]
+    failed = f'coinswarm_flow_failed{{flow="nightly",namespace="{configured}"}}'
+    assert f"{failed} 1.0" in read_once(Settings(), [configured])
+    ledger.runs.finish(ledger.runs.start("nightly", configured, {}, lease_s=60), {})
+    assert status(configured)["failures"] == []
+    assert f"{failed} 0.0" in read_once(Settings(), [configured])
 
 
 def test_another_namespace_has_none_of_them(prefect_server: str, deployed: dict[str, str], home: Home) -> None:

@@ -1,4 +1,4 @@
-"""What would go with a container: snapshots and policies that no volume of the pool's template holds."""
+"""What would go with a container: archive, snapshots, results and policies that no volume of the template holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from memory.settings import Settings
 
 HOME = "/var/lib/coinswarm"
 OFF_MACHINE: tuple[PoolType, ...] = ("docker", "kubernetes")
+FOLDERS = ("archive_url", "backup_url", "results_url")
 
 
 def settings(**other: Any) -> Settings:
@@ -43,25 +44,28 @@ def mounting(pool_type: PoolType, *folders: str, **how: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pool_type", OFF_MACHINE)
-@pytest.mark.parametrize("url", [f"{HOME}/backups", f"file://{HOME}/backups", "/mnt/snapshots/mine"])
-def test_snapshots_in_a_volume_of_the_template_are_accepted(pool_type: PoolType, url: str) -> None:
-    check_reach(settings(backup_url=url), pool_type, mounting(pool_type, HOME, "/mnt/snapshots"))
+@pytest.mark.parametrize("setting", FOLDERS)
+@pytest.mark.parametrize("url", [f"{HOME}/of-mine", f"file://{HOME}/of-mine", "/mnt/elsewhere/mine"])
+def test_what_lies_in_a_volume_of_the_template_is_accepted(pool_type: PoolType, setting: str, url: str) -> None:
+    check_reach(settings(**{setting: url}), pool_type, mounting(pool_type, HOME, "/mnt/elsewhere"))
 
 
 @pytest.mark.parametrize("pool_type", OFF_MACHINE)
+@pytest.mark.parametrize("setting", FOLDERS)
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (None, "COINSWARM_BACKUP_URL: not set"),
-        ("/srv/backups", "COINSWARM_BACKUP_URL: no volume of the template holds /srv/backups"),
+        (None, "not set"),
+        ("/srv/mine", "no volume of the template holds /srv/mine"),
+        ("file:///srv/mine", "no volume of the template holds /srv/mine"),
         (f"{HOME}-other", f"no volume of the template holds {HOME}-other"),
     ],
 )
-def test_snapshots_that_would_go_with_the_container_are_refused(
-    pool_type: PoolType, url: str | None, reason: str
+def test_what_would_go_with_the_container_is_refused(
+    pool_type: PoolType, setting: str, url: str | None, reason: str
 ) -> None:
-    with pytest.raises(WorkPoolError, match=reason) as refused:
-        check_reach(settings(backup_url=url), pool_type)
+    with pytest.raises(WorkPoolError, match=f"COINSWARM_{setting.upper()}: {reason}") as refused:
+        check_reach(settings(**{setting: url}), pool_type)
     assert str(refused.value).count("COINSWARM_") == 1
 
 

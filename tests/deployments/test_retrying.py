@@ -13,7 +13,8 @@ import pytest
 import typer.testing
 
 from deployments import cli_run
-from deployments.retrying import failures, prefect_command, retry_command
+from deployments.prefect_state import FailedRun
+from deployments.retrying import failures, lost_failure, prefect_command, retry_command, unrecorded
 from flows import FLOWS, parameters_of
 from memory.embedded.home import Home
 from memory.embedded.prefect_server import make_secret, read_secret
@@ -152,9 +153,71 @@ def test_a_part_of_a_failed_run_follows_it_and_is_done_again_by_it() -> None:
     part = run("consolidate_memories", started_at=BEGUN + MINUTE, finished_at=BEGUN + 8 * MINUTE)
     later = run("prune_memories", status="DEAD", started_at=BEGUN + 60 * MINUTE, finished_at=None, process_id=9)
     found = failures([part, run(), later, run("benchmark_memory", status="SUCCEEDED")], {})
-    assert [(each.run.flow, each.part_of) for each in found] == [
+    assert [(each.flow, each.part_of) for each in found] == [
         ("prune_memories", None),
         ("nightly", None),
         ("consolidate_memories", "nightly"),
     ]
     assert found[2].commands == ()
+
+
+# --- which the ledger never knew of ----------------------------------------------------------------------------
+
+
+def lost(flow: str = "nightly", **changes: Any) -> FailedRun:
+    values: dict[str, Any] = {
+        "run_id": f"f-{flow}",
+        "flow": flow,
+        "status": "CRASHED",
+        "message": "Flow run process exited\n with code -9.",
+        "at": BEGUN + 5 * MINUTE,
+        "began": BEGUN + 5 * MINUTE,
+        "due": BEGUN,
+        "parameters": {"namespace": "crypto", "source": "inbox"},
+    }
+    return FailedRun(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("found", "last", "is_lost"),
+    [
+        pytest.param(lost(), None, True, id="the first of its flow"),
+        pytest.param(lost(), run(started_at=BEGUN - 60 * MINUTE), True, id="one that never began, after the last"),
+        pytest.param(lost(), run(started_at=BEGUN + 6 * MINUTE), False, id="one since which another ran"),
+        pytest.param(lost(began=BEGUN), run(started_at=BEGUN + MINUTE), False, id="one that is in the ledger"),
+        pytest.param(
+            lost(began=BEGUN), run(started_at=BEGUN - MINUTE, flow_run_id="f-nightly"), False, id="clocks that differ"
+        ),
+        pytest.param(lost(began=BEGUN), run(started_at=BEGUN - MINUTE), True, id="one that was killed as it began"),
+    ],
+)
+def test_a_run_is_lost_where_the_ledger_has_nothing_of_it_and_of_none_since(
+    found: FailedRun, last: RunRecord | None, is_lost: bool
+) -> None:
+    assert unrecorded([found], {} if last is None else {"nightly": last}) == ([found] if is_lost else [])
+
+
+def test_of_each_flow_the_newest_is_told_newest_first() -> None:
+    old, new = lost(run_id="f-old"), lost(run_id="f-new", at=BEGUN + 9 * MINUTE)
+    other = lost("janitor", at=BEGUN + 12 * MINUTE)
+    assert [each.run_id for each in unrecorded([new, other, old], {})] == ["f-janitor", "f-new"]
+
+
+def test_a_lost_run_is_done_again_in_prefect_or_by_hand_in_the_window_that_it_was_due_for() -> None:
+    found = lost_failure(lost(parameters={"namespace": "crypto", "source": "market"}), "crypto")
+    assert (found.run_id, found.flow_run_id, found.status, found.window) == (
+        None,
+        "f-nightly",
+        "CRASHED",
+        "2021-06-17",
+    )
+    assert found.commands == (
+        "prefect flow-run retry f-nightly",
+        "coinswarm run nightly --namespace crypto --date 2021-06-17 --param source=market",
+    )
+    assert found.reason == "before the ledger knew of it: Flow run process exited with code -9."
+
+
+def test_parameters_that_the_flow_refuses_have_no_command_that_gives_them_again() -> None:
+    for refused in (lost(parameters={"source": "nowhere"}), lost("vanished")):
+        assert lost_failure(refused, "crypto").commands == (f"prefect flow-run retry {refused.run_id}",)

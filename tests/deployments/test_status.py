@@ -16,11 +16,12 @@ import rich.console
 
 import memory
 from deployments.console import Console
-from deployments.status import age_text, disk_use, knowledge_line, show_status, size_text, status
+from deployments.status import age_text, disk_use, knowledge_line, show_status, status
 from deployments.up_state import UpState, write_up
 from deployments.watching import watched
 from memory import SemanticType
 from memory.ledger import Ledger
+from memory.store.health_server import size_text
 from memory.window import Window
 
 WINDOW = Window.of_date(date(2021, 6, 17))

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from agents.policy.extra import has_policy_extra
+from deployments.local import starting
 from flows import parameters_of
 from memory.errors import EncoderError
+from memory.settings import Settings
 
 REPLAY = ("run", "record_experiences", "--param", "source=market")
 NIGHT = ("run", "nightly", "--param", "source=market", "--date", "2021-06-17")
@@ -65,6 +67,45 @@ def test_a_market_that_cannot_be_evaluated_is_refused_before_anything_is_started
     assert done.code == 1
     assert all(part in done.stderr for part in says), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+AWAY = {
+    "COINSWARM_REDIS_URL": ("redis://me:c4nary@127.0.0.1:9", "Redis at redis://me:***@127.0.0.1:9 cannot be used"),
+    "COINSWARM_DATABASE_URL": ("postgresql://me:c4nary@127.0.0.1:9/x", "Postgres at postgresql://me:***@127.0.0.1"),
+    "COINSWARM_PREFECT_API_URL": ("http://127.0.0.1:9/api", "no Prefect server answers at http://127.0.0.1:9/api"),
+}
+"""URLs at which nobody listens, and what is told of each."""
+
+
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        *((NIGHT[:2], variable) for variable in AWAY),
+        (("patterns",), "COINSWARM_REDIS_URL"),
+        (("patterns",), "COINSWARM_DATABASE_URL"),
+        (("deploy",), "COINSWARM_PREFECT_API_URL"),
+    ],
+)
+def test_a_configured_server_that_is_away_is_told_before_any_other_is_started(
+    typed: Any, tmp_path: Path, words: tuple[str, ...], variable: str
+) -> None:
+    url, says = AWAY[variable]
+    done = typed(*words, **{**dict.fromkeys(AWAY, ""), "COINSWARM_HOME": str(tmp_path / "home"), variable: url})
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert says in done.stderr
+    assert "c4nary" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_is_not_configured_is_said_to_be_started(servers: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert starting(Settings(home=home)) == "Starting Redis, Postgres and Prefect"
+    assert starting(Settings(home=home), ("prefect",)) == "Starting Prefect"
+    configured = Settings(home=home, redis_url=servers.redis_url)
+    assert starting(configured) == "Starting Postgres and Prefect"
+    both = Settings(home=home, redis_url=servers.redis_url, database_url=servers.database_url)
+    assert starting(both, ("redis", "postgres")) == "Reaching Redis and Postgres"
+    assert not home.exists()
 
 
 def test_a_backfill_may_begin_before_the_market_and_its_encoder(

@@ -16,6 +16,7 @@ from deployments.work_pools import (
     PoolType,
     WorkPoolError,
     check_reach,
+    checked_pool,
     checked_type,
     job_variables,
     template,
@@ -36,6 +37,39 @@ OFF_MACHINE: tuple[PoolType, ...] = ("docker", "kubernetes")
 def settings(**other: Any) -> Settings:
     """Settings that every machine can work with, unless told otherwise."""
     return Settings(**{**EVERYWHERE, **other})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x/y", "it holds '/'"),
+        ("a?b#c", "it holds '#' '?'"),
+        ("two\nlines", r"it holds '\n'"),
+        ("", "it is empty."),
+        (" ", "it is empty but for"),
+        ("..", "it is empty but for"),
+        ("z" * 101, "it has 101 characters, and may have 100"),
+        ("Prefect-mine", "Prefect keeps names"),
+    ],
+)
+def test_a_name_that_no_pool_can_have_is_refused_before_a_server_is_asked(typed: Any, name: str, says: str) -> None:
+    done = typed("deploy", "--pool", name, "--type", "process")
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"cannot be the name of a work pool: {says}" in done.stderr
+    assert done.stderr.endswith("Name another with --pool, or leave it out for coinswarm.\n")
+
+
+def test_a_name_may_hold_what_people_write() -> None:
+    assert checked_pool("night runs (2), Zürich", "docker") == "night runs (2), Zürich"
+    assert checked_pool(None, "docker") == "coinswarm-docker"
+
+
+@pytest.mark.parametrize("parts", [{"job_configuration": []}, {"variables": "none"}])
+def test_a_template_whose_parts_are_no_objects_is_none(tmp_path: Path, parts: dict[str, Any]) -> None:
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps({**template("docker"), **parts}))
+    with pytest.raises(WorkPoolError, match="is no base job template"):
+        template("docker", path)
 
 
 @pytest.mark.parametrize("pool_type", POOL_TYPES)
@@ -111,12 +145,7 @@ def test_what_every_machine_reaches_is_accepted(pool_type: PoolType) -> None:
         ({"database_url": "postgresql://u@a,127.0.0.1:5433/d"}, "COINSWARM_DATABASE_URL: 127.0.0.1 is the container"),
         ({"database_url": "postgresql://a/d?host=/run/pg"}, "COINSWARM_DATABASE_URL: a socket"),
         ({"redis_url": "redis://:p@[::1]:6379"}, "COINSWARM_REDIS_URL: ::1 is the container"),
-        ({"archive_url": None}, "COINSWARM_ARCHIVE_URL: the archive is a folder of this machine"),
-        ({"archive_url": "file:///srv/archive"}, "COINSWARM_ARCHIVE_URL: the archive is a folder"),
         ({"archive_url": "s3://key:hidden-3@bucket"}, "COINSWARM_ARCHIVE_URL: it holds credentials"),
-        ({"results_url": None}, "COINSWARM_RESULTS_URL: results would stay"),
-        ({"results_url": "/srv/results"}, "COINSWARM_RESULTS_URL: results would stay"),
-        ({"results_url": "file:///srv/results"}, "COINSWARM_RESULTS_URL: results would stay"),
     ],
 )
 def test_what_serves_one_machine_is_refused_with_the_reason(
@@ -159,7 +188,12 @@ def test_settings_that_are_passed_on_are_read_back_as_they_were(monkeypatch: pyt
 
 def test_processes_inherit_their_settings_from_the_worker() -> None:
     environment = job_variables(settings(late_windows=3), "process")["env"]
-    assert not [name for name in environment if name.startswith("COINSWARM_")]
+    assert {name for name in environment if name.startswith("COINSWARM_")} == {"COINSWARM_NAMESPACE"}
+
+
+@pytest.mark.parametrize("pool_type", POOL_TYPES)
+def test_a_run_that_is_told_no_namespace_works_on_that_of_its_deployment(pool_type: PoolType) -> None:
+    assert job_variables(settings(namespace="mine"), pool_type)["env"]["COINSWARM_NAMESPACE"] == "mine"
 
 
 @pytest.mark.parametrize("pool_type", POOL_TYPES)

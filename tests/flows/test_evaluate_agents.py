@@ -40,7 +40,9 @@ def here(tmp_path: Path) -> Settings:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_short_version_ends_in_a_report_and_is_found_again(configured: str, ledger: Ledger) -> None:
+def test_the_short_version_ends_in_a_report_and_is_found_again_without_a_process(
+    configured: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameters = Parameters(namespace=configured, short=True, products=["BTC-USDT"], steps=3)
     result = evaluate_agents(parameters)
     assert not result["conclusive"]
@@ -51,8 +53,11 @@ def test_the_short_version_ends_in_a_report_and_is_found_again(configured: str, 
     run = ledger.runs.last(configured, "evaluate_agents")
     assert run is not None
     assert (run.run_id, run.report_path) == (result["run_id"], result["report"])
-    again = evaluate_agents(parameters)
+    started: list[object] = []
+    monkeypatch.setattr("tasks.evaluation.worker_processes", lambda *given: started.append(given))
+    again = evaluate_agents(parameters.model_copy(update={"workers": 2}))
     assert again["contestants"] == result["contestants"]
+    assert not started
     assert again["seconds"]["policies"] < result["seconds"]["policies"]
 
 

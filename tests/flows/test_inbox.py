@@ -78,6 +78,18 @@ def test_what_agents_appended_is_encoded_scored_and_stored_once(configured: str,
     assert held(servers, configured) == (50, 0, 0)
 
 
+def test_entries_that_are_no_experience_are_counted_by_the_field_at_fault(configured: str, servers: Any) -> None:
+    async def scribble() -> None:
+        async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:
+            for number in range(3):
+                await mem.link.execute("XADD", mem.keys.inbox("scout"), "*", "content", f"garbage {number}")
+
+    asyncio.run(scribble())
+    result = record_experiences(Parameters(namespace=configured))
+    assert (result["dead_letters"], result["dead_letter_reasons"]) == (3, {"experience": 3})
+    assert held(servers, configured) == (0, 0, 3)
+
+
 def test_the_vector_of_an_entry_is_that_of_the_replayed_state(configured: str, servers: Any) -> None:
     append(servers, configured, raw_experiences(3))
     record_experiences(Parameters(namespace=configured))

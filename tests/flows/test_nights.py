@@ -140,6 +140,28 @@ def test_a_window_without_experiences_is_refused_with_the_command_that_records_i
         consolidate_memories(ConsolidateParameters(namespace=configured, date=FIRST))
 
 
+def test_a_night_in_a_memory_that_nothing_was_ever_recorded_in_completes_and_says_so(
+    configured: str, ledger: Ledger
+) -> None:
+    state = nightly(NightlyParameters(namespace=configured, date=FIRST), return_state=True)
+    assert (state.is_completed(), (state.message or "").startswith("nothing was recorded here yet")) == (True, True)
+    result = state.result()
+    assert (result["window"], result["experiences"], result["note"]) == (FIRST.isoformat(), 0, state.message)
+    json.dumps(result, allow_nan=False)
+    assert {run.flow: run.status for run in ledger.runs.list(configured)} == {
+        "nightly": "SUCCEEDED",
+        "record_experiences": "SUCCEEDED",
+    }
+
+
+def test_a_night_in_which_nobody_lived_fails_once_anything_was_recorded(
+    configured: str, record: Callable[..., None]
+) -> None:
+    record(configured, (FIRST,), hours=1)
+    with pytest.raises(WindowError, match=r"window 2021-06-18 .* holds no experience"):
+        nightly(NightlyParameters(namespace=configured, date=SECOND))
+
+
 def test_a_date_without_candles_is_refused_with_the_span_of_the_market(configured: str) -> None:
     with pytest.raises(MarketDataError, match="2021-07-10"):
         record_experiences(RecordParameters(namespace=configured, date=dt.date(2021, 8, 1), source="market"))

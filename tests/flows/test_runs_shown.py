@@ -116,7 +116,9 @@ def test_a_regression_fails_the_run_of_the_benchmark_naming_metric_median_and_fa
     assert f"{REGRESSION} is" in (failed.error or "")
     assert "times worse than the median" in (failed.error or "")
     assert "of 6 runs" in (failed.error or "")
-    assert "Measure again with 'coinswarm run benchmark_memory --date 2021-06-17'" in (failed.error or "")
+    again = f"coinswarm run benchmark_memory --date 2021-06-17 --namespace {night.namespace}"
+    assert f"Measure again with '{again}'" in (failed.error or "")
+    assert "COINSWARM_BENCHMARK_REGRESSION" in (failed.error or "")
 
 
 def test_figures_of_another_machine_are_not_compared(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,19 +138,21 @@ def test_a_night_leaves_an_artifact_for_each_of_its_runs(night: Night) -> None:
     assert REGRESSION in text_of(found["benchmark-compared"])
 
 
-def test_the_table_of_patterns_links_to_an_artifact_of_each_with_its_story(
+def test_the_night_links_to_an_artifact_of_each_strong_pattern_with_its_story(
     small_world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COINSWARM_REPORTS_URL", "https://reports.example/memory/")
     window = Window.of_date(small_world.days[-1])
     path = write_nightly_report(small_world.namespace, "run", window, {})
     found = artifacts(small_world.namespace)
-    table = text_of(found["nightly-patterns"])
+    told, table = text_of(found["nightly"]), text_of(found["nightly-patterns"])
+    assert "](" not in table
     patterns = [key for key in found if key.startswith("pattern-")]
     assert patterns
     for key in patterns:
         name = key.removeprefix("pattern-")
-        assert f"[{name}](/artifacts/key/pattern-{small_world.namespace}-{name})" in table
+        assert f"[{name}](/artifacts/key/pattern-{small_world.namespace}-{name})" in told
+        assert f'"pattern": "{name}"' in table
         assert "| night | what happened |" in text_of(found[key])
         there = f"https://reports.example/memory/{Path(path).name}#pattern-{name}"
         assert f"[In the report]({there})" in text_of(found[key])

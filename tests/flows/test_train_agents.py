@@ -26,6 +26,7 @@ from memory.errors import EncoderError, InvalidRecordError, MissingExtraError
 from memory.ledger import Ledger
 from memory.ledger.training import PolicyRecord, TrainingFigures
 from memory.records import SemanticType, StrategyMemory, from_ms
+from memory.store.dead_letters import Refusal
 from memory.window import Window
 from tests.agents.acting import inputs_of_acting, state_of
 
@@ -171,7 +172,18 @@ def test_what_cannot_be_trained_on_is_an_error_of_its_own(small_world: Any) -> N
         train(small_world.namespace, source="live")
 
 
-def test_an_empty_namespace_is_an_error_that_says_what_to_do(configured: str) -> None:
+def test_in_an_empty_memory_it_completes_and_says_so_until_something_came_that_could_not_be_stored(
+    configured: str, servers: Any
+) -> None:
+    result = train(configured)
+    assert result["note"].startswith("nothing was recorded here yet")
+    assert "checkpoint" not in result
+
+    async def refuse() -> None:
+        async with memory.connect(redis_url=servers.redis_url, namespace=configured) as mem:
+            await mem.dead_letters.add([Refusal(b"any bytes", "it is no experience", "experience", "scout")])
+
+    asyncio.run(refuse())
     with pytest.raises(InvalidRecordError, match="record_experiences"):
         train(configured)
 

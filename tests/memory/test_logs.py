@@ -21,6 +21,7 @@ from memory import logs, secrets
 from memory.logs import (
     ContextFilter,
     JsonFormatter,
+    PassingFilter,
     TextFormatter,
     UiFormatter,
     file_handler,
@@ -58,6 +59,21 @@ def test_a_line_for_people_ends_in_what_it_is_about(line: Emit) -> None:
         r"flow=nightly namespace=default window=2021-06-17 run_id=ab12",
         text,
     )
+
+
+def test_logs_keep_one_of_many_lines_on_how_far_something_has_come_and_all_others() -> None:
+    kept: list[list[str]] = [[], []]
+    logger, shared = logging.Logger("coinswarm.test"), PassingFilter()
+    for lines in kept:
+        handler = logging.Handler()
+        handler.emit = lambda record, lines=lines: lines.append(record.getMessage())  # type: ignore[method-assign, misc]
+        handler.addFilter(shared)
+        logger.addHandler(handler)
+    logger.info("begun")
+    for number in range(500):
+        logger.info("%d keys", number, extra={"passing": True})
+    logger.info("done")
+    assert kept == [["begun", "0 keys", "done"]] * 2
 
 
 def test_a_line_for_programs_is_one_json_object(line: Emit) -> None:

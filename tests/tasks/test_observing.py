@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 import memory
 from memory import Action, EpisodicMemory, SemanticType, Side, Window
@@ -100,6 +102,24 @@ def test_each_flow_has_its_last_run_last_success_and_last_failure(ledger: Ledger
     assert (nightly.succeeded.run_id, nightly.failed.error) == (ids[0], "second")
     assert nightly.runs == {"FAILED": 2, "SUCCEEDED": 1}
     assert (verify.last.run_id, verify.succeeded, verify.failed, verify.has_failed) == (other, None, None, False)
+
+
+def test_a_run_and_a_holder_whose_process_is_gone_are_not_taken_for_alive(
+    ledger: Ledger, configured: str, token: FencingToken
+) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait(timeout=30)
+    with ledger.transaction() as session:
+        for table in ("runs", "fences"):
+            session.execute(
+                sa.text(f"UPDATE {table} SET process_id = :gone WHERE namespace = :namespace"),
+                {"gone": ended.pid, "namespace": configured},
+            )
+    facts = seen(configured).ledger
+    assert facts is not None
+    (flow,) = facts.flows.values()
+    assert (flow.last.status, flow.has_failed, flow.failed, flow.runs) == ("DEAD", True, flow.last, {"DEAD": 1})
+    assert (facts.holder, facts.fencing_token) == (None, token.value)
 
 
 def test_windows_tokens_and_who_holds_the_namespace(ledger: Ledger, configured: str, token: FencingToken) -> None:

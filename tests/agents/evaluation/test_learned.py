@@ -142,18 +142,22 @@ def test_what_was_trained_before_a_kill_is_found_again(
     monkeypatch.setattr(learned, "train", counted)
     with pytest.raises(Struck):
         Workshop(market, plan).do(job)
-    assert Workshop(market, plan).done(job) == 1
+    assert [plan.policy_path(0, CELL, WITHOUT_MEMORY, seed).exists() for seed in (0, 1)] == [True, False]
+    assert not plan.is_done(job)
     trained.clear()
     tracks = list(Workshop(market, plan).policies(0, CELL, WITHOUT_MEMORY))
     assert len(trained) == 1
     assert [track.seed for track in tracks] == [0, 1]
+    assert plan.is_done(job)
 
 
 def test_a_damaged_result_is_made_again(plan: Plan, market: Market) -> None:
     workshop = Workshop(market, plan)
     first = workshop.fixed(0, CELL)
-    path = next(plan.folder.rglob("fixed-*.json"))
+    assert plan.is_done(FixedJob(0, CELL))
+    path = plan.fixed_path(0, CELL)
     path.write_bytes(path.read_bytes()[:100])
+    assert not plan.is_done(FixedJob(0, CELL))
     assert Workshop(market, plan).fixed(0, CELL) == first
 
 

@@ -56,6 +56,11 @@ def test_a_whole_snapshot_says_what_it_holds(tmp_path: Path) -> None:
     assert check_files(path, manifest) == 16
 
 
+def test_a_snapshot_is_for_the_eyes_of_its_owner_wherever_it_lies(tmp_path: Path) -> None:
+    partial = Partial.begin(tmp_path / "another disk", Progress(namespace="demo", life="", token=1, knowledge=""))
+    assert partial.path.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_changed_file_is_named(tmp_path: Path) -> None:
     path = snapshot(tmp_path)
     (path / "redis/access-00000.parquet").write_bytes(b"rows of Counters")

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+import redis
 
-from memory.embedded import check_database, check_redis, open_session
+from memory.embedded import check_configured, check_database, check_redis, open_session
 from memory.embedded.checks import (
     DatabaseFacts,
     RedisFacts,
@@ -24,8 +26,9 @@ from memory.embedded.checks import (
 from memory.embedded.redis_server import ping
 from memory.embedded.session import Endpoints
 from memory.embedded.wheels import find_programs
-from memory.errors import ServerUnsuitableError, StoreUnavailableError
+from memory.errors import AccessDeniedError, ServerUnsuitableError, StoreUnavailableError
 from memory.secrets import redacted
+from memory.store.servers import with_credentials
 
 GOOD_REDIS = RedisFacts(
     version=(8, 2, 3),
@@ -152,6 +155,22 @@ def test_a_database_that_does_not_exist_is_unavailable(endpoints: Endpoints) -> 
     assert endpoints.database_url is not None
     with pytest.raises(StoreUnavailableError, match="does not exist"):
         check_database(endpoints.database_url.replace("/coinswarm?", "/nothing?", 1))
+
+
+def test_a_user_who_may_not_ask_what_a_redis_is_may_use_it_all_the_same(endpoints: Endpoints) -> None:
+    assert endpoints.redis_url is not None
+    with redis.Redis.from_url(endpoints.redis_url) as admin:
+        admin.execute_command("ACL", "SETUSER", "quiet", "on", ">pw", "~*", "+@all", "-info")
+    url = with_credentials(endpoints.redis_url, "quiet", "pw")
+    with pytest.raises(AccessDeniedError, match=r"the user quiet of .* may not run INFO\."):
+        check_redis(url)
+    check_configured(url, None)
+
+
+def test_the_first_of_several_hosts_may_be_away(endpoints: Endpoints, tmp_path: Path) -> None:
+    assert endpoints.database_url is not None
+    runtime = parse_qs(urlsplit(endpoints.database_url).query)["host"][0]
+    check_configured(None, f"postgresql+psycopg://coinswarm@/coinswarm?host={tmp_path}&host={runtime}:5432")
 
 
 @pytest.mark.parametrize("url", ["mysql://localhost/coinswarm", "sqlite:///x.db", "coinswarm"])

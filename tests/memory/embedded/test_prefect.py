@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +139,22 @@ def test_the_password_is_in_no_argument_and_in_a_file_for_its_owner_alone(sessio
 def test_without_a_prefect_server_there_is_no_environment_for_it(home: Path) -> None:
     with open_session(home, ("redis",)) as session, pytest.raises(ValueError, match="'prefect'"):
         prefect_environment(home, session.endpoints)
+
+
+def test_a_loopback_interface_that_is_down_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def connect_where_it_is_down(taken: socket.socket, address: Any) -> None:
+        # What the kernel answers in a network namespace of its own (unshare --net), whose loopback is down.
+        if taken.family == socket.AF_INET:
+            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+        connect(taken, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_where_it_is_down)
+    with pytest.raises(EmbeddedServerError, match=r"127\.0\.0\.1 \(Network is unreachable\)") as refused:
+        open_session(home, ("redis", "prefect"))
+    assert "ip link set lo up" in refused.value.remedy
+    assert not home.exists()
 
 
 def test_a_port_that_is_taken_is_reported_before_anything_is_started_and_another_one_may_be_asked_for(

@@ -17,6 +17,14 @@ def test_a_process_of_this_host_is_gone_once_it_has_ended() -> None:
     assert is_gone(host_name(), process.pid)
 
 
+def test_a_killed_process_that_its_parent_has_not_asked_about_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        process.kill()
+        # It is waited for, and stays what it is: a number without a process.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_gone(host_name(), process.pid)
+
+
 def test_nothing_is_known_of_processes_of_another_host() -> None:
     assert not is_gone(f"{host_name()}-elsewhere", 2**22 + 1)
     assert not is_gone(host_name(), os.getpid())

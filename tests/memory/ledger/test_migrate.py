@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from memory.embedded import check_database
 from memory.errors import LedgerTooNewError, ServerUnsuitableError, StoreUnavailableError
 from memory.ledger import Ledger
 from memory.ledger.database import Database
@@ -27,6 +28,24 @@ def test_first_open_makes_the_schema(database_url: str) -> None:
     with Ledger.open(database_url) as ledger:
         assert ledger.schema_revision == HEAD
         assert ledger.runs.list("default") == []
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused_with_how_to_make_one(database_url: str, encoding: str) -> None:
+    engine = sa.create_engine(database_url, isolation_level="AUTOCOMMIT")
+    name = f"{engine.url.database}_{encoding.lower()}"
+    other = engine.url.set(database=name).render_as_string(hide_password=False)
+    made = f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER libc"
+    with engine.connect() as connection:
+        connection.execute(sa.text(made))
+        with pytest.raises(ServerUnsuitableError, match=f"is in {encoding}, and the ledger needs UTF8") as refused:
+            Ledger.open(other)
+        with pytest.raises(ServerUnsuitableError, match=f"is in {encoding}"):
+            check_database(other)
+        # Nothing holds on to it.
+        connection.execute(sa.text(f"DROP DATABASE {name}"))
+    engine.dispose()
+    assert "CREATE DATABASE coinswarm ENCODING 'UTF8' TEMPLATE template0" in refused.value.remedy
 
 
 def test_models_and_migrations_agree(database_url: str) -> None:

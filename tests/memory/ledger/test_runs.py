@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from memory.errors import FencedOutError, InvalidRecordError
 from memory.ledger import Ledger
+from memory.ledger.models import Run
 from memory.window import Window
 
 NOTICED_WITHIN_S = 10.0
@@ -112,6 +116,74 @@ def test_keep_alive_says_when_the_run_was_taken_for_dead(ledger: Ledger, namespa
             assert time.monotonic() < deadline, "the heartbeat has not noticed"
             time.sleep(0.02)
     assert isinstance(alive.lost, FencedOutError)
+
+
+# --- read as they are now --------------------------------------------------------------------------------------
+
+
+def rewritten(ledger: Ledger, run_id: str, **values: object) -> str:
+    """The run as another process would have left it."""
+    with ledger.transaction() as session:
+        session.execute(sa.update(Run).where(Run.run_id == run_id).values(**values))
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def ended() -> int:
+    """Number of a process of this host that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait(timeout=30)
+    return process.pid
+
+
+def test_a_run_whose_process_is_gone_reads_as_dead_wherever_it_is_read_and_nothing_is_written(
+    ledger: Ledger, namespace: str, ended: int
+) -> None:
+    ledger.runs.finish(start(ledger, namespace), {})
+    dead = rewritten(ledger, start(ledger, namespace), process_id=ended)
+    read = ledger.runs.get(dead)
+    assert read is not None
+    assert (read.status, read.error, read.finished_at) == ("DEAD", "its process ended without a word", None)
+    assert ledger.runs.last(namespace, "nightly") == read
+    assert ledger.runs.list(namespace, status="DEAD") == [read]
+    assert ledger.runs.list(namespace, status="RUNNING") == []
+    assert ledger.runs.latest(namespace) == ledger.runs.latest(namespace, "FAILED", "DEAD") == {"nightly": read}
+    assert ledger.runs.counts(namespace) == {"nightly": {"DEAD": 1, "SUCCEEDED": 1}}
+    with ledger.transaction() as session:
+        assert session.scalar(sa.select(Run.status).where(Run.run_id == dead)) == "RUNNING"
+
+
+def test_a_run_of_another_host_is_dead_once_its_lease_is_over(ledger: Ledger, namespace: str, ended: int) -> None:
+    elsewhere = {"host": "elsewhere/1", "process_id": ended}
+    fresh = rewritten(ledger, start(ledger, namespace), **elsewhere)
+    silent = rewritten(ledger, start(ledger, namespace, lease_s=0.01, flow="backfill"), **elsewhere)
+    time.sleep(0.05)
+    found = {run.run_id: (run.status, run.error) for run in ledger.runs.list(namespace)}
+    assert found == {fresh: ("RUNNING", None), silent: ("DEAD", "no heartbeat within the lease")}
+    assert ledger.runs.counts(namespace) == {"backfill": {"DEAD": 1}, "nightly": {"RUNNING": 1}}
+
+
+def test_what_is_read_before_the_reconciler_comes_is_what_it_leaves(ledger: Ledger, namespace: str, ended: int) -> None:
+    rewritten(ledger, start(ledger, namespace), process_id=ended)
+    start(ledger, namespace, lease_s=0.01, flow="backfill")
+    start(ledger, namespace, flow="janitor")
+    ledger.runs.fail(start(ledger, namespace), "no room")
+    time.sleep(0.05)
+    before, counted = ledger.runs.list(namespace), ledger.runs.counts(namespace)
+    assert [run.flow for run in ledger.runs.reconcile(namespace)] == ["nightly", "backfill"]
+    after = [replace(run, finished_at=None) for run in ledger.runs.list(namespace)]
+    assert after == [replace(run, finished_at=None) for run in before]
+    assert ledger.runs.counts(namespace) == counted
+
+
+def test_a_run_that_ends_while_others_are_read_is_not_taken_for_dead(
+    ledger: Ledger, namespace: str, ended: int
+) -> None:
+    run_id = rewritten(ledger, start(ledger, namespace), process_id=ended)
+    with ledger.transaction():
+        ledger.runs.finish(run_id, {})
+        (read,) = ledger.runs.list(namespace)
+    assert (read.status, read.error) == ("SUCCEEDED", None)
 
 
 def test_a_result_that_is_not_json_is_refused_and_the_run_goes_on(ledger: Ledger, namespace: str) -> None:

@@ -51,6 +51,24 @@ def test_what_markdown_would_make_of_bare_text_is_kept_from_it(text: str, litera
     assert escaped(text) == literal
 
 
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("MEAN_REVERTING", "MEAN_REVERTING"),
+        ("_emphasised_ text", "\\_emphasised\\_ text"),
+        ("__strong__", "\\_\\_strong\\_\\_"),
+        ("snake_case_ and _x", "snake_case\\_ and \\_x"),
+    ],
+)
+def test_an_underscore_within_a_word_is_literal_as_it_is(text: str, literal: str) -> None:
+    assert escaped(text) == literal
+
+
+def test_a_link_in_a_cell_is_its_text() -> None:
+    (row,) = table_cells(Table("t", "T", [{"pattern": artifact_link("p-00ff", "pattern-default-p-00ff")}]))
+    assert row == {"pattern": "p-00ff"}
+
+
 def test_a_long_value_is_cut() -> None:
     assert len(escaped("x" * 10_000)) == 2000
 

@@ -102,11 +102,12 @@ async def test_only_letters_of_the_field_are_tried_again(mem: MemoryConnection, 
 
 
 async def test_messages_are_told_from_experiences_by_where_they_come_from(mem: MemoryConnection) -> None:
-    for origin, reader in (("inbox", None), ("messages", None), ("messages:main", "main")):
+    for origin, reader in (("inbox", None), ("messages", None), ("messages:main", "main"), ("unsent", None)):
         (entry_id,) = await mem.dead_letters.add([Refusal(b"any bytes", origin, "message", "scout")], origin=origin)
         letter = await mem.dead_letters.get(entry_id)
         assert letter is not None
         assert (letter.is_message, letter.reader) == (origin != "inbox", reader)
+        assert letter.is_unsent == (origin == "unsent")
     assert await mem.dead_letters.replay() == 1
 
 

@@ -1,4 +1,4 @@
-"""What the checks of a memory see when something is really wrong, and what they tell the reader to do."""
+"""What the checks of a memory see of its server and of what waits, and what they tell the reader to do."""
 
 from __future__ import annotations
 
@@ -7,33 +7,14 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pytest
 
 import memory
 from memory import MemoryConnection
-from memory.store import health_indexes
-from memory.store.health import Check, CheckStatus, judge_clock
-from memory.store.health_records import take_census
-from memory.store.reindexing import Reindexer
+from memory.store.health import CheckStatus, judge_clock
+from tests.memory.store.checking import checked, fill, turned
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MISSING = "0" * 32
-
-
-async def checked(mem: MemoryConnection) -> dict[str, Check]:
-    """The checks by name, the worst of each."""
-    found: dict[str, Check] = {}
-    for check in await mem.health():
-        assert bool(check.remedy) == (check.status is not CheckStatus.OK), check
-        worse = found.get(check.name)
-        if worse is None or list(CheckStatus).index(check.status) > list(CheckStatus).index(worse.status):
-            found[check.name] = check
-    return found
-
-
-def turned(found: dict[str, Check]) -> set[str]:
-    return {name for name, check in found.items() if check.status is not CheckStatus.OK}
 
 
 @pytest.fixture
@@ -42,19 +23,6 @@ async def own(own_redis: Any) -> AsyncIterator[MemoryConnection]:
     async with memory.connect(redis_url=own_redis.url, namespace="own") as mem:
         await mem.link.execute("CONFIG", "SET", "maxmemory", "2gb")
         yield mem
-
-
-async def register(mem: MemoryConnection, encoder_id: str = "rff-1") -> None:
-    await mem.encoders.register(encoder_id, fitted_until=datetime(2021, 6, 1, tzinfo=UTC), definition={"kind": "test"})
-
-
-async def fill(mem: MemoryConnection, make: Any, count: int = 40) -> None:
-    await register(mem)
-    await mem.episodic.add_many([make(minute) for minute in range(count)])
-
-
-def key_of(mem: MemoryConnection, record: Any) -> str:
-    return mem.episodic.collection.key(record)
 
 
 # --- all is well -----------------------------------------------------------------------------------------------
@@ -189,7 +157,7 @@ async def test_a_nearly_full_server_is_seen_before_it_refuses_writes(own: Memory
         check = (await checked(own))["memory"]
         assert check.status is status, check
         assert "bytes an experience" in check.seen
-    assert "prune_memories" in check.remedy
+    assert f"coinswarm run prune_memories --namespace {own.namespace})" in check.remedy
 
 
 async def info(mem: MemoryConnection) -> str:
@@ -256,219 +224,6 @@ async def test_a_server_that_goes_away_meanwhile_is_a_finding_in_every_check(own
     assert all("COINSWARM_REDIS" in check.remedy for check in found)
 
 
-# --- indexes ---------------------------------------------------------------------------------------------------
-
-
-async def test_a_vector_of_the_wrong_length_leaves_a_record_out_of_the_index_and_is_named(
-    mem: MemoryConnection, make: Any
-) -> None:
-    await fill(mem, make)
-    key = mem.keys.episodic("momentum", "BTC-USDT", 1, MISSING)
-    await mem.link.execute("HSET", key, "state_vector:rff-1", b"\0" * 100, "scope", "a=momentum", "timestamp", 1)
-    found = await checked(mem)
-    assert found["episodic index"].status is CheckStatus.FAIL
-    assert "1 of 41 experiences are in no index" in found["episodic index"].seen
-    failures = found["index failures"]
-    assert (failures.status, key in failures.seen, f"UNLINK {key}" in failures.remedy) == (CheckStatus.FAIL, True, True)
-    assert "100 bytes, not 1,024" in found["episodic vectors"].seen
-
-    await mem.link.execute("UNLINK", key)
-    after = await checked(mem)
-    assert after["episodic index"].status is CheckStatus.OK
-    assert after["index failures"].status is CheckStatus.WARN
-
-
-async def test_an_index_that_was_dropped_is_missed(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make)
-    await mem.shared.add_shared_experience(make(1), 0.9)
-    for name, index in (("episodic", mem.keys.episodic_index("rff-1")), ("shared", mem.keys.shared_index("rff-1"))):
-        await mem.link.execute("FT.DROPINDEX", index)
-        check = (await checked(mem))[f"{name} index"]
-        assert (check.status, index in check.seen) == (CheckStatus.FAIL, True)
-        assert "reindex_memory" in check.remedy
-        family = mem.indexes.experiences if name == "episodic" else mem.indexes.pool
-        assert await mem.indexes.restore(family, "rff-1") == [index]
-        assert (await checked(mem))[f"{name} index"].status is CheckStatus.OK
-        assert await mem.indexes.restore(family, "rff-1") == []
-
-
-async def test_records_of_an_encoder_without_an_index_are_counted_and_it_is_named(
-    mem: MemoryConnection, make: Any
-) -> None:
-    await fill(mem, make)
-    for number in range(3):
-        key = mem.keys.episodic("momentum", "BTC-USDT", number, MISSING)
-        vector = make(number).state_vector.tobytes()
-        await mem.link.execute("HSET", key, "state_vector:foreign-7", vector, "scope", "a=momentum", "timestamp", 1)
-    check = (await checked(mem))["episodic index"]
-    assert check.status is CheckStatus.FAIL
-    assert "3 of 43 experiences" in check.seen
-    assert "foreign-7" in check.seen
-    assert "mem.indexes.ensure_episodic('foreign-7')" in check.remedy
-    await mem.indexes.ensure_episodic("foreign-7")
-    assert (await checked(mem))["episodic index"].status is CheckStatus.OK
-
-
-async def test_patterns_without_an_index_are_missed(mem: MemoryConnection) -> None:
-    key = mem.keys.semantic("PATTERN", "p-1", 0, "line")
-    await mem.link.execute("HSET", key, "body", b"x")
-    check = (await checked(mem))["semantic index"]
-    assert (check.status, "1 of 1" in check.seen) == (CheckStatus.FAIL, True)
-    assert "consolidate_memories" in check.remedy
-
-
-async def test_patterns_whose_index_is_being_built_are_not_missed(
-    mem: MemoryConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health_indexes, "BUILD_PATIENCE_S", 0.0)
-    await register(mem)
-    await mem.link.execute("HSET", mem.keys.semantic("PATTERN", "p-1", 0, "line"), "body", b"x")
-    vectors = np.random.default_rng(0).standard_normal((1000, 256)).astype(np.float32)
-    await mem.link.pipeline(
-        [("HSET", f"{mem.namespace}:record:{row}", "vector", vector.tobytes()) for row, vector in enumerate(vectors)]
-    )
-    index = mem.keys.semantic_index("rff-1")
-    await mem.link.execute(
-        *("FT.CREATE", index, "ON", "HASH", "PREFIX", 1, f"{mem.namespace}:record:", "SCHEMA"),
-        *("vector", "VECTOR", "HNSW", 8, "TYPE", "FLOAT32", "DIM", 256, "DISTANCE_METRIC", "L2"),
-        *("EF_CONSTRUCTION", 1000),  # Looks at every record for each, so that building takes seconds.
-    )
-    check = (await checked(mem))["semantic index"]
-    assert (check.status, "is being built" in check.seen) == (CheckStatus.WARN, True)
-    await mem.link.execute("FT.DROPINDEX", index)
-
-
-async def test_an_alias_that_leads_elsewhere_is_named_with_the_command(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make)
-    await mem.episodic.add(make(1, encoder_id="other-2", agent_id="hold"))
-    alias, wrong = mem.keys.episodic_alias, mem.keys.episodic_index("other-2")
-    await mem.link.execute("FT.ALIASUPDATE", alias, wrong)
-    check = (await checked(mem))["aliases"]
-    assert (check.status, wrong in check.seen) == (CheckStatus.WARN, True)
-    assert check.remedy == f"FT.ALIASUPDATE {alias} {mem.keys.episodic_index('rff-1')}"
-    await mem.link.execute("FT.ALIASDEL", alias)
-    assert "leads to nothing" in (await checked(mem))["aliases"].seen
-
-
-async def test_an_index_of_no_known_encoder_is_an_orphan(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make)
-    ghost = mem.keys.episodic_index("ghost")
-    await mem.link.execute("FT.CREATE", ghost, "PREFIX", 1, "nobody:", "SCHEMA", "scope", "TAG")
-    try:
-        check = (await checked(mem))["orphan indexes"]
-    finally:
-        await mem.link.execute("FT.DROPINDEX", ghost)
-    assert (check.status, ghost in check.seen, check.remedy.endswith(f"FT.DROPINDEX {ghost}")) == (
-        CheckStatus.WARN,
-        True,
-        True,
-    )
-
-
-# --- encoders --------------------------------------------------------------------------------------------------
-
-
-async def test_records_of_an_encoder_that_nobody_registered_are_pointed_out(mem: MemoryConnection, make: Any) -> None:
-    await mem.episodic.add(make(1))
-    check = (await checked(mem))["encoders"]
-    assert (check.status, "rff-1 is not registered" in check.seen) == (CheckStatus.WARN, True)
-    await register(mem)
-    assert (await checked(mem))["encoders"].status is CheckStatus.OK
-
-
-async def test_a_current_encoder_without_records_hides_all_of_them(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make, 3)
-    await register(mem, "new-2")
-    await mem.encoders.set_current("new-2")
-    check = (await checked(mem))["encoders"]
-    assert (check.status, "set_current('rff-1')" in check.remedy) == (CheckStatus.WARN, True)
-    await mem.link.execute("SET", mem.keys.current_encoder, "ghost-3")
-    check = (await checked(mem))["encoders"]
-    assert (check.status, "set_current('rff-1')" in check.remedy) == (CheckStatus.FAIL, True)
-
-
-# --- records ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("vector", "problem"),
-    [
-        (np.zeros(256, np.float32), "has length 0"),
-        (np.full(256, np.nan, np.float32), "holds NaN"),
-        (np.full(256, 0.5, np.float32), "has length 8"),
-    ],
-)
-@pytest.mark.parametrize("kind", ["episodic", "shared"])
-async def test_a_vector_that_cannot_be_compared_is_found(
-    mem: MemoryConnection, make: Any, vector: Any, problem: str, kind: str
-) -> None:
-    await fill(mem, make)
-    await mem.shared.add_shared_experience(make(1), 0.9)
-    key = key_of(mem, make_valid(make(1))) if kind == "episodic" else shared_key(mem, make_valid(make(1)))
-    await mem.link.execute("HSET", key, "state_vector:rff-1", vector.tobytes())
-    found = await checked(mem)
-    check = found[f"{kind} vectors"]
-    assert (check.status, problem in check.seen, key in check.seen) == (CheckStatus.FAIL, True, True)
-    assert "UNLINK" in check.remedy
-
-
-def make_valid(record: Any) -> Any:
-    from memory.validation import validate_experience
-
-    return validate_experience(record)
-
-
-def shared_key(mem: MemoryConnection, record: Any) -> str:
-    return mem.keys.shared(record.product_id, record.memory_id)
-
-
-async def test_an_encoder_that_says_the_same_of_every_moment_is_found(mem: MemoryConnection, make: Any) -> None:
-    await register(mem)
-    same = make(0).state_vector
-    await mem.episodic.add_many([make(minute, state_vector=same) for minute in range(150)])
-    check = (await checked(mem))["episodic vectors"]
-    assert (check.status, "149 of 150" in check.seen) == (CheckStatus.WARN, True)
-
-
-async def test_agents_that_share_a_moment_are_no_sign_of_that(mem: MemoryConnection, make: Any) -> None:
-    await register(mem)
-    agents = ("a", "b", "c")
-    await mem.episodic.add_many([make(minute, agent_id=agent) for minute in range(120) for agent in agents])
-    assert (await checked(mem))["episodic vectors"].status is CheckStatus.OK
-
-
-async def test_a_record_that_will_expire_before_its_time_is_found(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make)
-    live = make_valid(make(99, source="live", timestamp=datetime.now(UTC), known_at=None))
-    await mem.episodic.add(live)
-    assert (await checked(mem))["expiry"].status is CheckStatus.OK
-    for key, ttl_s in ((key_of(mem, live), 86_400), (key_of(mem, make_valid(make(1))), 10**8)):
-        before = await mem.link.execute("PTTL", key)
-        await mem.link.execute("EXPIRE", key, ttl_s)
-        check = (await checked(mem))["expiry"]
-        assert (check.status, f"PERSIST {key}" in check.remedy) == (CheckStatus.FAIL, True)
-        await mem.link.execute(*(("PERSIST", key) if before < 0 else ("PEXPIRE", key, before)))
-    await mem.link.execute("PERSIST", key_of(mem, live))
-    check = (await checked(mem))["expiry"]
-    assert (check.status, "1 live experiences" in check.seen) == (CheckStatus.WARN, True)
-
-
-async def test_knowledge_that_expires_is_found(mem: MemoryConnection) -> None:
-    key = mem.keys.semantic("STRATEGY", "s-1", 0, "line")
-    await mem.link.execute("HSET", key, "body", b"x")
-    await mem.link.execute("EXPIRE", key, 1000)
-    assert (await checked(mem))["expiry"].status is CheckStatus.FAIL
-
-
-async def test_a_scan_that_is_cut_short_does_not_compare(mem: MemoryConnection, make: Any) -> None:
-    await mem.episodic.add_many([make(minute) for minute in range(3000)])
-    whole = await take_census(mem)
-    assert (whole.counts["episodic"], whole.complete) == (3000, True)
-    part = await take_census(mem, limit=1)
-    assert part.complete is False
-    assert part.counts["episodic"] < 3000
-
-
 # --- what waits ------------------------------------------------------------------------------------------------
 
 
@@ -511,90 +266,3 @@ async def test_a_full_list_of_dead_letters_says_that_older_ones_are_gone(
     async with memory.connect(redis_url=servers.redis_url, namespace=namespace, settings=settings) as mem:
         await mem.episodic.add_many([make(minute, regime="CALM") for minute in range(5)])
         assert "older ones are gone" in (await checked(mem))["dead letters"].seen
-
-
-# --- layouts ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def divided(servers: Any, namespace: str, make: Any) -> AsyncIterator[MemoryConnection]:
-    """A memory with an index for each agent and product."""
-    settings = memory.Settings(index_layout="partitioned")
-    async with memory.connect(redis_url=servers.redis_url, namespace=namespace, settings=settings) as mem:
-        await register(mem)
-        await mem.episodic.add_many([make(minute, agent_id=agent) for minute in range(20) for agent in ("a", "b")])
-        yield mem
-
-
-async def test_partitions_that_hold_everything_are_well(divided: MemoryConnection) -> None:
-    found = await checked(divided)
-    assert {name for name in turned(found) if "index" in name} == set()
-    assert found["episodic index"].seen == "40 experiences in 3 indexes, 40 keys"
-
-
-async def test_a_partition_that_was_dropped_is_missed(divided: MemoryConnection) -> None:
-    part = f"{divided.keys.episodic_index('rff-1')}:b:BTC-USDT"
-    await divided.link.execute("FT.DROPINDEX", part)
-    check = (await checked(divided))["episodic index"]
-    assert (check.status, part in check.seen, "reindex_memory" in check.remedy) == (CheckStatus.FAIL, True, True)
-    assert await divided.indexes.restore(divided.indexes.experiences, "rff-1") == [part]
-    assert (await checked(divided))["episodic index"].seen == "40 experiences in 3 indexes, 40 keys"
-
-
-async def test_records_that_no_partition_holds_are_counted(divided: MemoryConnection, make: Any) -> None:
-    part = f"{divided.keys.episodic_index('rff-1')}:b:BTC-USDT"
-    schema = await divided.indexes.current_schema("rff-1")
-    assert schema is not None
-    await divided.link.execute("FT.DROPINDEX", part)
-    await divided.indexes.partitions.create(schema, [("b", "BTC-USDT")], holds_all_from_now_on=True)
-    check = (await checked(divided))["episodic index"]
-    assert (check.status, "20 of 40" in check.seen) == (CheckStatus.FAIL, True)
-    assert check.remedy.startswith(f"FT.DROPINDEX {part} ")
-    await divided.link.execute("FT.DROPINDEX", part)
-    await divided.indexes.restore(divided.indexes.experiences, "rff-1")
-    assert (await checked(divided))["episodic index"].status is CheckStatus.OK
-
-
-async def test_pairs_that_are_not_listed_are_missed(divided: MemoryConnection) -> None:
-    schema = await divided.indexes.current_schema("rff-1")
-    assert schema is not None
-    await divided.link.execute("DEL", divided.indexes.experiences.pairs_key(schema))
-    check = (await checked(divided))["episodic index"]
-    assert (check.status, "40 of 40" in check.seen) == (CheckStatus.FAIL, True)
-    assert "layout=single" in check.remedy
-
-
-async def test_a_change_of_the_index_that_was_stopped_is_pointed_out(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make)
-    reindexer = Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, mem.indexes.experiences)
-    job = await reindexer.begin("rff-1", layout="single", algorithm="HNSW", vector_type="FLOAT16")
-    assert job is not None
-    check = (await checked(mem))["reindexing"]
-    assert (check.status, job.target.name in check.seen) == (CheckStatus.WARN, True)
-    choices = "--param layout=single --param algorithm=HNSW --param vector_type=FLOAT16"
-    assert check.remedy.endswith(f"coinswarm run reindex_memory {choices}")
-    async for reached in reindexer.fill(job):
-        job = reached
-    job = await reindexer.swap(job)
-    await reindexer.retire(job)
-    assert (await checked(mem))["reindexing"].remedy == check.remedy, "the old vectors are still there"
-
-
-async def test_clients_of_an_old_encoder_are_what_a_new_one_waits_for(mem: MemoryConnection, make: Any) -> None:
-    await fill(mem, make)
-    reindexer = Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, mem.indexes.experiences)
-    kept: Any = {"layout": "single", "algorithm": "FLAT", "vector_type": "FLOAT32"}
-    job = await reindexer.begin_encoder("rff-1", "rff-2", 256, **kept)
-    assert job is not None
-    check = (await checked(mem))["reindexing"]
-    assert check.remedy.endswith("coinswarm run reindex_memory --param encoder=rff-2")
-
-    def encode(names: tuple[str, ...], values: Any) -> Any:
-        return np.stack([make(int(row)).state_vector for row in range(len(values))])
-
-    async for reached in reindexer.fill(job, encode):
-        job = reached
-    await reindexer.swap(job, encode)
-    check = (await checked(mem))["reindexing"]
-    assert check.remedy.endswith("--param encoder=rff-2 --param remove_old=true")
-    assert "restart clients of rff-1 with rff-2" in check.remedy

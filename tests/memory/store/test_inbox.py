@@ -11,6 +11,7 @@ import pytest
 import memory
 from memory import Action, MemoryConnection, Side
 from memory.errors import InvalidQueryError, InvalidRecordError, ServerUnsuitableError
+from memory.store.dead_letters import Refusal
 from memory.store.inbox import MAX_DELIVERIES
 
 AT_ONCE = timedelta(0)
@@ -161,6 +162,19 @@ async def test_bytes_that_are_no_experience_go_to_the_dead_letters(mem: MemoryCo
     assert await drain(mem) == 1
     assert await mem.dead_letters.count() == 3
     assert await mem.inbox.length() == {"momentum": 0}
+
+
+async def test_what_is_no_experience_is_told_and_does_not_hold_up_what_stands_behind_it(
+    mem: MemoryConnection, make: Any
+) -> None:
+    stream = mem.keys.inbox("momentum")
+    for number in range(5):
+        await mem.link.execute("XADD", stream, "*", "content", f"garbage {number}")
+    await mem.inbox.append(make(1))
+    refused: list[Refusal] = []
+    (entry,) = await mem.inbox.read("drain-1", count=2, on_refused=refused.append)
+    assert (entry.fields["step"], [item.field for item in refused]) == (1, ["experience"] * 5)
+    assert await mem.dead_letters.count() == 5
 
 
 async def test_dead_letters_are_listed_once_with_the_reason(mem: MemoryConnection, make: Any) -> None:

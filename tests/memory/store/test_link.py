@@ -246,8 +246,9 @@ async def test_a_right_that_a_script_lacks_is_named(own_redis: Any) -> None:
 @pytest.mark.parametrize("write", WRITES)
 async def test_keys_that_a_user_may_not_use_are_told_apart_from_commands(own_redis: Any, write: str) -> None:
     link = await as_user(own_redis, "~elsewhere:*", "+@all")
-    with pytest.raises(AccessDeniedError, match="may not use a key") as refused:
+    with pytest.raises(AccessDeniedError, match=r"guest of .* may not use a key or an index that \S+ needs") as refused:
         await WRITES[write](link)
+    assert "ACL SETUSER guest ~KEY" in refused.value.remedy
     assert "coinswarm acl" in refused.value.remedy
     await link.close()
 

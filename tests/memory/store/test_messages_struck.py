@@ -19,14 +19,10 @@ import memory
 from memory import AgentMemoryMessage, MemoryConnection, Settings
 from memory.errors import AccessDeniedError, StoreUnavailableError
 from memory.store.acl import users
+from tests.memory.store.telling import told
 
 LEASE = timedelta(seconds=1)
 DEADLINE_S = 30.0
-
-
-def told(insight: str, sender: str = "regime", **changes: Any) -> AgentMemoryMessage:
-    """A warning."""
-    return AgentMemoryMessage(sender_agent_id=sender, message_type="WARNING", insight=insight, **changes)
 
 
 @pytest.fixture

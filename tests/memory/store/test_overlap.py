@@ -13,8 +13,7 @@ from memory.store.link import RedisLink
 from memory.store.scan import select
 from memory.store.windows import read_window_data
 from memory.window import Window
-
-from .test_reindexing import DAY, NEW, OLD, encode_anew, lived, reindexer, turned
+from tests.memory.store.changing import DAY, NEW, OLD, encode_anew, lived, reindexer, turned
 
 
 async def test_each_experience_counts_once_unless_an_encoder_is_named(mem: MemoryConnection, make: Any) -> None:

@@ -13,8 +13,7 @@ from memory.errors import FencedOutError, ReindexError
 from memory.records import VECTOR_DIMENSION
 from memory.store.reindex_job import ReindexJob
 from memory.store.revectoring import Revectoring
-
-from .test_reindexing import NEW, OLD, encode_anew, fields, lived, reindexer, turned
+from tests.memory.store.changing import NEW, OLD, encode_anew, fields, lived, reindexer, turned
 
 HNSW: Any = {"layout": "single", "algorithm": "HNSW", "vector_type": "FLOAT32"}
 HALVED: Any = {"layout": "single", "algorithm": "FLAT", "vector_type": "FLOAT16"}

@@ -12,9 +12,9 @@ import memory
 from memory import MemoryConnection
 from memory.store.windows import read_window_data
 from memory.window import Window
+from tests.memory.store.changing import NEW, OLD, change, encode_anew, lived
 
 from .conftest import unit_vector
-from .test_reindexing import NEW, OLD, change, encode_anew, lived
 
 DAY = datetime(2021, 6, 17, tzinfo=UTC)
 

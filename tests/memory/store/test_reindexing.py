@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,81 +13,13 @@ import pytest
 
 import memory
 from memory import EpisodicMemory, MemoryConnection
-from memory.errors import ConflictingRecordError, EncoderError, FencedOutError, ReindexError
-from memory.records import VECTOR_DIMENSION, Vector, to_ms
+from memory.errors import ConflictingRecordError, FencedOutError, ReindexError
+from memory.records import VECTOR_DIMENSION, to_ms
 from memory.retrieval.shared import ShareStatus
-from memory.store.layout import Family
-from memory.store.reindex_job import ReindexJob
-from memory.store.reindexing import Reindexer
-from memory.store.revectoring import Encode
+from tests.memory.store.changing import CHANGES, OLD, change, fields, lived, reindexer
+from tests.memory.store.conftest import unit_vector
 
-from .conftest import unit_vector
-
-DAY = datetime(2021, 6, 17, tzinfo=UTC)
-OLD, NEW = "rff-1", "rff-2"
-CHANGES = [
-    ("single", "HNSW", "FLOAT32"),
-    ("single", "FLAT", "FLOAT16"),
-    ("partitioned", "HNSW", "FLOAT32"),
-    ("partitioned", "HNSW", "FLOAT16"),
-]
-
-
-def reindexer(mem: MemoryConnection, token: int | None = None, family: Family | None = None) -> Reindexer:
-    return Reindexer(mem.link, mem.indexes, mem.reader, mem.fence, family or mem.indexes.experiences, token=token)
-
-
-async def change(
-    mem: MemoryConnection,
-    layout: Any,
-    algorithm: str,
-    vector_type: str,
-    *,
-    encoder_id: str = OLD,
-    pause: Callable[[], Any] | None = None,
-) -> ReindexJob | None:
-    """The whole change, with a pause after each step."""
-    work = reindexer(mem)
-
-    async def wait() -> None:
-        if pause is not None:
-            await pause()
-
-    job = await work.begin(encoder_id, layout=layout, algorithm=algorithm, vector_type=vector_type)
-    if job is None:
-        return None
-    await wait()
-    async for reached in work.fill(job):
-        job = reached
-    await wait()
-    await mem.indexes.wait_until_built([job.target.name])
-    while await work.progress(job) < 1.0:
-        await asyncio.sleep(0.02)
-    await work.verify(job)
-    job = await work.swap(job)
-    await wait()
-    job = await work.retire(job)
-    await wait()
-    await work.clean(job)
-    return job
-
-
-async def fields(mem: MemoryConnection, record: EpisodicMemory) -> dict[str, bytes]:
-    key = mem.keys.episodic(record.agent_id, record.product_id, to_ms(record.timestamp), record.memory_id)
-    answer = await mem.link.execute("HGETALL", key)
-    return {name.decode(): value for name, value in answer.items()}
-
-
-def lived(make: Any, minutes: int = 30) -> list[EpisodicMemory]:
-    return [
-        make(minute, agent_id=agent, product_id=product)
-        for agent in ("momentum", "hold")
-        for product in ("BTC-USDT", "ETH-USDT")
-        for minute in range(minutes)
-    ]
-
-
-# --- layout, algorithm, type ---------------------------------------------------------------------------------
+# --- layout, algorithm, type -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("layout", "algorithm", "vector_type"), CHANGES)
@@ -178,7 +109,7 @@ async def test_other_content_under_an_id_is_refused_after_a_change(mem: MemoryCo
         await mem.episodic.add(make(3, state_vector=unit_vector(77)))
 
 
-# --- under load ----------------------------------------------------------------------------------------------
+# --- under load ------------------------------------------------------------------------------------------------
 
 
 async def _until(stop: asyncio.Event, work: Callable[[int], Any]) -> int:
@@ -266,7 +197,7 @@ async def test_a_writer_that_knew_the_old_rules_only_leaves_nothing_out(
     assert rules.schema.vector_field not in await fields(mem, record)
 
 
-# --- resuming ------------------------------------------------------------------------------------------------
+# --- resuming --------------------------------------------------------------------------------------------------
 
 
 async def test_a_change_is_taken_up_at_every_step(mem: MemoryConnection, make: Any) -> None:
@@ -348,158 +279,3 @@ async def test_an_index_that_lacks_records_is_not_swapped_in(mem: MemoryConnecti
     await mem.link.execute("HDEL", key, job.target.vector_field)
     with pytest.raises(ReindexError, match="holds 119 records"):
         await work.verify(job)
-
-
-# --- another encoder -----------------------------------------------------------------------------------------
-
-
-def turned(names: tuple[str, ...], values: Any) -> Vector:
-    """An encoder of the test: the vector of the minute that the features tell, upside down."""
-    if "trailing_volatility" not in names:
-        raise EncoderError("the features lack trailing_volatility.", remedy="Record it.")
-    column = names.index("trailing_volatility")
-    return np.stack([-unit_vector(round(row[column] / 0.001) - 1) for row in values])
-
-
-async def encode_anew(mem: MemoryConnection, *, remove_old: bool = False, encode: Encode = turned) -> ReindexJob:
-    work = reindexer(mem)
-    job = await work.begin_encoder(
-        OLD, NEW, VECTOR_DIMENSION, layout="partitioned", algorithm="HNSW", vector_type="FLOAT32"
-    )
-    assert job is not None
-    async for reached in work.fill(job, encode):
-        job = reached
-    job = await work.drain(job, encode)
-    while await work.progress(job) < 1.0:
-        await asyncio.sleep(0.02)
-    await work.verify(job)
-    job = await work.swap(job, encode)
-    if remove_old:
-        job = await work.retire(job)
-        await work.clean(job)
-    return job
-
-
-@pytest.fixture
-async def asking_new(servers: Any, mem: MemoryConnection) -> AsyncIterator[MemoryConnection]:
-    """A client that asks in the new encoder."""
-    async with memory.connect(redis_url=servers.redis_url, namespace=mem.namespace, encoder_id=NEW) as connection:
-        yield connection
-
-
-async def test_records_are_found_in_the_new_encoder(
-    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
-) -> None:
-    records = lived(make)
-    await mem.episodic.add_many(records)
-    await encode_anew(mem)
-    assert await mem.encoders.current() == NEW
-    hits = await asking_new.retrieval.retrieve_similar_experiences(-make(7).state_vector, agent_id="hold", top_k=2)
-    assert [hit.memory.timestamp for hit in hits] == 2 * [make(7).timestamp]
-    assert hits[0].distance == pytest.approx(0.0, abs=1e-5)
-
-
-async def test_clients_of_the_old_encoder_go_on(mem: MemoryConnection, make: Any) -> None:
-    await mem.episodic.add_many(lived(make))
-    state = make(7).state_vector
-    before = await mem.retrieval.retrieve_similar_experiences(state, agent_id="hold")
-    await encode_anew(mem)
-    after = await mem.retrieval.retrieve_similar_experiences(state, agent_id="hold")
-    assert [hit.memory.memory_id for hit in after] == [hit.memory.memory_id for hit in before]
-
-
-async def test_what_they_record_is_caught_up_with(
-    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
-) -> None:
-    await mem.episodic.add_many(lived(make))
-    await encode_anew(mem)
-    record = make(400, agent_id="late", encoder_id=OLD)
-    await mem.episodic.add(record)
-    assert await reindexer(mem).waiting(OLD) == 1
-    await encode_anew(mem)
-    assert await reindexer(mem).waiting(OLD) == 0
-    hits = await asking_new.retrieval.retrieve_similar_experiences(-record.state_vector, agent_id="late")
-    assert [hit.memory.memory_id for hit in hits] == [record.memory_id]
-
-
-async def test_records_without_the_features_are_listed(mem: MemoryConnection, make: Any) -> None:
-    bare = make(50, features={})
-    partial = make(51, features={"trend": 1.0})
-    await mem.episodic.add_many([*lived(make), bare, partial])
-    job = await encode_anew(mem)
-    refused = await reindexer(mem).refused(OLD)
-    assert {key.rpartition(":")[2] for key in refused} == {bare.memory_id, partial.memory_id}
-    assert job.refused == {"the record holds no features.": 1, "the features lack trailing_volatility.": 1}
-    with pytest.raises(ReindexError, match="2 experiences"):
-        await reindexer(mem).retire(job)
-
-
-async def test_a_next_state_follows_into_the_new_encoder(
-    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
-) -> None:
-    for minute in (0, 1, 2):
-        await mem.episodic.add(make(minute))  # One by one: next states are kept as vectors.
-    job = await encode_anew(mem)
-    assert job.next_states_lost == 1
-    hits = await asking_new.retrieval.retrieve_similar_experiences(-make(0).state_vector, top_k=3, with_next_state=True)
-    following = {hit.memory.step: hit.memory.next_state_vector for hit in hits}
-    assert np.allclose(following[0], -unit_vector(1))
-    assert np.allclose(following[1], -unit_vector(2))
-
-
-async def test_recording_again_in_either_encoder_stores_nothing(
-    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
-) -> None:
-    records = lived(make)
-    await mem.episodic.add_many(records)
-    await encode_anew(mem)
-    assert len((await mem.episodic.add_many(lived(make))).duplicates) == len(records)
-    anew = [
-        make(
-            record.step,
-            agent_id=record.agent_id,
-            product_id=record.product_id,
-            encoder_id=NEW,
-            state_vector=-record.state_vector,
-            next_state_vector=-unit_vector(record.step + 1),
-        )
-        for record in records
-    ]
-    report = await asking_new.episodic.add_many(anew)
-    assert (len(report.duplicates), report.rejections) == (len(records), ())
-
-
-async def test_the_old_encoder_can_be_taken_away(
-    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
-) -> None:
-    records = lived(make)
-    await mem.episodic.add_many(records)
-    old = await mem.indexes.current_schema(OLD)
-    assert old is not None
-    await encode_anew(mem, remove_old=True)
-    assert await mem.indexes.current_schema(OLD) is None
-    assert old.vector_field not in await fields(mem, records[0])
-    assert await mem.episodic.count() == len(records)
-    hits = await asking_new.retrieval.retrieve_similar_experiences(-make(7).state_vector, top_k=200)
-    assert len(hits) == len(records)
-
-
-async def test_the_successor_may_be_indexed_otherwise_before_the_rest_catches_up(
-    mem: MemoryConnection, asking_new: MemoryConnection, make: Any
-) -> None:
-    await mem.episodic.add_many(lived(make))
-    await encode_anew(mem)
-    await change(mem, "single", "FLAT", "FLOAT16", encoder_id=NEW)
-    record = make(400, agent_id="late", encoder_id=OLD)
-    await mem.episodic.add(record)
-    await encode_anew(mem)
-    hits = await asking_new.retrieval.retrieve_similar_experiences(-record.state_vector, agent_id="late")
-    assert [hit.memory.memory_id for hit in hits] == [record.memory_id]
-
-
-async def test_records_are_not_encoded_for_an_index_that_is_being_changed(mem: MemoryConnection, make: Any) -> None:
-    await mem.episodic.add_many(lived(make))
-    await encode_anew(mem)
-    await reindexer(mem).begin(NEW, layout="single", algorithm="FLAT", vector_type="FLOAT16")
-    with pytest.raises(ReindexError, match="itself"):
-        await encode_anew(mem)

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import SSLConnection
 
 from memory.store.sentinel import SentinelUrl
-from memory.store.servers import address_of, connection_pool, split_urls, with_credentials
+from memory.store.servers import address_of, connection_pool, split_urls, user_of, with_credentials
 
 FULL = "rediss+sentinel://me:p%40ss@one:1,[::1]:2,three/mine/0?ssl_ca_certs=/ca.pem&sentinel_password=other"
 
@@ -33,6 +33,21 @@ def test_an_address_shows_neither_user_nor_password() -> None:
     assert address_of(FULL) == "rediss+sentinel://one:1,[::1]:2,three:26379/mine"
     assert address_of("redis://me:secret@host") == "redis://host:6379"
     assert address_of("unix://me:secret@/run/redis.sock?db=0") == "unix:///run/redis.sock"
+
+
+@pytest.mark.parametrize(
+    ("url", "user"),
+    [
+        (FULL, "me"),
+        ("redis://night%20jobs:secret@host:1/0?a=b", "night jobs"),
+        ("unix://me:secret@/run/redis.sock?db=0", "me"),
+        ("unix:///run/redis.sock?username=me&password=secret", "me"),
+        ("redis://:secret@host", "default"),
+        ("redis://host", "default"),
+    ],
+)
+def test_the_user_that_a_url_names_is_known(url: str, user: str) -> None:
+    assert user_of(url) == user
 
 
 @pytest.mark.parametrize(

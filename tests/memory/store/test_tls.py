@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 
 import memory
 from memory import Settings
-from memory.embedded import check_database
+from memory.embedded import check_database, check_redis
 from memory.errors import ServerUnsuitableError, StoreUnavailableError
 from memory.ledger.database import Database
 from memory.store.acl import users
@@ -77,6 +78,34 @@ async def test_a_certificate_that_is_not_trusted_is_refused_at_once(
     assert "ssl_ca_certs" in caught.value.remedy
     assert "canary" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "said"), [("nowhere.pem", None, "No such file"), ("odd.pem", "no PEM", "NO_CERTIFICATE")]
+)
+async def test_a_file_of_certificates_that_cannot_be_read_is_told_at_once(
+    redis_port: int, tmp_path: Path, place: str, content: str | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / place).write_text(content)
+    url = f"rediss://user:canary@localhost:{redis_port}?ssl_ca_certs={tmp_path / place}"
+    with pytest.raises(ServerUnsuitableError, match=f"certificates or keys .* cannot be read .{said}") as caught:
+        async with memory.connect(redis_url=url, settings=Settings(redis_timeout_s=60.0)):
+            pass
+    with pytest.raises(ServerUnsuitableError, match=said):
+        await asyncio.to_thread(check_redis, url)
+    assert "ssl_ca_certs" in caught.value.remedy
+    assert "canary" not in str(caught.value)
+
+
+async def test_a_server_that_speaks_tls_alone_is_asked_for_by_another_url(redis_port: int) -> None:
+    brief = Settings(redis_timeout_s=0.5)
+    url = f"redis://:canary@127.0.0.1:{redis_port}"
+    with pytest.raises(StoreUnavailableError, match="rediss://"):
+        async with memory.connect(redis_url=url, settings=brief):
+            pass
+    with pytest.raises(StoreUnavailableError, match="rediss://"):
+        await asyncio.to_thread(check_redis, url)
 
 
 async def test_a_wrong_password_over_tls_is_named_without_it(redis_port: int, certificates: Certificates) -> None:
