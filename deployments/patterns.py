@@ -138,8 +138,8 @@ def show_patterns(found: Sequence[Mapping[str, Any]], out: rich.console.Console,
         out.print(
             "No pattern is like that: leave out a filter, or look at them all with 'coinswarm patterns'."
             if narrowed
-            else "No patterns in this memory yet: name another with --namespace (of 'coinswarm demo': demo), or run "
-            "'coinswarm run nightly' after recording.",
+            else "No patterns in this memory yet, or by the time of --as-of: name another memory with --namespace (of "
+            "'coinswarm demo': demo), or run 'coinswarm run nightly' after recording.",
             highlight=False,
             soft_wrap=True,
         )

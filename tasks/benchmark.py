@@ -145,11 +145,11 @@ def check_regressions(namespace: str, window: Window, figures: Mapping[str, Any]
     """
     found: Sequence[str] = figures["regressions"]
     if found:
+        again = command(f"run benchmark_memory --date {window.name}", namespace)
         raise BenchmarkRegressionError(
             f"retrieval is worse than usual: {'; '.join(found)}.",
-            remedy=f"Measure again with '{command(f'run benchmark_memory --date {window.name}', namespace)}'; if it stays, "
-            "see 'Benchmarks' in docs/operations.md. COINSWARM_BENCHMARK_REGRESSION and COINSWARM_BENCHMARK_RECALL_DROP "
-            "set what counts as worse.",
+            remedy=f"Measure again with '{again}'; if it stays, see 'Benchmarks' in docs/operations.md. "
+            "COINSWARM_BENCHMARK_REGRESSION and COINSWARM_BENCHMARK_RECALL_DROP set what counts as worse.",
             regressions=found,
             figures=figures,
         )
