@@ -6,6 +6,8 @@ keeps encrypted in a block.
 
 ======================  =============================================================================================
 no heartbeat            a run of a deployment that misses four heartbeats is marked as crashed
+never began             a run of a deployment that a worker took up and that does not begin is marked as crashed: a pod
+                        that finds no room, secret or image waits for ever, and holds the place of the next run
 no heartbeat by hand    a run of one of our flows from anywhere else, which may beat as slowly as Prefect's default
 crashed run again       a crashed run is scheduled again, as the button Retry does: the same run, so the same window;
                         not one that the worker could not begin. Alert
@@ -48,6 +50,8 @@ BY_HAND_S = 660.0
 """A run that was not started by a deployment has Prefect's own interval of 180 s, unless it was told another."""
 FRESH_WITHIN_S = 3600.0
 """Twelve drains: a restart, or one that takes longer than usual, is no alarm."""
+PENDING_S = 1800.0
+"""A container's image may have to be fetched first, and a machine to be started for it."""
 SETTLED_S = 60.0
 """How long after a crash a run is scheduled again: all that was under way with it has been reported by then.
 
@@ -62,12 +66,17 @@ _PAGE = 200
 _CRASHED = "prefect.flow-run.Crashed"
 _NOT_BEGUN = "Failed to submit flow run to infrastructure"
 """What a worker says of a run that it could not begin: no such image, no engine of containers, no such program."""
+_NEVER_BEGAN = (
+    "A worker took it up {minutes:g} minutes ago, and it has not begun. See the worker's log and, where it runs in a "
+    "container, what keeps that from starting: no room, a secret or an image that is missing (kubectl get events)."
+)
 _GIVEN_UP = (
     "It crashed {crashes} times, at least once before its flow began, and is not scheduled again. See its log and that "
     "of its worker, mend what they name (coinswarm doctor looks at the packages that are installed there), then Retry: "
     "it goes on where it stopped, in the same window."
 )
 _TAKEN_UP = ("AwaitingRetry", "Scheduled", "Pending", "Running", "Completed", "Failed", "Cancelled")
+_TAKEN = ("Pending", "Submitting", "InfrastructurePending")
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Paused", "Suspended")
 
 
@@ -83,6 +92,8 @@ class Watch:
         The same for any other run of our flows.
     fresh_s
         How long the server waits for word that knowledge is fresh.
+    pending_s
+        How long a run that a worker took up may need until it begins.
     settled_s
         How long after a crash a run is scheduled again.
     stays_s
@@ -92,6 +103,7 @@ class Watch:
     heartbeat_s: float
     by_hand_s: float = BY_HAND_S
     fresh_s: float = FRESH_WITHIN_S
+    pending_s: float = PENDING_S
     settled_s: float = SETTLED_S
     stays_s: float = STAYS_S
 
@@ -154,23 +166,40 @@ def _declared(
             within=dt.timedelta(seconds=within_s),
         )
 
-    def crash(within_s: float) -> ChangeFlowRunState:
-        message = f"No heartbeat for {within_s:g} s: its process is gone, or cannot reach the Prefect server."
+    def crash(message: str) -> ChangeFlowRunState:
         return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message, force=False)
+
+    def mute(within_s: float) -> ChangeFlowRunState:
+        return crash(f"No heartbeat for {within_s:g} s: its process is gone, or cannot reach the Prefect server.")
 
     yield AutomationCore(
         name=name_of(namespace, "no heartbeat"),
         description="A run of a deployment that gives no sign of life is marked as crashed.",
         tags=tags,
         trigger=silent(watch.heartbeat_s, ours),
-        actions=[crash(watch.heartbeat_s)],
+        actions=[mute(watch.heartbeat_s)],
     )
     yield AutomationCore(
         name=f"{TAG}: no heartbeat by hand",
         description="The same for a run that no deployment started, and for flows within another.",
         tags=[TAG],
         trigger=silent(watch.by_hand_s, {"prefect.resource.role": "flow", "prefect.resource.name": sorted(FLOWS)}),
-        actions=[crash(watch.by_hand_s)],
+        actions=[mute(watch.by_hand_s)],
+    )
+    yield AutomationCore(
+        name=name_of(namespace, "never began"),
+        description="A run of a deployment that a worker took up and that does not begin is marked as crashed.",
+        tags=tags,
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={f"prefect.flow-run.{state}" for state in _TAKEN},
+            expect={f"prefect.flow-run.{state}" for state in (*_TAKEN, *_TAKEN_UP, *_ENDED, "AwaitingConcurrencySlot")},
+            match=runs,
+            match_related=ours,
+            for_each={"prefect.resource.id"},
+            within=dt.timedelta(seconds=watch.pending_s),
+        ),
+        actions=[crash(_NEVER_BEGAN.format(minutes=watch.pending_s / 60))],
     )
     drain = deployment(namespace, "record_experiences", DRAIN)
     watched: dict[str, str | list[str]] = {

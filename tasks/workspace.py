@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from memory.errors import EmbeddedServerError
 from memory.ledger import Archive, FencingToken, Ledger
 from memory.ledger.host import host_name
 from memory.settings import Settings
+from tasks.termination import run_until_told_to_end
 
 Result = TypeVar("Result")
 
@@ -49,7 +49,7 @@ class Workspace:
             ) as connection:
                 return await function(connection)
 
-        return asyncio.run(call())
+        return run_until_told_to_end(call())
 
     def check_redis(self) -> None:
         """Connect to Redis once.

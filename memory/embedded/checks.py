@@ -163,7 +163,8 @@ def judge_redis(facts: RedisFacts, where: str) -> None:
         raise ServerUnsuitableError(
             f"Redis at {where} is a cluster with search {_dotted(facts.search_version)}, "
             "which answers from one shard only.",
-            remedy="Use Redis 8 or newer for a cluster, or a server that is none.",
+            remedy=f"Use one with search {_dotted(CLUSTER_SEARCH)} or newer, as Redis 8's own builds have it, or a "
+            "server that is no cluster.",
         )
     if facts.database != 0:
         raise ServerUnsuitableError(

@@ -206,10 +206,9 @@ class Supervisor:
             return
         failed = next((service for service in services if service.state is State.FAILED), None)
         if failed is not None:
-            self._reply(
-                client,
-                {"ok": False, "error": failed.error, "remedy": f"See the whole log in {failed.log}."},
-            )
+            # A server that was refused before its start, as where its port is taken, has written none.
+            log = failed.log if failed.log.exists() else self.home.log("supervisor")
+            self._reply(client, {"ok": False, "error": failed.error, "remedy": f"See the whole log in {log}."})
         elif all(service.state is State.READY for service in services):
             urls = {service.name: service.url for service in services}
             self._reply(client, {"ok": True, "urls": urls, "linger_s": self.options.linger_s})

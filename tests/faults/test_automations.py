@@ -27,7 +27,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from prefect.states import AwaitingRetry, Crashed, Failed, Pending, Running, Scheduled
+from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Pending, Running, Scheduled
 
 from agents.regime_belief import REGIME_CHANGE_EVENT
 from deployments.automations import Watch, bring_automations
@@ -40,9 +40,9 @@ from tasks.freshness_events import FRESH_EVENT
 
 pytestmark = pytest.mark.faults
 
-IMPATIENT = Watch(heartbeat_s=10.0, by_hand_s=600.0, fresh_s=10.0, settled_s=10.0, stays_s=30.0)
+IMPATIENT = Watch(heartbeat_s=10.0, by_hand_s=600.0, fresh_s=10.0, pending_s=25.0, settled_s=10.0, stays_s=30.0)
 """Ten seconds are the least that Prefect waits for what does not come."""
-SETTLING = replace(IMPATIENT, settled_s=30.0, stays_s=45.0)
+SETTLING = replace(IMPATIENT, pending_s=600.0, settled_s=30.0, stays_s=45.0)
 TIMEOUT_S = 90.0
 NIGHT = dt.datetime(2021, 6, 18, 0, 10, tzinfo=dt.UTC)
 
@@ -273,6 +273,21 @@ def test_a_run_that_never_began_is_not_scheduled_again_and_told_with_what_to_do(
     assert (alert["attempt"], alert["scheduled_again"]) == (0, False)
     assert "It never began" in alert["text"]
     assert scene.state(run) == "Crashed"
+
+
+def test_a_run_whose_container_cannot_start_is_crashed_and_told_and_begins_all_the_same_once_it_can(
+    scene: Scene,
+) -> None:
+    name = deployment(scene.namespace, "rebuild_memory").full_name
+    found = scene.client.read_deployment_by_name(name)
+    run = scene.client.create_flow_run_from_deployment(found.id, state=Scheduled(scheduled_time=NIGHT)).id
+    scene.report(run, Pending())
+    until(lambda: scene.state(run) == "Crashed", "the run that does not begin to be marked")
+    assert "a secret or an image that is missing" in str(scene.client.read_flow_run(run).state.message)
+    (alert,) = until(lambda: scene.receiver.about("failed-run", flow_run=str(run)), "the alert")
+    assert (alert["attempt"], alert["scheduled_again"]) == (0, False)
+    scene.report(run, Running(), Completed())
+    assert scene.state(run) == "Completed"
 
 
 def test_a_run_that_gives_signs_of_life_is_left_alone(scene: Scene) -> None:
