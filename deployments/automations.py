@@ -64,6 +64,7 @@ COUNTED_S = 86_400.0
 """Crashes of a run count together for a day: starting may take long, as where an image must be fetched first."""
 _PAGE = 200
 _CRASHED = "prefect.flow-run.Crashed"
+_HEARTBEAT = "prefect.flow-run.heartbeat"
 _NOT_BEGUN = "Failed to submit flow run to infrastructure"
 """What a worker says of a run that it could not begin: no such image, no engine of containers, no such program."""
 _NEVER_BEGAN = (
@@ -113,6 +114,11 @@ class Watch:
         return cls(HEARTBEATS_MISSED * settings.heartbeat_s)
 
 
+def _states(*names: str) -> set[str]:
+    """Events of runs that come into states of these names."""
+    return {f"prefect.flow-run.{name}" for name in names}
+
+
 def name_of(namespace: str, what: str) -> str:
     """Name of an automation of a namespace."""
     return f"{TAG} {namespace}: {what}"
@@ -155,12 +161,20 @@ def _declared(
     }
     runs: dict[str, str | list[str]] = {"prefect.resource.id": "prefect.flow-run.*"}
 
-    def silent(within_s: float, related: dict[str, str | list[str]]) -> EventTrigger:
+    def unless(
+        expect: set[str],
+        within_s: float,
+        *,
+        after: set[str],
+        match: dict[str, Any] = runs,
+        related: dict[str, Any] = ours,
+    ) -> EventTrigger:
+        """Fires where a run that one thing happened to is not heard of otherwise for a while; either may come again."""
         return EventTrigger(
             posture=Posture.Proactive,
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _ENDED)},
-            match=runs,
+            after=after,
+            expect=after | expect,
+            match=match,
             match_related=related,
             for_each={"prefect.resource.id"},
             within=dt.timedelta(seconds=within_s),
@@ -176,28 +190,27 @@ def _declared(
         name=name_of(namespace, "no heartbeat"),
         description="A run of a deployment that gives no sign of life is marked as crashed.",
         tags=tags,
-        trigger=silent(watch.heartbeat_s, ours),
+        trigger=unless(_states(*_ENDED), watch.heartbeat_s, after={_HEARTBEAT}),
         actions=[mute(watch.heartbeat_s)],
     )
     yield AutomationCore(
         name=f"{TAG}: no heartbeat by hand",
         description="The same for a run that no deployment started, and for flows within another.",
         tags=[TAG],
-        trigger=silent(watch.by_hand_s, {"prefect.resource.role": "flow", "prefect.resource.name": sorted(FLOWS)}),
+        trigger=unless(
+            _states(*_ENDED),
+            watch.by_hand_s,
+            after={_HEARTBEAT},
+            related={"prefect.resource.role": "flow", "prefect.resource.name": sorted(FLOWS)},
+        ),
         actions=[mute(watch.by_hand_s)],
     )
     yield AutomationCore(
         name=name_of(namespace, "never began"),
         description="A run of a deployment that a worker took up and that does not begin is marked as crashed.",
         tags=tags,
-        trigger=EventTrigger(
-            posture=Posture.Proactive,
-            after={f"prefect.flow-run.{state}" for state in _TAKEN},
-            expect={f"prefect.flow-run.{state}" for state in (*_TAKEN, *_TAKEN_UP, *_ENDED, "AwaitingConcurrencySlot")},
-            match=runs,
-            match_related=ours,
-            for_each={"prefect.resource.id"},
-            within=dt.timedelta(seconds=watch.pending_s),
+        trigger=unless(
+            _states(*_TAKEN_UP, *_ENDED, "AwaitingConcurrencySlot"), watch.pending_s, after=_states(*_TAKEN)
         ),
         actions=[crash(_NEVER_BEGAN.format(minutes=watch.pending_s / 60))],
     )
@@ -211,17 +224,6 @@ def _declared(
 
     def told(payload: str) -> list[CallWebhook]:
         return [] if webhook is None else [CallWebhook(block_document_id=webhook, payload=payload)]
-
-    def after_crash(match: dict[str, str | list[str]], within_s: float) -> EventTrigger:
-        return EventTrigger(
-            posture=Posture.Proactive,
-            after={_CRASHED},
-            expect={_CRASHED, *(f"prefect.flow-run.{state}" for state in _TAKEN_UP)},
-            match=match,
-            match_related=watched,
-            for_each={"prefect.resource.id"},
-            within=dt.timedelta(seconds=within_s),
-        )
 
     if settings.crash_restarts:
         restarts = settings.crash_restarts
@@ -238,7 +240,7 @@ def _declared(
             tags=tags,
             # A worker reports the end of a process twice, some seconds apart: the second report would strike down the
             # run that was scheduled again at the first. So the server waits until nothing more is heard of it.
-            trigger=after_crash(again, watch.settled_s),
+            trigger=unless(_states(*_TAKEN_UP), watch.settled_s, after={_CRASHED}, match=again, related=watched),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED,
@@ -293,7 +295,7 @@ def _declared(
         tags=tags,
         trigger=EventTrigger(
             posture=Posture.Reactive,
-            expect={f"prefect.flow-run.{state}" for state in ("Failed", "TimedOut")},
+            expect=_states("Failed", "TimedOut"),
             match=runs,
             match_related=watched,
             for_each={"prefect.resource.id"},
@@ -306,7 +308,7 @@ def _declared(
         name=name_of(namespace, "crashed run"),
         description="Tells of each run of a deployment, drains apart, that crashed and is not scheduled again.",
         tags=tags,
-        trigger=after_crash(runs, watch.stays_s),
+        trigger=unless(_states(*_TAKEN_UP), watch.stays_s, after={_CRASHED}, related=watched),
         actions=[*told(run_payload(namespace, again=False))],
     )
     yield AutomationCore(
