@@ -183,8 +183,8 @@ REMOVALS: dict[str, tuple[Cut, ...]] = {
     "left behind": (
         Cut(
             "memory.store.inbox",
-            "Inbox.read",
-            (("entries += await self._claim(agent, consumer, share, idle)", "pass"),),
+            "Inbox._take",
+            (("entries += await self._claim(agent, consumer, share, idle, refused)", "pass"),),
         ),
     ),
     # Storing an experience again makes another record of it.
