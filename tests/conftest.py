@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+import sqlalchemy as sa
 from hypothesis import settings
 
 from memory import embedded
@@ -63,7 +64,9 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     home = Path(tempfile.mkdtemp(prefix="coinswarm-test-"))
     try:
         if redis_url and database_url:
-            yield Servers(redis_url, database_url, prefect_home)
+            # Tests make engines of their own of it; SQLAlchemy would look for another driver.
+            driven = sa.make_url(database_url).set(drivername="postgresql+psycopg")
+            yield Servers(redis_url, driven.render_as_string(hide_password=False), prefect_home)
             return
         with embedded.open_session(home, ("redis", "postgres")) as session:
             assert session.endpoints.redis_url is not None
@@ -163,8 +166,6 @@ def ledger(servers: Servers) -> Iterator[Ledger]:
 @pytest.fixture
 def database_url(servers: Servers) -> Iterator[str]:
     """A fresh, empty database on the shared Postgres."""
-    import sqlalchemy as sa
-
     name = f"t_{uuid.uuid4().hex[:12]}"
     admin = sa.create_engine(servers.database_url, isolation_level="AUTOCOMMIT")
     try:
