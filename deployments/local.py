@@ -22,6 +22,7 @@ from memory import embedded
 from memory.errors import CoinswarmError
 from memory.secrets import mask, redacted
 from memory.settings import Settings
+from tasks.dask_address import check_scheduler
 
 DRAIN_TIMEOUT_S = 5.0
 PREFECT_TIMEOUT_S = 10.0
@@ -230,6 +231,8 @@ def check_configured(settings: Settings, services: Collection[str] = SERVICES) -
     """Ask those of some services that are configured whether they can be used; raises as `local_stack` does."""
     if settings.prefect_api_url is not None and "prefect" in services:
         check_prefect(settings.prefect_api_url)
+    if "prefect" in services:
+        check_scheduler(settings)
     redis_url = settings.redis_url if "redis" in services else None
     database_url = settings.database_url if "postgres" in services else None
     embedded.check_configured(

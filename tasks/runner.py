@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from memory.errors import CoinswarmError
 from memory.settings import Settings
+from tasks.dask_address import TaskRunnerError, check_scheduler
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect.task_runners import TaskRunner
-
-
-class TaskRunnerError(CoinswarmError):
-    """A task runner that is asked for and cannot be had."""
 
 
 def task_runner(settings: Settings) -> TaskRunner[Any]:
@@ -31,7 +27,7 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
     Raises
     ------
     TaskRunnerError
-        Dask is asked for and not installed.
+        Dask is asked for and not installed, or its scheduler is not there.
     """
     if settings.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=settings.task_workers)
@@ -45,6 +41,7 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
             remedy="Install the extra 'scale', or set COINSWARM_TASK_RUNNER=threads.",
         ) from error
     if settings.dask_address is not None:
+        check_scheduler(settings)
         return DaskTaskRunner(address=settings.dask_address)
     return LocalDaskRunner(
         cluster_kwargs={
