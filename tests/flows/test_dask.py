@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import socket
 import sys
 import threading
 import time
@@ -19,8 +20,9 @@ from memory.settings import Settings
 from memory.window import Window
 from tasks.backfilling import backfill_window
 from tasks.consolidation import Part, summarise_patterns
+from tasks.dask_address import TaskRunnerError
 from tasks.learning import learning_of
-from tasks.runner import TaskRunnerError, configured_task_runner, task_runner
+from tasks.runner import configured_task_runner, task_runner
 from tasks.runs import TaskContext
 
 DAY = dt.date(2021, 6, 17)
@@ -132,6 +134,8 @@ def test_dask_that_is_not_installed_is_refused_with_the_extra_that_brings_it(mon
 def test_a_running_cluster_is_used_where_its_address_is_set() -> None:
     from prefect_dask.task_runners import DaskTaskRunner
 
-    runner = task_runner(Settings(task_runner="dask", dask_address="tls://scheduler:8786"))
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        address = f"tls://127.0.0.1:{scheduler.getsockname()[1]}"
+        runner = task_runner(Settings(task_runner="dask", dask_address=address))
     assert isinstance(runner, DaskTaskRunner)
-    assert (runner.address, runner.cluster_kwargs) == ("tls://scheduler:8786", {})
+    assert (runner.address, runner.cluster_kwargs) == (address, {})
