@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from deployments.console import Console, format_number, print_table
-from deployments.local import load_settings, local_stack, starting
+from deployments.local import PrefectUnavailableError, load_settings, local_stack, starting
 from flows import FLOWS, parameters_of
 from flows.parameters import NamespaceParameters
 from memory.errors import CoinswarmError, WindowError
@@ -98,9 +98,27 @@ def _run(
         call, _ = load(flow)
         for day, parameters in zip(days, given, strict=True):
             console.say(f"{each} {day}" if day is not None else each)
-            result: dict[str, Any] = call(parameters)
-            results.append(result)
+            results.append(outcome(call, parameters))
     return results
+
+
+def outcome(call: Callable[[Any], dict[str, Any]], parameters: NamespaceParameters) -> dict[str, Any]:
+    """Run a flow once. That Prefect's server cannot note how it ended does not hide why it did."""
+    import httpx
+
+    try:
+        return call(parameters)
+    except httpx.HTTPError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, CoinswarmError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise PrefectUnavailableError(
+            f"the Prefect server could not note what the run did ({mask(str(error).partition(chr(10))[0])}).",
+            remedy="Look into its log, which is logs/prefect.log under the home for the embedded one, and at its disk; "
+            "then run again: it is taken up where it stopped.",
+        ) from error
 
 
 def _trust_paths(values: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import logging.handlers
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -148,6 +149,21 @@ def line_formatter() -> logging.Formatter:
     return JsonFormatter() if os.environ.get("COINSWARM_LOG_FORMAT", TEXT) == JSON else TextFormatter()
 
 
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log whose disk is full says so once, in a line, in place of a traceback for each line that is lost."""
+
+    _is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name that logging calls)
+        """Part of logging."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_told:
+            self._is_told = True
+            print(f"{self.baseFilename}: {error.strerror}; lines of the log are lost.", file=sys.stderr)
+
+
 def file_handler() -> logging.Handler:
     """A handler that appends to the file that COINSWARM_LOG_FILE names; one that does nothing where it names none.
 
@@ -160,7 +176,7 @@ def file_handler() -> logging.Handler:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _put_aside_if_large(path)
-        return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        return _LogFile(path, encoding="utf-8")
     except OSError as error:
         # A log that cannot be kept must not keep the work from being done.
         warnings.warn(f"COINSWARM_LOG_FILE={path} cannot be written to ({error.strerror}).", stacklevel=2)

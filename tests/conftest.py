@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from memory.store.acl import User
 
 
+# The servers that these variables name are those of the whole run; what a test starts is told by itself where they are.
+_REDIS_URL, _DATABASE_URL = "COINSWARM_REDIS_URL", "COINSWARM_DATABASE_URL"
+for _name in (_REDIS_URL, _DATABASE_URL):
+    if _name in os.environ:
+        os.environ[f"SUITE_{_name}"] = os.environ.pop(_name)
+
 # What helpers of the tests assert is told as fully as what tests do.
 pytest.register_assert_rewrite(*(f"tests.{room}" for room in ("agents", "deployments", "flows", "memory")))
 
@@ -58,7 +64,7 @@ class Servers:
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Redis with search and Postgres: those that COINSWARM_*_URL name, else embedded ones in a home of their own."""
-    redis_url, database_url = os.environ.get("COINSWARM_REDIS_URL"), os.environ.get("COINSWARM_DATABASE_URL")
+    redis_url, database_url = (os.environ.get(f"SUITE_{name}") for name in (_REDIS_URL, _DATABASE_URL))
     words, ours = getattr(request.config, "workerinput", {}).get("mainargv", ()), tmp_path_factory.getbasetemp()
     prefect_home = (ours.parent if any("loadfile" in word for word in words) else ours) / "prefect-home"
     home = Path(tempfile.mkdtemp(prefix="coinswarm-test-"))

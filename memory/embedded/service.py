@@ -189,7 +189,8 @@ class Service(ABC):
             elif self.state is State.STOPPING:
                 self._wait_for_end()
         except (OSError, EmbeddedServerError) as error:
-            self._fail(f"{self.name} could not be started: {error}")
+            reason = str(error).rstrip(".")
+            self._fail(f"{self.name} could not be started: {reason}.")
 
     def _enter(self, state: State) -> None:
         self.state = state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -74,6 +75,19 @@ def test_logs_keep_one_of_many_lines_on_how_far_something_has_come_and_all_other
         logger.info("%d keys", number, extra={"passing": True})
     logger.info("done")
     assert kept == [["begun", "0 keys", "done"]] * 2
+
+
+def test_a_log_whose_disk_is_full_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COINSWARM_LOG_FILE", "/dev/full")
+    logger, handler = logging.Logger("coinswarm.test"), file_handler()
+    logger.addHandler(handler)
+    for number in range(3):
+        logger.info("line %d", number)
+    with contextlib.suppress(OSError):
+        handler.close()
+    assert capfd.readouterr().err == "/dev/full: No space left on device; lines of the log are lost.\n"
 
 
 def test_a_line_for_programs_is_one_json_object(line: Emit) -> None:
