@@ -144,6 +144,8 @@ class Chunk:
                 planned, result = pending.popleft()
                 yield _outcome(planned, result)
         finally:
+            if pending:
+                announce("the run ends once the windows under way are done")
             for _, result in pending:
                 _settle(result)
 
