@@ -198,8 +198,9 @@ class CentralizedTrainer:
         self._held_out = data.states.timestamp_ms >= cut_ms
         if not len(self._items):
             raise InvalidRecordError(
-                f"all of the span lies in its last {self.settings.held_out_hours} hours, which are held out.",
-                remedy="Train on a longer span, or set held_out_hours to 0.",
+                f"all that is learned from, the newest {self.settings.max_states:,} states of the span (max_states), "
+                f"lies in its last {self.settings.held_out_hours} hours, which are held out.",
+                remedy="Train on a longer span, set held_out_hours to 0, or raise max_states where the span has more.",
                 field="held_out_hours",
             )
         self._replay = PrioritisedReplay(
