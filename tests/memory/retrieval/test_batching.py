@@ -19,6 +19,7 @@ from memory.asof import ReplayClock, replaying
 from memory.errors import InvalidQueryError, StoreUnavailableError
 from memory.retrieval.batching import BatchedMemoryRetrieval
 from memory.retrieval.pipelined import PipelinedLink
+from memory.store.servers import with_credentials
 from tests.memory.retrieval.latency_proxy import LatencyProxy
 from tests.memory.retrieval.redis_processes import RedisProcess
 
@@ -46,6 +47,8 @@ async def link(recorded: MemoryConnection, tmp_path: Path) -> AsyncIterator[Late
     url = urlsplit(recorded.link._url)
     target: Path | int = Path(unquote(url.path)) if url.scheme == "unix" else url.port or 6379
     async with LatencyProxy(target, 0.02) as proxy:
+        if url.password is not None:
+            proxy.url = with_credentials(proxy.url, unquote(url.username or "default"), unquote(url.password))
         yield proxy
 
 
